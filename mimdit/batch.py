@@ -1,0 +1,23 @@
+"""What a batch of image pairs is: the contract between the datamodules and the method."""
+
+from typing import TypedDict
+
+import torch
+
+ATOMS = ("blur", "noise", "jpeg", "haze", "rain", "raindrop", "lowlight")
+"""The elementary degradations, in the order of the multi-hot vector ``Batch["degradation"]`` (A = 7)."""
+
+
+class Batch(TypedDict):
+    """A batch of aligned pairs of a degraded image and its ground truth.
+
+    ``lq`` and ``gt`` are float32 ``[B, 3, H, W]`` in 0..1 (sRGB), ``degradation`` is a float32 multi-hot ``[B, A]`` over `ATOMS`
+    (all zeros: the image needed nothing), ``group`` is the name of the degradation group, such as ``09Lowlight_Haze``, and ``key``
+    names the sample uniquely inside its data set. (ours)
+    """
+
+    lq: torch.Tensor
+    gt: torch.Tensor
+    degradation: torch.Tensor
+    group: list[str]
+    key: list[str]

@@ -1,0 +1,14 @@
+"""The four heterogeneous kinds of experts. Each module holds a whole stack of E sub-experts of its kind.
+
+Contract: ``Kind(dim, hidden, num_experts, shift)`` and ``forward(hidden_states [B, C, H, W], indices_BK, weights_BK) -> [B, C, H, W]``, the sum of the K
+chosen sub-experts times their gates. Sub-experts that no image chose do not touch the output.
+"""
+
+from mimdit.conditioner.experts.channel import ChannelAttention
+from mimdit.conditioner.experts.se import SqueezeExcitation
+from mimdit.conditioner.experts.spatial import SpatialAttention
+from mimdit.conditioner.experts.swin import SwinAttention
+
+KINDS = {"spatial": SpatialAttention, "channel": ChannelAttention, "swin": SwinAttention, "se": SqueezeExcitation}
+
+__all__ = ["KINDS", "ChannelAttention", "SpatialAttention", "SqueezeExcitation", "SwinAttention"]

@@ -1,0 +1,66 @@
+"""Swin: attention inside windows, shifted in every second block."""
+
+import torch
+from torch import nn
+
+from mimdit.conditioner.experts.attention import attend
+from mimdit.conditioner.stacked import StackedPointwise
+
+
+class SwinAttention(nn.Module):
+    """(Shifted-)window self-attention with a relative position bias per sub-expert (paper: Swin expert; arXiv 2103.14030 §3.2).
+
+    The height and width of what it is given must be multiples of the window of 8 positions.
+    """
+
+    window = 8
+
+    def __init__(self, dim: int, hidden: int, num_experts: int, *, shift: bool = False) -> None:
+        super().__init__()
+        self.shift = self.window // 2 if shift else 0
+        self.qkv = StackedPointwise(num_experts, dim, 3 * hidden)
+        self.out = StackedPointwise(num_experts, hidden, dim)
+        self.position_bias_EP = nn.Parameter(torch.randn(num_experts, (2 * self.window - 1) ** 2) * 0.02)
+        self.register_buffer("position_NN", _relative_positions(self.window), persistent=False)
+
+    def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
+        """See the contract in `mimdit.conditioner.experts`. Raises ValueError where the window does not divide the size."""
+        (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
+        if height % self.window or width % self.window:
+            raise ValueError(f"{height}x{width} positions cannot be cut into windows of {self.window}; pad the image (Restorer.restore does)")
+        qkv = self.qkv.fan_out(hidden_states, indices_BK)
+        if self.shift:
+            qkv = qkv.roll((-self.shift, -self.shift), dims=(2, 3))
+        rows, columns = height // self.window, width // self.window
+        # [B, K, 3h, rows, w, columns, w] -> [B, rows, columns, K, 3h, w * w]
+        windows = qkv.view(batch, num_chosen, -1, rows, self.window, columns, self.window).permute(0, 3, 5, 1, 2, 4, 6).flatten(-2)
+        query, key, value = windows.chunk(3, dim=4)
+        bias = self.position_bias_EP[indices_BK][..., self.position_NN][:, None, None].to(query.dtype)
+        if self.shift:
+            bias = bias + _shift_mask(rows, columns, self.window, self.shift, query)
+        attended = attend(query, key, value, bias).unflatten(-1, (self.window, self.window))
+        attended = attended.permute(0, 3, 4, 1, 5, 2, 6).reshape(batch, -1, height, width)
+        if self.shift:
+            attended = attended.roll((self.shift, self.shift), dims=(2, 3))
+        return self.out.fan_in(attended, indices_BK, weights_BK)
+
+
+def _relative_positions(window: int) -> torch.Tensor:
+    """Index of the relative offset of every pair of positions in a window, ``[window^2, window^2]``."""
+    grid = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
+    offset = grid[:, :, None] - grid[:, None, :] + window - 1
+    return offset[0] * (2 * window - 1) + offset[1]
+
+
+def _shift_mask(rows: int, columns: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
+    """A large negative number between positions that only the cyclic shift brought together, ``[1, rows, columns, 1, window^2, window^2]``."""
+    strips = []
+    for count in (rows, columns):
+        region = torch.zeros(count * window, device=like.device)
+        region[-window:] = 1
+        region[-shift:] = 2
+        strips.append(region)
+    region = strips[0][:, None] * 3 + strips[1][None, :]
+    region = region.view(rows, window, columns, window).permute(0, 2, 1, 3).flatten(-2)
+    apart = region[..., :, None] != region[..., None, :]
+    return torch.zeros(apart.shape, device=like.device, dtype=like.dtype).masked_fill(apart, -1e4)[None, :, :, None]
