@@ -1,0 +1,6 @@
+"""The seven atoms of degradation and their compositions, on images with values in 0..1."""
+
+from datamodules.degradations.compose import degrade
+from datamodules.degradations.groups import CLEAN, GROUPS, atoms_of_group
+
+__all__ = ["CLEAN", "GROUPS", "atoms_of_group", "degrade"]

@@ -1,0 +1,38 @@
+"""Degradation groups by name: FoundIR's twenty and the image that needed nothing."""
+
+import re
+
+from mimdit.batch import ATOMS
+
+_ATOM_OF_TOKEN = {"blur": ("blur",), "noise": ("noise",), "jpeg": ("jpeg",), "haze": ("haze",), "rain": ("rain",)}
+_ATOM_OF_TOKEN |= {"raindrop": ("raindrop",), "lowlight": ("lowlight",), "nightrain": ("lowlight", "rain"), "clean": ()}
+
+
+def atoms_of_group(name: str) -> tuple[str, ...]:
+    """The atoms that a group's name tells, in the order of `mimdit.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
+
+    A name is two digits (which may be missing) and words joined by ``_``, in any case: Blur, Noise, JPEG, Haze, Rain, Raindrop, Lowlight;
+    NightRain is rain and lowlight, and Clean is nothing. FoundIR's training set has groups of the same pattern.
+
+    Raises:
+        ValueError: a word is none of these.
+    """
+    found: set[str] = set()
+    for token in re.sub(r"^\d+", "", name).split("_"):
+        atoms = _ATOM_OF_TOKEN.get(token.lower())
+        if atoms is None:
+            known = "Blur, Noise, JPEG, Haze, Rain, Raindrop, Lowlight, NightRain, Clean"
+            raise ValueError(f"degradation group {name!r} has the unknown part {token!r}: it must be made of {known}, joined by '_'")
+        found.update(atoms)
+    return tuple(atom for atom in ATOMS if atom in found)
+
+
+CLEAN = "00Clean"
+"""The group of images that need nothing. (ours)"""
+
+_NAMES = """01Blur 02Blur_Noise 03Blur_JPEG 04Blur_Noise_JPEG 05Noise 06JPEG 07Noise_JPEG 08Haze 09Lowlight_Haze 10Rain 11Raindrop
+12NightRain 13Rain_Haze 14Lowlight 15Lowlight_Blur 16Lowlight_Noise 17Lowlight_JPEG 18Lowlight_Blur_Noise 19Lowlight_Blur_JPEG
+20Lowlight_Noise_JPEG""".split()
+
+GROUPS: dict[str, tuple[str, ...]] = {name: atoms_of_group(name) for name in (CLEAN, *_NAMES)}
+"""Atoms of FoundIR's twenty test groups (arXiv 2412.01427) and of `CLEAN`, by name."""

@@ -1,0 +1,64 @@
+"""Raindrops on the window or lens: each is a small fish-eye lens that shows the scene upside down and out of focus."""
+
+import cv2
+import numpy as np
+
+_LARGEST_COVERAGE = 0.35
+"""Share of the image under drops at severity 1, overlaps counted twice."""
+
+
+def _drop_radii(area: float, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Radii in pixels, most of them small, whose disks together cover the share of the area that the severity asks for."""
+    radii = rng.uniform(4.0, 8.0) * np.exp(np.abs(rng.normal(0.0, 0.5, 400)))
+    radii = np.minimum(radii, 22.0)
+    covered = np.cumsum(np.pi * radii**2)
+    return radii[covered <= _LARGEST_COVERAGE * severity * area]
+
+
+def _drop_shape(radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets ``dy, dx`` in a patch around a drop and its distance map: 0 in the centre, 1 on the outline."""
+    reach = int(np.ceil(1.6 * radius)) + 1
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+    angle = np.arctan2(dy, dx)
+    phase = rng.uniform(0.0, 2.0 * np.pi, 2)
+    outline = 1.0 + 0.09 * np.sin(2.0 * angle + phase[0]) + 0.06 * np.sin(3.0 * angle + phase[1])
+    # Gravity: taller than wide, and heavier below.
+    tall = rng.uniform(1.0, 1.25)
+    distance = np.hypot(dx, dy / tall) / (radius * outline * (1.0 + 0.12 * np.sin(angle)))
+    return dy, dx, distance.astype(np.float32)
+
+
+def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Put raindrops before a float32 image ``[H, W, 3]`` in 0..1. Radii are 4 to 22 pixels.
+
+    Inside a drop one sees a wide part of the scene, turned upside down, blurred, with a dark upper and a bright lower rim; its outline is
+    soft because the drop is nearer than the focus. The covered share grows linearly with the severity. (ours)
+    """
+    height, width = image.shape[:2]
+    map_y, map_x = np.mgrid[:height, :width].astype(np.float32)
+    alpha, shade = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
+    softness = rng.uniform(0.08, 0.3)
+    for radius in _drop_radii(height * width, severity, rng):
+        centre_y, centre_x = rng.integers(0, height), rng.integers(0, width)
+        dy, dx, distance = _drop_shape(radius, rng)
+        reach = dy.shape[0] // 2
+        top, left = max(0, centre_y - reach), max(0, centre_x - reach)
+        bottom, right = min(height, centre_y + reach + 1), min(width, centre_x + reach + 1)
+        patch = (slice(top - centre_y + reach, bottom - centre_y + reach), slice(left - centre_x + reach, right - centre_x + reach))
+        place = (slice(top, bottom), slice(left, right))
+        dy, dx, distance = dy[patch], dx[patch], distance[patch]
+        cover = np.clip((1.0 - distance) / softness + 0.5, 0.0, 1.0)
+        inside = cover > 0.0
+        # Rays bend more towards the rim: the view widens with the distance from the centre.
+        view = -rng.uniform(2.0, 4.0) * (0.6 + 0.8 * np.minimum(distance, 1.0) ** 2)
+        map_y[place] = np.where(inside, centre_y + view * dy, map_y[place])
+        map_x[place] = np.where(inside, centre_x + view * dx, map_x[place])
+        rim = np.clip(distance, 0.0, 1.0) ** 3
+        lit = 1.0 + rng.uniform(0.0, 0.15) + rim * (0.45 * dy / (np.abs(dy).max() + 1.0) - 0.15)
+        shade[place] = np.where(inside, lit, shade[place])
+        alpha[place] = np.maximum(alpha[place], cover)
+    content = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1.5, 3.0)))
+    content = cv2.remap(content, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    content = cv2.GaussianBlur(np.clip(content * shade[..., None], 0.0, 1.0), (0, 0), 0.8)
+    alpha *= np.float32(rng.uniform(0.85, 1.0))
+    return image + alpha[..., None] * (content - image)
