@@ -46,7 +46,6 @@ def _outlines(count: int, radius: np.ndarray, rng: np.random.Generator) -> np.nd
     outline *= (radius[:, None] * np.stack([elongation**0.5, elongation**-0.5], axis=-1))[:, None]
     turn = rng.uniform(0.0, np.pi, count)
     turn = np.where(rng.random(count) < 0.35, np.round(turn / (np.pi / 2)) * np.pi / 2 + rng.normal(0.0, 0.04, count), turn)
-    # A rectangle starts as a square that stands on a corner: it must lie on a side before it is stretched and turned.
     rotation = np.stack([np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)], axis=-1).reshape(count, 2, 2)
     return np.einsum("nij,nvj->nvi", rotation, outline)
 
@@ -107,10 +106,11 @@ def _colours(total: int, style: LeafStyle, rng: np.random.Generator) -> np.ndarr
     """Colours ``[total, 3]``: widely spread in lightness, near one of the scene's few hues, as in photographs."""
     # Opponent axes (blue-yellow, red-green) of natural images: the first varies about twice as much (Ruderman 1998).
     opponent = np.array([[0.5, 0.3, -0.8], [0.7, -0.5, 0.1]])
-    themes = rng.normal(0.0, 1.0, (int(rng.integers(1, 6)), 2)) * [2.0 * style.chroma, style.chroma]
+    # The world is warmer than grey on average, and its strong blues are mostly sky: the mean leans to yellow.
+    themes = rng.normal([0.4, 0.0], 1.0, (int(rng.integers(1, 6)), 2)) * [2.0 * style.chroma, style.chroma]
     position = themes[rng.integers(len(themes), size=total)] + rng.normal(0.0, 0.35 * style.chroma, (total, 2))
     lightness = rng.uniform(0.05, 0.95) * 0.4 + 0.6 * rng.random(total)
-    return lightness[:, None] * np.exp(np.clip(position, -1.2, 1.2) @ opponent)
+    return lightness[:, None] * np.exp(np.clip(position, -0.9, 1.2) @ opponent)
 
 
 def shade_labels(labels: np.ndarray, centres: np.ndarray, radii: np.ndarray, style: LeafStyle, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,9 @@ from datamodules.spectrum import power_law_noise
 from datamodules.tone import random_tone
 
 _OVERSAMPLING = 2
+_KINDS = {"dense": 0.35, "objects": 0.35, "smooth": 0.08, "texture": 0.12, "text": 0.1}
+"""Kinds of scenes and how often they come."""
+
 _STREAM = 0x5CE4E
 """Keeps the random stream of the scenes apart from that of the degradations for equal seeds."""
 
@@ -18,14 +21,19 @@ def _style(kind: str, rng: np.random.Generator) -> LeafStyle:
     roughness = float(rng.uniform(0.7, 1.4))
     lines = int(rng.integers(1, 9)) if rng.random() < 0.35 else 0
     if kind == "dense":
-        return LeafStyle(int(rng.integers(150, 450)), 0.02, 0.5, rng.uniform(0.3, 1.5), rng.uniform(0.3, 1.5), roughness, chroma, 0, lines)
-    if kind == "objects":
-        return LeafStyle(int(rng.integers(8, 90)), 0.06, 0.8, rng.uniform(0.1, 1.2), rng.uniform(0.5, 2.0), roughness, chroma, 0, lines)
-    if kind == "smooth":
-        return LeafStyle(int(rng.integers(0, 6)), 0.1, 1.2, rng.uniform(0.0, 0.25), rng.uniform(0.5, 2.0), 1.4, chroma, 0, lines // 4)
-    if kind == "texture":
-        return LeafStyle(int(rng.integers(0, 6)), 0.1, 0.9, rng.uniform(1.0, 3.0), rng.uniform(0.2, 1.5), roughness, chroma, 0, lines // 4)
-    return LeafStyle(int(rng.integers(1, 40)), 0.03, 0.6, rng.uniform(0.0, 0.8), rng.uniform(0.1, 1.0), roughness, chroma, int(rng.integers(1, 5)), lines)
+        count, smallest, largest, contrast, shading = rng.integers(150, 450), 0.02, 0.5, rng.uniform(0.3, 1.5), rng.uniform(0.3, 1.5)
+    elif kind == "objects":
+        count, smallest, largest, contrast, shading = rng.integers(8, 90), 0.06, 0.8, rng.uniform(0.1, 1.2), rng.uniform(0.5, 2.0)
+    elif kind == "smooth":
+        count, smallest, largest, contrast, shading = rng.integers(0, 6), 0.1, 1.2, rng.uniform(0.0, 0.25), rng.uniform(0.5, 2.0)
+        roughness, lines = 1.4, lines // 4
+    elif kind == "texture":
+        count, smallest, largest, contrast, shading = rng.integers(0, 6), 0.1, 0.9, rng.uniform(1.0, 3.0), rng.uniform(0.2, 1.5)
+        lines //= 4
+    else:
+        count, smallest, largest, contrast, shading = rng.integers(1, 40), 0.03, 0.6, rng.uniform(0.0, 0.8), rng.uniform(0.1, 1.0)
+    glyphs = int(rng.integers(1, 5)) if kind == "text" else 0
+    return LeafStyle(int(count), smallest, largest, float(contrast), float(shading), roughness, chroma, glyphs, lines)
 
 
 def _defocus_background(image: np.ndarray, labels: np.ndarray, style: LeafStyle, rng: np.random.Generator) -> np.ndarray:
@@ -54,7 +62,7 @@ def make_scene(size: int, *, seed: int) -> np.ndarray:
         raise ValueError(f"a scene needs a size of at least 16 pixels, not {size}")
     rng = np.random.default_rng([_STREAM, seed])
     side = size * _OVERSAMPLING
-    style = _style(str(rng.choice(["dense", "objects", "smooth", "texture", "text"], p=[0.35, 0.35, 0.08, 0.12, 0.1])), rng)
+    style = _style(str(rng.choice(list(_KINDS), p=list(_KINDS.values()))), rng)
     labels, centres, radii = paint_labels(side, style, rng)
     image = shade_labels(labels, centres, radii, style, rng)
     if rng.random() < 0.3:

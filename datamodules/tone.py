@@ -20,7 +20,7 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         white *= float(rng.uniform(0.3, 1.0))
     elif mood == "pale":
         black, white = sorted(rng.uniform(0.1, 0.85, 2).tolist())
-        white = max(white, black + 0.15)
+        white = max(white, black + 0.25)
     # The gamma that brings the median to the drawn middle grey, within bounds that keep it a plausible tone curve.
     median = float(np.clip(np.median(image[::2, ::2]), 0.02, 0.98))
     gamma = float(np.clip(np.log(middle) / np.log(median), 0.35, 3.0))

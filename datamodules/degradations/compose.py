@@ -31,10 +31,11 @@ _STREAM = 0xDE64
 
 
 def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int) -> np.ndarray:
+    share = severity / np.sqrt(max(len(atoms), 1))
     for index, (atom, degradation) in enumerate(IN_ORDER.items()):
         if atom in atoms:
             # A stream for each atom: rain falls where it fell, whether there is haze or not.
-            image = degradation(image, severity, np.random.default_rng([_STREAM, index, seed]))
+            image = degradation(image, share, np.random.default_rng([_STREAM, index, seed]))
     return np.clip(image, 0.0, 1.0).astype(np.float32, copy=False)
 
 
@@ -43,8 +44,8 @@ def degrade(image: torch.Tensor | np.ndarray, group: str, *, severity: float, se
 
     Takes a float tensor ``[3, H, W]`` and returns a float32 tensor of that shape, on the CPU; or takes a float32 array ``[H, W, 3]`` and
     returns one. The input is left as it is. The severity, from 0 (nearly as it was; only ``jpeg`` and ``noise`` leave a trace)
-    to 1 (severe), holds for each atom of the group; the seed draws everything else, so that at one seed a higher severity is the same
-    accident made worse. Lengths (blur, streaks, drops) are in pixels and suit images or crops of 100 to 500 pixels. (ours)
+    to 1 (severe), is that of the whole: each of n atoms gets ``severity / sqrt(n)``, else three at once would leave nothing to restore.
+    The seed draws everything else, so that at one seed a higher severity is the same accident made worse. Lengths (blur, streaks, drops) are in pixels and suit images or crops of 100 to 500 pixels. (ours)
 
     Raises:
         ValueError: unknown group, severity outside 0..1, or an image of another shape or type.
