@@ -1,0 +1,6 @@
+"""The diffusion transformer that knows what clean images look like, and the codecs between images and its latents."""
+
+from mimdit.backbone.codec import PixelCodec, VAECodec
+from mimdit.backbone.dit import DiTBackbone
+
+__all__ = ["DiTBackbone", "PixelCodec", "VAECodec"]

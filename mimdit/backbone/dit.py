@@ -1,0 +1,147 @@
+"""DiTBackbone: diffusers' SD3 transformer, unforked, with its codec and prompt. Fitted on its own, it is the pretraining stage."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import lightning as L
+import torch
+from diffusers import SD3Transformer2DModel
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from mimdit.backbone.codec import PixelCodec
+from mimdit.backbone.prompts import PromptEmbeddings
+from mimdit.batch import Batch
+from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.optimization import parameter_groups
+from mimdit.weights import EMBEDDED_BACKBONE
+
+
+class DiTBackbone(L.LightningModule):
+    """A diffusion transformer of the SD3 family (arXiv 2403.03206) that takes residuals after each block.
+
+    Args:
+        pretrained: ``embedded`` for the small one that comes with the package, a diffusers folder (a transformer, or a pipeline with a
+            ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
+        architecture: Arguments of ``SD3Transformer2DModel``, where pretrained is None.
+        codec: Between images and latents; None for pixels.
+        prompt: Safetensors file of the prompt embeddings; None for a token of zeros.
+        trainable: Whether a restorer trains it too. Fitted on its own it always trains.
+        flow: Path and draw of sigma for pretraining; None for SD3's. Only ``source: noise`` makes sense here.
+        optimizer: Optimiser of the pretraining.
+        scheduler: Its learning-rate schedule, stepped every optimiser step.
+        seed: Seed of noise and sigma in pretraining.
+
+    Raises:
+        ValueError: The folder holds no SD3 transformer, or codec and transformer disagree about the latent channels.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = "embedded",
+        *,
+        architecture: dict | None = None,
+        codec: nn.Module | None = None,
+        prompt: str | None = None,
+        trainable: bool = False,
+        flow: FlowMatching | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.transformer = _load_transformer(pretrained) if pretrained else SD3Transformer2DModel(**(architecture or {}))
+        self.codec = codec or PixelCodec()
+        config = self.transformer.config
+        if config.in_channels != self.codec.channels:
+            raise ValueError(
+                f"the transformer works on {config.in_channels} latent channels but {type(self.codec).__name__} makes {self.codec.channels}; "
+                "give the codec that belongs to this backbone"
+            )
+        self.prompts = PromptEmbeddings(config.joint_attention_dim, config.pooled_projection_dim, prompt)
+        self.flow = flow or FlowMatching()
+        self.trainable, self.seed = trainable, seed
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.latent_channels, self.token_patch = config.in_channels, config.patch_size
+        self.token_dim, self.num_layers = self.transformer.inner_dim, config.num_layers
+        self.max_size = config.pos_embed_max_size * config.patch_size
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32."""
+        return self.codec.encode(images)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents to images, fp32, not clamped."""
+        return self.codec.decode(latents)
+
+    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Predict ``v = eps - x`` at the noisy ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``residuals``.
+
+        Residual l ``[B, N, D]`` of L is added after transformer block l (not after the last); fewer than L are stretched over the depth.
+        """
+        tokens, pooled = self.prompts(len(latents))
+        dtype = self.transformer.dtype
+        return self.transformer(
+            hidden_states=latents.to(dtype),
+            encoder_hidden_states=tokens.to(dtype),
+            pooled_projections=pooled.to(dtype),
+            timestep=sigma.float() * 1000,
+            block_controlnet_hidden_states=residuals,
+            return_dict=False,
+        )[0]
+
+    forward = velocity
+
+    def flow_loss(self, batch: Batch, step: int) -> torch.Tensor:
+        """Mean squared error of the velocity on the clean images of ``batch``; noise and sigma are drawn by (seed, step, key)."""
+        clean = self.encode(batch["gt"])
+        noise, sigma = draw_path(self.flow, clean, batch["key"], self.seed, step)
+        latents, target = self.flow.interpolate(clean, noise, sigma)
+        return nn.functional.mse_loss(self.velocity(latents, sigma).float(), target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """One step of flow-matching pretraining."""
+        loss = self.flow_loss(batch, self.global_step)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["gt"]))
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss on held-out images, with the same noise at every validation."""
+        self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["gt"]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict:
+        """Everything trains but the codec, and the text stream of the last block, which nothing reads."""
+        optimizer = self.make_optimizer(parameter_groups(self.transformer))
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write the transformer in diffusers' layout, safetensors, in ``dtype``."""
+        copy.deepcopy(self.transformer).to(dtype).save_pretrained(folder, safe_serialization=True)
+
+
+def draw_path(flow: FlowMatching, latents: torch.Tensor, keys: list[str], seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise like ``latents`` and ``sigma [B]``, drawn by (seed, step, key): ranks and resumption change no sample."""
+    generators = [keyed_generator(seed, step, key) for key in keys]
+    sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+    return noise.to(latents.device), sigma.to(latents.device)
+
+
+def _load_transformer(pretrained: str) -> SD3Transformer2DModel:
+    """The transformer of a folder or hub id, in fp32."""
+    folder = EMBEDDED_BACKBONE if pretrained == "embedded" else Path(pretrained)
+    if not folder.is_dir():
+        if pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~")):
+            raise ValueError(f"backbone {pretrained!r} is neither a folder nor a hub id such as stabilityai/stable-diffusion-3.5-medium")
+        return SD3Transformer2DModel.from_pretrained(pretrained, subfolder="transformer", use_safetensors=True, torch_dtype=torch.float32)
+    candidates = [place for place in (folder / "transformer", folder) if (place / "config.json").is_file()]
+    kind = json.loads((candidates[0] / "config.json").read_text()).get("_class_name") if candidates else None
+    if kind != "SD3Transformer2DModel":
+        found = f"its config.json describes {kind!r}" if candidates else "no config.json is in it or in its transformer sub-folder"
+        raise ValueError(f"{folder} is not a backbone folder: {found}; expected a diffusers SD3Transformer2DModel")
+    return SD3Transformer2DModel.from_pretrained(candidates[0], use_safetensors=True, torch_dtype=torch.float32)

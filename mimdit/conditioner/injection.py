@@ -1,0 +1,60 @@
+"""From conditioner features to the residuals that enter the diffusion transformer's token stream."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+class ResidualProjection(nn.Module):
+    """One zero-initialised linear per MiM block, from the conditioner's grid to the DiT's tokens (paper: zero-initialised layers).
+
+    Where the conditioner works on a finer grid, the ``fold x fold`` positions under a token are laid side by side first, so no detail is
+    averaged away.
+
+    Args:
+        dim: Channels of the hidden states.
+        token_dim: Width D of the DiT's tokens.
+        fold: Conditioner positions per token, in each direction.
+    """
+
+    def __init__(self, dim: int, token_dim: int, fold: int) -> None:
+        super().__init__()
+        self.fold = fold
+        self.linear = nn.Linear(dim * fold**2, token_dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """``[B, C, H, W]`` to tokens ``[B, N, D]``, N = (H / fold) * (W / fold), row by row."""
+        folded = nn.functional.pixel_unshuffle(hidden_states, self.fold)
+        return self.linear(folded.flatten(2).transpose(1, 2))
+
+
+class TimestepScale(nn.Module):
+    """Stretch M residuals over L transformer blocks, each times ``1 + MLP(sigma)`` of its own. (ours)
+
+    The last block takes none, as diffusers skips it: L residuals are returned, the last one unused.
+
+    Args:
+        token_dim: Width D of the DiT's tokens.
+        num_layers: Blocks L of the DiT.
+        width: Inner width of the MLP.
+    """
+
+    def __init__(self, token_dim: int, num_layers: int, *, width: int = 64) -> None:
+        super().__init__()
+        self.num_injected = max(1, num_layers - 1)
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000.0), width // 2)), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, self.num_injected * token_dim))
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, residuals: list[torch.Tensor], sigma: torch.Tensor) -> list[torch.Tensor]:
+        """Residuals ``M x [B, N, D]`` at ``sigma [B]`` in 0..1, to ``L x [B, N, D]``."""
+        angles = sigma.float()[:, None] * self.frequencies.float()
+        scale = 1 + self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1)).unflatten(1, (self.num_injected, 1, -1))
+        stretched = [residuals[layer * len(residuals) // self.num_injected] * scale[:, layer] for layer in range(self.num_injected)]
+        return [*stretched, stretched[-1]]

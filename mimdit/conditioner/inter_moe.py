@@ -1,0 +1,67 @@
+"""Inter-MoE, the coarse level: heterogeneous groups of experts, fused densely by what the image looks like.
+
+Shape legend: B images, F router features, G groups, E sub-experts (padded to the largest group), K chosen.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mimdit.conditioner.intra_moe import IntraMoE
+from mimdit.routing.router import Router
+from mimdit.routing.routing import Gates
+
+DEFAULT_GROUPS = ("spatial", "channel", "swin", "se")
+
+
+class InterMoE(nn.Module):
+    """Softmax-weighted sum of the groups' outputs (paper: Inter-MoE).
+
+    Args:
+        dim: Channels C of the hidden states.
+        hidden: Inner channels of one sub-expert.
+        groups: Kind of each group; naming one kind four times makes it homogeneous.
+        num_experts: Sub-experts per group.
+        top_k: Sub-experts per image and group.
+        inter: ``dense`` (the paper), ``sparse`` (only ``inter_top_k`` groups count) or ``uniform`` (no gate).
+        inter_top_k: Groups kept when ``inter`` is sparse.
+        intra: ``sparse`` (the paper), ``dense`` or ``none``; see `IntraMoE`.
+        shift: Shift the windows of Swin experts.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        groups: tuple[str, ...] = DEFAULT_GROUPS,
+        num_experts: int = 4,
+        *,
+        top_k: int = 2,
+        inter: str = "dense",
+        inter_top_k: int = 1,
+        intra: str = "sparse",
+        shift: bool = False,
+    ) -> None:
+        super().__init__()
+        self.router = Router(2 * dim, len(groups), mode=inter, top_k=inter_top_k)
+        self.groups = nn.ModuleList(
+            IntraMoE(kind, dim, hidden, num_experts, top_k=top_k, mode=intra, shift=shift) for kind in groups
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, features_BF: torch.Tensor, inter: Gates | None = None, intra: Gates | None = None
+    ) -> tuple[torch.Tensor, Gates, Gates]:
+        """Fuse all groups for ``hidden_states [B, C, H, W]``; given gates (``inter [B, G]``, ``intra [G, B, E]``) are obeyed."""
+        if inter is None:
+            inter = self.router(features_BF)
+        fused, decided = 0, []
+        for index, group in enumerate(self.groups):
+            output, gates = group(hidden_states, features_BF, None if intra is None else intra.map(lambda tensor, g=index: tensor[g]))
+            fused = fused + output * inter.weights[:, index, None, None, None].to(output.dtype)
+            decided.append(gates)
+        return fused, inter, Gates.stack(decided)
+
+    def route(self, features_BF: torch.Tensor) -> tuple[Gates, Gates]:
+        """Decide every gate from ``features_BF`` alone, without running an expert."""
+        return self.router(features_BF), Gates.stack([group.router(features_BF) for group in self.groups])

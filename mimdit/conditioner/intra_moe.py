@@ -1,0 +1,55 @@
+"""Intra-MoE, the fine level: inside one group, each image is given to a few of the group's sub-experts.
+
+Shape legend: B images, F router features, E sub-experts, K chosen.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mimdit.conditioner.experts import KINDS
+from mimdit.routing.router import Router
+from mimdit.routing.routing import Gates
+
+MODES = ("sparse", "dense", "none")
+
+
+class IntraMoE(nn.Module):
+    """One group: a stack of sub-experts of one kind behind a gate of its own (paper: Intra-MoE; E and k are ours).
+
+    Args:
+        kind: ``spatial``, ``channel``, ``swin`` or ``se``.
+        dim: Channels C of the hidden states.
+        hidden: Inner channels of one sub-expert.
+        num_experts: Number E of sub-experts.
+        top_k: Sub-experts per image, 1..E.
+        mode: ``sparse`` (the paper), ``dense`` (all sub-experts, softmax weights) or ``none`` (one expert, as wide as the ``top_k``
+            sub-experts together).
+        shift: Shift the windows of Swin experts.
+    """
+
+    def __init__(
+        self, kind: str, dim: int, hidden: int, num_experts: int, *, top_k: int = 2, mode: str = "sparse", shift: bool = False
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"expert kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
+        if mode not in MODES:
+            raise ValueError(f"intra mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if mode == "sparse" and not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k={top_k} of {num_experts} {kind} sub-experts cannot be chosen; set top_k to 1..{num_experts}")
+        if mode == "none":
+            num_experts, hidden, top_k = 1, hidden * top_k, 1
+        self.router = Router(2 * dim, num_experts, mode="dense" if mode == "dense" or num_experts == 1 else "sparse", top_k=top_k)
+        if num_experts == 1:
+            self.router.requires_grad_(False)
+        self.experts = KINDS[kind](dim, hidden, num_experts, shift=shift)
+        self.num_experts = num_experts
+
+    def forward(self, hidden_states: torch.Tensor, features_BF: torch.Tensor, gates: Gates | None = None) -> tuple[torch.Tensor, Gates]:
+        """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how."""
+        if gates is None:
+            gates = self.router(features_BF)
+        weights_BK = gates.weights.gather(-1, gates.indices)
+        return self.experts(hidden_states, gates.indices, weights_BK), gates

@@ -1,0 +1,162 @@
+"""MoEConditioner: the degraded latent in, residuals for the DiT, an estimate of the clean latent and the routing out.
+
+Shape legend: M MiM blocks, B images, G groups, E sub-experts, F router features.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mimdit.conditioner.estimate import EstimateHead
+from mimdit.conditioner.injection import ResidualProjection, TimestepScale
+from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
+from mimdit.conditioner.mim_block import MiMBlock
+from mimdit.files import replace_when_whole
+from mimdit.routing.routing import Gates, Routing
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the conditioner says about a batch of degraded images.
+
+    ``residuals`` is a list of M tensors ``[B, N, D]`` on the DiT's token grid, ``estimate`` the clean latent ``[B, C, h, w]`` in fp32 or
+    None without an estimate head, ``rerouted`` a second record over an accumulation window (see `MoEConditioner.forward`) or None.
+    """
+
+    residuals: list[torch.Tensor]
+    routing: Routing
+    estimate: torch.Tensor | None
+    rerouted: Routing | None = None
+
+
+class MoEConditioner(L.LightningModule):
+    """The MoE-in-MoE conditioner (paper: §3; widths, depths and the estimate are ours). It sees the degraded latent only, never the noisy one.
+
+    Args:
+        latent_channels: Channels C of the latents.
+        token_dim: Width D of the DiT's tokens (attention heads x head width).
+        num_layers: Blocks of the DiT.
+        token_patch: Latent pixels per DiT token, in each direction.
+        patch_size: Latent pixels per conditioner position, in each direction; divides ``token_patch``.
+        dim: Width of the conditioner.
+        num_blocks: Number M of MiM blocks.
+        hidden: Inner width of one sub-expert; None for dim / top_k, so that a group costs as much as one expert of full width.
+        num_experts: Sub-experts E per group.
+        top_k: Sub-experts per image and group, 1..E.
+        groups: Kind of each group: ``spatial``, ``channel``, ``swin``, ``se``; repeat one for a homogeneous Inter-MoE.
+        inter: Gate over groups: ``dense`` (the paper), ``sparse`` or ``uniform``.
+        inter_top_k: Groups kept when ``inter`` is sparse.
+        intra: Gate over sub-experts: ``sparse`` (the paper), ``dense`` or ``none``.
+        expansion: Width of the feed-forward, in units of ``dim``.
+        estimate: Whether to predict the clean latent directly (ours; off in the paper's configuration).
+        tone_powers: Exponents of the estimate's global tone change; empty for none.
+    """
+
+    def __init__(
+        self,
+        latent_channels: int = 3,
+        token_dim: int = 192,
+        num_layers: int = 6,
+        token_patch: int = 8,
+        *,
+        patch_size: int = 2,
+        dim: int = 48,
+        num_blocks: int = 4,
+        hidden: int | None = None,
+        num_experts: int = 4,
+        top_k: int = 2,
+        groups: list[str] = list(DEFAULT_GROUPS),  # noqa: B006  (a list, never changed: YAML has no tuples)
+        inter: str = "dense",
+        inter_top_k: int = 1,
+        intra: str = "sparse",
+        expansion: float = 1.0,
+        estimate: bool = False,
+        tone_powers: list[float] = [],  # noqa: B006
+    ) -> None:
+        super().__init__()
+        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
+        if token_patch % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide token_patch={token_patch}: the conditioner's grid must refine the DiT's tokens")
+        if not groups:
+            raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
+        if not 1 <= num_blocks <= max(1, num_layers - 1):
+            raise ValueError(f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {num_layers} blocks (its last takes no residual); use 1..{max(1, num_layers - 1)}")
+        hidden = hidden or max(1, dim // top_k)
+        self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
+        self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
+        inter_moe = {"groups": self.groups, "num_experts": num_experts, "top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra}
+        self.blocks = nn.ModuleList(
+            MiMBlock(dim, InterMoE(dim, hidden, shift=bool(index % 2), **inter_moe), expansion=expansion) for index in range(num_blocks)
+        )
+        self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
+        self.timestep_scale = TimestepScale(token_dim, num_layers)
+        self.estimate_head = EstimateHead(latent_channels, dim, patch_size, tone_powers=tuple(tone_powers)) if estimate else None
+
+    @property
+    def multiple(self) -> int:
+        """Latent height and width must be multiples of this: of the tokens and of the Swin windows."""
+        return self.patch_size * max(self.fold, 8)
+
+    def forward(self, latents: torch.Tensor, routing: Routing | None = None, *, reroute: tuple[torch.Tensor, ...] = ()) -> Conditioning:
+        """Read degraded ``latents [B, C, h, w]``.
+
+        Args:
+            latents: The degraded latents; h and w multiples of `multiple`.
+            routing: Gates to obey instead of deciding (tiles, steering, tests).
+            reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on this
+                batch's, all detached: the record, in ``rerouted``, gives balance losses the gradient of the whole window while it
+                stops at the router weights. Pass ``(None,)`` for this batch alone.
+
+        Raises:
+            ValueError: The size is no multiple of `multiple`.
+        """
+        if latents.shape[2] % self.multiple or latents.shape[3] % self.multiple:
+            raise ValueError(f"latents of {latents.shape[2]}x{latents.shape[3]} do not fit the conditioner; pad height and width to multiples of {self.multiple}")
+        hidden_states = self.embed(nn.functional.pixel_unshuffle(latents, self.patch_size))
+        inter, intra, features, residuals = [], [], [], []
+        for index, (block, projection) in enumerate(zip(self.blocks, self.projections)):
+            forced = (None, None) if routing is None else (routing.inter.map(lambda t, m=index: t[m]), routing.intra.map(lambda t, m=index: t[m]))
+            hidden_states, inter_gates, intra_gates, features_BF = block(hidden_states, *forced)
+            inter.append(inter_gates)
+            intra.append(intra_gates)
+            features.append(features_BF.detach())
+            residuals.append(projection(hidden_states))
+        decided = self._record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
+        estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states)
+        rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
+        return Conditioning(residuals, decided, estimate, rerouted)
+
+    def _reroute(self, features_MBF: torch.Tensor) -> Routing:
+        decisions = [block.inter_moe.route(features_BF) for block, features_BF in zip(self.blocks, features_MBF)]
+        return self._record(Gates.stack([inter for inter, _ in decisions]), Gates.stack([intra for _, intra in decisions]), features_MBF)
+
+    def _record(self, inter: Gates, intra: Gates, features_MBF: torch.Tensor) -> Routing:
+        mask_GE = torch.ones(intra.probs.shape[1], intra.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
+        return Routing(inter, intra, features_MBF, mask_GE, self.groups)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_when_whole(folder / "conditioner.safetensors") as path:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
+        with replace_when_whole(folder / "config.json") as path:
+            path.write_text(json.dumps(self.config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> MoEConditioner:
+        """Read what `save_pretrained` wrote; ValueError names what is missing from ``folder``."""
+        folder = Path(folder)
+        for name in ("config.json", "conditioner.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is not a conditioner folder: {name} is missing; point to a folder written by MoEConditioner.save_pretrained")
+        conditioner = cls(**json.loads((folder / "config.json").read_text()))
+        conditioner.load_state_dict(load_file(folder / "conditioner.safetensors"))
+        return conditioner

@@ -1,0 +1,47 @@
+"""An exponential moving average of what trains, as a sub-module: checkpoints and sharding treat it like any other weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage(nn.Module):
+    """Frozen copies of the trainable parameters of ``model``, named as they are there with ``/`` for ``.``.
+
+    Args:
+        model: Whose parameters are averaged; only those that require gradients.
+        decay: Weight of the past, in 0..1; early on ``(1 + step) / (10 + step)`` where that is smaller, as in diffusers' EMAModel.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay={decay} is outside [0, 1)")
+        self.decay = decay
+        live = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.average = nn.ParameterDict(
+            {name.replace(".", "/"): nn.Parameter(parameter.detach().clone(), requires_grad=False) for name, parameter in live.items()}
+        )
+        # Not a sub-module: the live parameters belong to their own module alone.
+        object.__setattr__(self, "_model", model)
+
+    def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        live = dict(self._model.named_parameters())
+        names = list(self.average)
+        return [self.average[name].data for name in names], [live[name.replace("/", ".")].data for name in names]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the live weights after optimiser step ``step``."""
+        average, live = self._pairs()
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, live, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange live and averaged weights in place; a second call undoes the first."""
+        for average, live in zip(*self._pairs()):
+            held = live.clone()
+            live.copy_(average)
+            average.copy_(held)

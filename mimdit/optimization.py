@@ -1,0 +1,44 @@
+"""What the optimiser is given: parameter groups and a schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """Trainable parameters in two groups, the second without weight decay.
+
+    Spared are one-dimensional parameters and the routers: a sub-expert that got no gradient still decays slowly towards zero under
+    AdamW, but the gate that could call it back does not.
+    """
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (spared if parameter.ndim <= 1 or ".router." in name else decayed).append(parameter)
+    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+
+
+class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
+    """Linear warm-up, then a half cosine down to ``floor`` times the learning rate.
+
+    Args:
+        optimizer: The optimiser.
+        total_steps: Optimiser steps of the whole run; past it the floor holds.
+        warmup_steps: Steps of the warm-up.
+        floor: Final share of the learning rate, 0..1.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int, *, warmup_steps: int = 100, floor: float = 0.01) -> None:
+        if total_steps <= warmup_steps:
+            raise ValueError(f"total_steps={total_steps} must exceed warmup_steps={warmup_steps}")
+
+        def share(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
+            progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+        super().__init__(optimizer, share)

@@ -1,0 +1,301 @@
+"""Restorer: backbone + conditioner + routing balance = the experiment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from mimdit.backbone.dit import DiTBackbone, draw_path
+from mimdit.batch import Batch
+from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.ema import ExponentialMovingAverage
+from mimdit.files import replace_when_whole
+from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.optimization import parameter_groups
+from mimdit.routing.balance import RoutingBalance
+from mimdit.routing.routing import Routing
+from mimdit.tiling import tiled_velocity
+from mimdit.weights import EMBEDDED_RESTORER
+
+
+class Restorer(L.LightningModule):
+    """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
+
+    Args:
+        backbone: The diffusion transformer; frozen unless its ``trainable`` is set.
+        conditioner: The MoE-in-MoE conditioner, made for this backbone's latents and tokens.
+        balance: The routing losses with their weights.
+        flow: Path in training and sampling at inference.
+        flow_weight: Weight of the flow-matching loss; 0 trains the estimate alone and never runs the DiT in training.
+        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (ours).
+        estimate_weight: Weight of the estimate's loss (Charbonnier + RMSE per image, ours); needs ``estimate: true`` in the conditioner.
+        ema_decay: Decay of the moving average of what trains.
+        optimizer: Optimiser of everything that trains.
+        scheduler: Learning-rate schedule, stepped every optimiser step.
+        pretrained: Folder of `save_pretrained` whose conditioner weights to start from.
+        tile: Latent pixels of a side above which the DiT works in overlapping tiles; None for the largest size its positions reach.
+        overlap: Least overlap of tiles, latent pixels.
+        seed: Seed of noise and sigma in training, and of noise at inference.
+
+    Raises:
+        ValueError: Conditioner and backbone do not fit each other, or a loss needs a part that is switched off.
+    """
+
+    def __init__(
+        self,
+        backbone: DiTBackbone,
+        conditioner: MoEConditioner,
+        balance: RoutingBalance,
+        flow: FlowMatching,
+        *,
+        flow_weight: float = 1.0,
+        flow_norm: str = "mse",
+        estimate_weight: float = 0.0,
+        ema_decay: float = 0.999,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        pretrained: str | None = None,
+        tile: int | None = None,
+        overlap: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_fit(backbone, conditioner)
+        needs_estimate = estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate")
+        if needs_estimate and conditioner.estimate_head is None:
+            raise ValueError("estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; switch it on, or use weight 0 and source noise")
+        if flow_norm not in ("mse", "rmse"):
+            raise ValueError(f"flow_norm {flow_norm!r} is unknown; choose mse or rmse")
+        self.backbone, self.conditioner, self.balance, self.flow = backbone, conditioner, balance, flow
+        self.flow_weight, self.flow_norm, self.estimate_weight = flow_weight, flow_norm, estimate_weight
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.tile, self.overlap, self.seed = tile or backbone.max_size, overlap, seed
+        if pretrained is not None:
+            conditioner.load_state_dict(MoEConditioner.from_pretrained(pretrained).state_dict())
+        self._choose_what_trains()
+        self.ema = ExponentialMovingAverage(self, ema_decay)
+        self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def _choose_what_trains(self) -> None:
+        """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP demands."""
+        self.backbone.requires_grad_(self.backbone.trainable and self.flow_weight > 0)
+        self.backbone.codec.requires_grad_(False)
+        if self.flow_weight == 0:
+            self.conditioner.projections.requires_grad_(False)
+            self.conditioner.timestep_scale.requires_grad_(False)
+        if self.estimate_weight == 0 and self.conditioner.estimate_head is not None:
+            self.conditioner.estimate_head.requires_grad_(False)
+
+    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None) -> torch.Tensor:
+        """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing."""
+        residuals = None
+        if conditioning is not None:
+            residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
+        return tiled_velocity(self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict:
+        """One micro-batch: flow, estimate and routing losses; logs each by name."""
+        degraded, clean = self.backbone.encode(batch["lq"]), self.backbone.encode(batch["gt"])
+        last = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
+        conditioning = self.conditioner(degraded, reroute=reroute)
+        losses = {}
+        if self.flow_weight:
+            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, batch["key"])
+        if self.estimate_weight:
+            losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean)
+        losses |= self._routing_losses(conditioning, batch["degradation"], last)
+        loss = sum(losses.values())
+        for name, value in losses.items():
+            self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(degraded))
+        return {"loss": loss, "routing": conditioning.routing.detach()}
+
+    def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, keys: list[str]) -> torch.Tensor:
+        """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by (seed, step, key)."""
+        noise, sigma = draw_path(self.flow, clean, keys, self.seed, self.global_step)
+        latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
+        error = (self.velocity(latents, sigma, conditioning).float() - target).square().mean(dim=(1, 2, 3))
+        return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
+
+    def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
+        """Weighted routing losses of the accumulation window, on its last micro-batch, and nothing before.
+
+        The factor undoes the division by the number of micro-batches, so the window's gradient is that of its concatenation.
+        """
+        if not self.balance.active:
+            return {}
+        if not last:
+            self._window.append((conditioning.routing.features_MBF, degradation))
+            return {}
+        degradation = torch.cat([*(earlier for _, earlier in self._window), degradation])
+        self._window.clear()
+        losses = self.balance(conditioning.rerouted, degradation)
+        return {name: value * self.balance.weights[name] * self.trainer.accumulate_grad_batches for name, value in losses.items()}
+
+    def restore(
+        self,
+        images: torch.Tensor,
+        steps: int | None = None,
+        *,
+        start: str | None = None,
+        sigma_start: float | None = None,
+        seed: int | None = None,
+        routing: Routing | None = None,
+        use_residuals: bool = True,
+    ) -> torch.Tensor:
+        """Restore images of any size from 8 pixels up.
+
+        Args:
+            images: ``[B, 3, H, W]`` in 0..1.
+            steps: Sampler steps; None for the flow's own. 0 returns the start: the estimate, or the degraded image.
+            start: ``noise``, ``degraded`` or ``estimate``; None for the flow's own.
+            sigma_start: Noise level to start from, (0, 1]; None for the flow's own.
+            seed: Seed of the noise; None for the restorer's own. The noise depends on seed, size and place in the batch alone.
+            routing: Gates to obey instead of the image's own.
+            use_residuals: Whether the DiT is steered; False leaves it to itself, to see what the conditioner does.
+
+        Returns:
+            Restored images ``[B, 3, H, W]`` in 0..1, fp32.
+        """
+        return self._restore(images, steps, start=start, sigma_start=sigma_start, seed=seed, routing=routing, use_residuals=use_residuals)[0]
+
+    @torch.no_grad()
+    def _restore(
+        self, images: torch.Tensor, steps: int | None = None, *, start: str | None = None, sigma_start: float | None = None,
+        seed: int | None = None, routing: Routing | None = None, use_residuals: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Routing]:  # fmt: skip
+        """`restore`, with the estimate (as images) and the routing."""
+        steps = self.flow.steps if steps is None else steps
+        start, sigma_start = start or self.flow.start, sigma_start or self.flow.sigma_start
+        height, width = images.shape[2:]
+        degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * self.backbone.codec.downscale))
+        conditioning = self.conditioner(degraded, routing)
+
+        def finish(latents: torch.Tensor | None) -> torch.Tensor | None:
+            return None if latents is None else self.backbone.decode(latents)[..., :height, :width].clamp(0, 1)
+
+        anchor = degraded if start == "degraded" else conditioning.estimate
+        if steps == 0:
+            return finish(degraded if anchor is None else anchor), finish(conditioning.estimate), conditioning.routing
+        generator = keyed_generator("restore", self.seed if seed is None else seed)
+        noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
+        latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
+        steering = conditioning if use_residuals else None
+        latents = self.flow.sample(lambda z, sigma: self.velocity(z, sigma, steering), latents, sigma_start, steps)
+        return finish(latents), finish(conditioning.estimate), conditioning.routing
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict:
+        """Restore with the settings of the flow."""
+        restored, estimate, routing = self._restore(batch["lq"])
+        return {"restored": restored, "estimate": estimate, "routing": routing}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict:
+        """Restore, and once more with the residuals left out and with all gates uniform: what the DiT's steering and the MoE are worth."""
+        outputs = self.validation_step(batch, batch_idx)
+        outputs["residuals_zeroed"] = self.restore(batch["lq"], use_residuals=False)
+        outputs["gates_uniform"] = self.restore(batch["lq"], routing=uniform_routing(outputs["routing"]))
+        return outputs
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Restored images ``[B, 3, H, W]``."""
+        return self.restore(batch["lq"])
+
+    def on_train_batch_end(self, outputs: dict, batch: Batch, batch_idx: int) -> None:
+        """Tell the data how far training got: only what was trained on counts as read."""
+        if hasattr(self.trainer.datamodule, "mark_consumed"):
+            self.trainer.datamodule.mark_consumed(batch)
+
+    def configure_optimizers(self) -> dict:
+        """One optimiser over all that trains, and its schedule."""
+        optimizer = self.make_optimizer(parameter_groups(self))
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leave a frozen backbone out: it can be had again from where it came."""
+        if not self.backbone.trainable:
+            for name in [name for name in checkpoint["state_dict"] if name.startswith("backbone.")]:
+                del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Put the frozen backbone's weights back, so that loading stays strict for all others."""
+        if not self.backbone.trainable:
+            for name, tensor in self.backbone.state_dict(prefix="backbone.").items():
+                checkpoint["state_dict"].setdefault(name, tensor)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the averaged weights for use: conditioner, settings of the flow, and the backbone where it was trained."""
+        folder = Path(folder)
+        self.ema.swap()
+        try:
+            self.conditioner.save_pretrained(folder)
+            if self.backbone.trainable:
+                self.backbone.save_pretrained(folder / "backbone")
+        finally:
+            self.ema.swap()
+        settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap}
+        with replace_when_whole(folder / "restorer.json") as path:
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None) -> Restorer:
+        """Read what `save_pretrained` wrote, for inference; with no folder, the default that comes with the package.
+
+        Args:
+            folder: The folder; ValueError names what it lacks.
+            backbone: The frozen backbone that it was trained on; None for the folder's own, or else the embedded one.
+        """
+        folder = Path(folder)
+        if not (folder / "restorer.json").is_file():
+            raise ValueError(f"{folder} is not a restorer folder: restorer.json is missing; point to a folder written by Restorer.save_pretrained")
+        settings = json.loads((folder / "restorer.json").read_text())
+        own = folder / "backbone"
+        backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
+        restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), FlowMatching(**settings.pop("flow")), **settings)
+        return restorer.eval()
+
+
+def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Charbonnier error plus RMSE per image: the first for detail, the second for PSNR, which is a mean of logs. (ours)"""
+    error = (estimate - clean.float()).square()
+    return (error + 1e-6).sqrt().mean() + (error.mean(dim=(1, 2, 3)) + 1e-6).sqrt().mean()
+
+
+def uniform_routing(routing: Routing) -> Routing:
+    """Gates that know nothing: all groups alike and all their sub-experts alike."""
+    return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.mask_GE, routing.groups)
+
+
+def _uniform(gates):
+    even = torch.full_like(gates.probs, 1 / gates.probs.shape[-1])
+    everyone = torch.arange(even.shape[-1], device=even.device).expand(even.shape).contiguous()
+    return type(gates)(torch.zeros_like(even), even, everyone, even)
+
+
+def pad_by_reflection(images: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Extend ``[B, 3, H, W]`` on the right and at the bottom to multiples of ``multiple``, mirrored as often as a small image needs."""
+    height, width = images.shape[2:]
+    rows = _mirrored(height, -height % multiple, images.device)
+    columns = _mirrored(width, -width % multiple, images.device)
+    return images[:, :, rows][:, :, :, columns] if len(rows) > height or len(columns) > width else images
+
+
+def _mirrored(size: int, extra: int, device: torch.device) -> torch.Tensor:
+    index = torch.arange(size + extra, device=device) % max(1, 2 * size - 2)
+    return torch.where(index < size, index, 2 * size - 2 - index).clamp(0, size - 1)
+
+
+def _check_fit(backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
+    wanted = {name: getattr(backbone, name) for name in ("latent_channels", "token_dim", "num_layers", "token_patch")}
+    wrong = {name: value for name, value in wanted.items() if conditioner.config[name] != value}
+    if wrong:
+        found = ", ".join(f"{name}={conditioner.config[name]}" for name in wrong)
+        needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")

@@ -1,0 +1,47 @@
+"""The DiT's velocity for latents larger than the DiT was trained on: overlapping tiles, blended."""
+
+from __future__ import annotations
+
+import torch
+
+from mimdit.backbone.dit import DiTBackbone
+
+
+def tiled_velocity(
+    backbone: DiTBackbone, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, *, tile: int, overlap: int
+) -> torch.Tensor:
+    """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
+
+    The residuals are those of the whole image, cut along with it, so every tile is steered by what the whole image said. (ours; the
+    blending of velocities follows MultiDiffusion, arXiv 2302.08113)
+    """
+    height, width = latents.shape[2:]
+    patch = backbone.token_patch
+    if height <= tile and width <= tile:
+        return backbone.velocity(latents, sigma, residuals)
+    grids = None if residuals is None else [r.unflatten(1, (height // patch, width // patch)) for r in residuals]
+    total, weight = torch.zeros_like(latents, dtype=torch.float32), latents.new_zeros(1, 1, height, width, dtype=torch.float32)
+    for top in tile_starts(height, tile, overlap, patch):
+        for left in tile_starts(width, tile, overlap, patch):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            part = None
+            if grids is not None:
+                part = [g[:, top // patch : bottom // patch, left // patch : right // patch].flatten(1, 2) for g in grids]
+            velocity = backbone.velocity(latents[:, :, top:bottom, left:right].contiguous(), sigma, part)
+            ramp = _ramp(bottom - top, overlap, latents.device)[:, None] * _ramp(right - left, overlap, latents.device)[None, :]
+            total[:, :, top:bottom, left:right] += velocity.float() * ramp
+            weight[:, :, top:bottom, left:right] += ramp
+    return total / weight
+
+
+def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:
+    """Evenly spread starts of tiles that cover ``size``, each a multiple of ``patch``."""
+    if size <= tile:
+        return [0]
+    count = -(-(size - overlap) // (tile - overlap))
+    return [round(index * (size - tile) / (count - 1) / patch) * patch for index in range(count)]
+
+
+def _ramp(size: int, overlap: int, device: torch.device) -> torch.Tensor:
+    position = torch.arange(size, device=device, dtype=torch.float32)
+    return (torch.minimum(position, size - 1 - position) + 1).clamp(max=max(1, overlap // 2))
