@@ -26,7 +26,7 @@ def _splat(points: np.ndarray) -> np.ndarray:
 
 
 def defocus_kernel(spread: float) -> np.ndarray:
-    """Disk of radius ``2 * spread`` pixels (the image of a point out of focus), whose standard deviation per axis is ``spread``; sums to one."""
+    """Disk of radius ``2 * spread`` pixels, the image of a point out of focus; its deviation per axis is ``spread`` and it sums to one."""
     radius = 2.0 * spread
     count = max(3, 2 * int(np.ceil(radius * _GRID)) + 1)
     axis = np.linspace(-radius, radius, count)

@@ -31,7 +31,7 @@ _STREAM = 0xDE64
 
 
 def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int) -> np.ndarray:
-    share = severity / np.sqrt(max(len(atoms), 1))
+    share = float(severity) / max(len(atoms), 1) ** 0.5
     for index, (atom, degradation) in enumerate(IN_ORDER.items()):
         if atom in atoms:
             # A stream for each atom: rain falls where it fell, whether there is haze or not.
@@ -43,9 +43,10 @@ def degrade(image: torch.Tensor | np.ndarray, group: str, *, severity: float, se
     """Degrade an sRGB image with values in 0..1 as ``group`` says, e.g. ``"02Blur_Noise"``; equal arguments give equal bytes.
 
     Takes a float tensor ``[3, H, W]`` and returns a float32 tensor of that shape, on the CPU; or takes a float32 array ``[H, W, 3]`` and
-    returns one. The input is left as it is. The severity, from 0 (nearly as it was; only ``jpeg`` and ``noise`` leave a trace)
-    to 1 (severe), is that of the whole: each of n atoms gets ``severity / sqrt(n)``, else three at once would leave nothing to restore.
-    The seed draws everything else, so that at one seed a higher severity is the same accident made worse. Lengths (blur, streaks, drops) are in pixels and suit images or crops of 100 to 500 pixels. (ours)
+    returns one. The input is left as it is. The severity, from 0 (nearly as it was; only ``jpeg`` and ``noise`` leave a trace) to 1
+    (severe), is that of the whole: each of n atoms gets ``severity / sqrt(n)``, else three at once would leave nothing to restore. The seed
+    draws everything else, so that at one seed a higher severity is the same accident made worse. Lengths (blur, streaks, drops) are in
+    pixels and suit images or crops of 100 to 500 pixels. (ours)
 
     Raises:
         ValueError: unknown group, severity outside 0..1, or an image of another shape or type.
@@ -58,7 +59,7 @@ def degrade(image: torch.Tensor | np.ndarray, group: str, *, severity: float, se
             raise ValueError(f"a tensor to degrade must be float [3, H, W] with values in 0..1, not {image.dtype} {list(image.shape)}")
         pixels = np.ascontiguousarray(image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy())
         degraded = _apply(pixels, atoms, severity, seed)
-        return torch.from_numpy(degraded).permute(2, 0, 1).contiguous().clone()
+        return torch.from_numpy(degraded).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.float32:
         raise ValueError(f"an array to degrade must be float32 [H, W, 3] with values in 0..1, not {image.dtype} {list(image.shape)}")
     return _apply(image, atoms, severity, seed).copy()

@@ -13,7 +13,8 @@ _SRGB_SLOPE = 2.2
 def noise_levels(severity: float) -> tuple[float, float]:
     """``(shot, read)``: the noise variance in linear light x is ``shot * x + read``.
 
-    Chosen so that the standard deviation in sRGB grows linearly from 1/255 to about 50/255 with the severity. (ours)
+    Chosen so that the standard deviation in sRGB grows linearly from 1/255 to about 50/255 with the severity; above some 20/255 the bend
+    of the curve makes dark pixels noisier than that, until they clip. (ours)
     """
     deviation = _MILDEST + (_SEVEREST - _MILDEST) * severity
     return (_SRGB_SLOPE * deviation) ** 2, (0.05 * deviation) ** 2

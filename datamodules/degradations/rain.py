@@ -7,9 +7,9 @@ _LAYERS = 3
 
 
 def streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
-    """The image of one falling drop with peak one: a line of ``length`` pixels with soft ends and a Gaussian profile of deviation ``width``.
+    """The image of one falling drop, with peak one: a line of ``length`` pixels with soft ends, ``angle`` radians from the vertical.
 
-    ``angle`` is in radians from the vertical.
+    Its profile is a Gaussian of deviation ``width`` pixels.
     """
     reach = int(np.ceil(length / 2.0 + 3.0 * width)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
@@ -30,10 +30,12 @@ def rain_map(height: int, width: int, severity: float, rng: np.random.Generator)
         # Streaks whose centre lies outside reach in: the margin keeps the borders as rainy as the middle.
         margin = kernel.shape[0] // 2
         area = (height + 2 * margin) * (width + 2 * margin)
-        count = rng.poisson(area * severity * heaviness * 0.0045 * (1.1 - nearness) ** 2)
+        # All streaks of severity 1 are drawn and the first of them used: so a higher severity adds streaks and moves none.
+        count = rng.poisson(area * heaviness * 0.0045 * (1.1 - nearness) ** 2)
+        where, strength = rng.integers(0, area, count), rng.uniform(0.25, 1.0, count).astype(np.float32)
+        used = round(count * severity)
         seeds = np.zeros((height + 2 * margin, width + 2 * margin), np.float32)
-        where = rng.integers(0, seeds.size, count)
-        seeds.ravel()[where] = rng.uniform(0.25, 1.0, count).astype(np.float32)
+        seeds.ravel()[where[:used]] = strength[:used]
         streaks = cv2.filter2D(seeds, -1, kernel, borderType=cv2.BORDER_CONSTANT)[margin : margin + height, margin : margin + width]
         opacity = 1.0 - (1.0 - opacity) * (1.0 - np.clip(streaks * (0.75 - 0.25 * nearness), 0.0, 1.0))
     return opacity

@@ -37,7 +37,8 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     height, width = image.shape[:2]
     map_y, map_x = np.mgrid[:height, :width].astype(np.float32)
     alpha, shade = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
-    softness = rng.uniform(0.08, 0.3)
+    # Drawn before the drops, whose number depends on the severity: so a higher severity adds drops and changes nothing else.
+    softness, opacity, defocus = rng.uniform(0.08, 0.3), rng.uniform(0.85, 1.0), rng.uniform(1.5, 3.0)
     for radius in _drop_radii(height * width, severity, rng):
         centre_y, centre_x = rng.integers(0, height), rng.integers(0, width)
         dy, dx, distance = _drop_shape(radius, rng)
@@ -57,8 +58,8 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
         lit = 1.0 + rng.uniform(0.0, 0.15) + rim * (0.45 * dy / (np.abs(dy).max() + 1.0) - 0.15)
         shade[place] = np.where(inside, lit, shade[place])
         alpha[place] = np.maximum(alpha[place], cover)
-    content = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1.5, 3.0)))
+    content = cv2.GaussianBlur(image, (0, 0), defocus)
     content = cv2.remap(content, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     content = cv2.GaussianBlur(np.clip(content * shade[..., None], 0.0, 1.0), (0, 0), 0.8)
-    alpha *= np.float32(rng.uniform(0.85, 1.0))
+    alpha *= np.float32(opacity)
     return image + alpha[..., None] * (content - image)

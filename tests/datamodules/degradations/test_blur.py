@@ -1,0 +1,64 @@
+"""Kernels of defocus and motion, and the convolution with them."""
+
+import numpy as np
+import pytest
+from scipy.signal import convolve2d
+
+from datamodules.degradations.blur import LARGEST_SPREAD, blur, convolve, defocus_kernel, motion_kernel
+from datamodules.degradations.light import to_linear, to_srgb
+
+
+def moments(kernel):
+    reach = kernel.shape[0] // 2
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    mean = np.array([(kernel * y).sum(), (kernel * x).sum()])
+    return mean, (kernel * (y**2 + x**2)).sum() / 2.0 - (mean**2).mean()
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.5])
+def test_kernels_sum_to_one_and_have_the_spread(spread):
+    kernels = [defocus_kernel(spread), *(motion_kernel(spread, np.random.default_rng(seed)) for seed in range(5))]
+    for kernel in kernels:
+        assert kernel.min() >= 0.0 and kernel.sum() == pytest.approx(1.0, abs=1e-5)
+        mean, variance = moments(kernel)
+        assert np.abs(mean).max() < 1e-4
+        # Bilinear weights add at most 1/4 to the variance per axis (half a pixel between two samples).
+        assert spread**2 * 0.97 <= variance <= spread**2 * 1.03 + 0.25
+
+
+def test_defocus_is_an_even_disk():
+    kernel = defocus_kernel(3.0)
+    reach = kernel.shape[0] // 2
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    inner, outer = np.hypot(y, x) < 4.0, np.hypot(y, x) > 8.0
+    assert kernel[inner] == pytest.approx(1.0 / (np.pi * 36.0), rel=0.12) and kernel[outer].max() == 0.0
+
+
+def test_motion_is_a_thin_path_and_not_a_disk():
+    areas = [(motion_kernel(3.5, np.random.default_rng(seed)) > 0).sum() for seed in range(20)]
+    assert np.median(areas) < 0.5 * (defocus_kernel(3.5) > 0).sum()
+
+
+def test_equals_a_plain_convolution_of_light():
+    image = np.random.default_rng(0).random((40, 44, 3), dtype=np.float32)
+    kernel = motion_kernel(2.0, np.random.default_rng(1))
+    reach = kernel.shape[0] // 2
+    padded = np.pad(to_linear(image), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    reference = np.stack([convolve2d(padded[..., c], kernel, mode="valid") for c in range(3)], axis=-1)
+    np.testing.assert_allclose(convolve(image, kernel), to_srgb(reference), atol=2e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_light_is_preserved(seed):
+    # A dim image with a dark border, which mirroring cannot double: all of its light must come back.
+    image = np.zeros((96, 96, 3), np.float32)
+    image[32:64, 32:64] = np.random.default_rng(seed).random((32, 32, 3))
+    blurred = blur(image, 1.0, np.random.default_rng(seed))
+    assert to_linear(blurred).mean() == pytest.approx(to_linear(image).mean(), rel=1e-3)
+
+
+def test_largest_spread_is_reached_at_severity_one():
+    point = np.zeros((65, 65, 3), np.float32)
+    point[32, 32] = 1.0
+    image = to_linear(blur(point, 1.0, np.random.default_rng(0)))[..., 0]
+    assert np.sqrt(moments(image / image.sum())[1]) == pytest.approx(LARGEST_SPREAD, abs=0.1)

@@ -1,0 +1,19 @@
+"""The final tone of a scene."""
+
+import numpy as np
+
+from datamodules.tone import random_tone
+
+
+def test_median_follows_the_draw_and_not_the_input():
+    dim = np.random.default_rng(0).uniform(0.0, 0.01, (32, 32, 3)).astype(np.float32)
+    # Stretched to its own range, an image and the same image ten times as bright come out alike unless the range is tiny.
+    bright = [random_tone(dim * 100, np.random.default_rng(seed)) for seed in range(20)]
+    brighter = [random_tone(dim * 1000, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(bright, brighter, strict=True))
+
+
+def test_medians_span_dark_to_bright():
+    image = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
+    medians = np.array([np.median(random_tone(image, np.random.default_rng(seed))) for seed in range(300)]) / 255.0
+    assert medians.min() < 0.1 and medians.max() > 0.7 and 0.3 < np.median(medians) < 0.5
