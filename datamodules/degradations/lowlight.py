@@ -13,7 +13,7 @@ _NOISE = 0.08
 
 
 def darken(image: np.ndarray, severity: float, gamma: float, gains: np.ndarray) -> np.ndarray:
-    """Linear light of an underexposed image ``[H, W, 3]``: ``2 ** (-STOPS * severity)`` of it, to the power ``gamma``, times ``gains [3]``."""
+    """Light of an underexposed image ``[H, W, 3]``: ``2 ** (-STOPS * severity)`` of it, to the power ``gamma``, times ``gains [3]``."""
     light = to_linear(image) * np.float32(2.0 ** (-STOPS * severity))
     return np.power(light, np.float32(gamma), dtype=np.float32) * gains.astype(np.float32)
 

@@ -53,11 +53,8 @@ def test_radii_follow_the_scale_invariant_law():
 
 
 def test_later_leaves_cover_earlier_ones():
-    labels, centres, radii = paint_labels(128, LeafStyle(300, 0.05, 0.5, 0.0, 0.0, 1.0, 0.0), np.random.default_rng(3))
-    centre = np.rint(centres[-1]).astype(int)
-    assert labels.max() == 300 and (labels > 150).mean() > (labels[labels > 0] <= 150).mean()
-    if (centre > 0).all() and (centre < 128).all():
-        assert labels[centre[1], centre[0]] == 300
+    labels = paint_labels(128, LeafStyle(300, 0.05, 0.5, 0.0, 0.0, 1.0, 0.0), np.random.default_rng(3))[0]
+    assert labels.max() == 300 and (labels > 150).mean() > 2.0 * ((labels > 0) & (labels <= 150)).mean()
 
 
 def test_too_small_a_size_is_refused():
