@@ -52,21 +52,23 @@ class FlowMatching:
         low_sigma_fraction: float = 0.0,
         low_sigma: float = 0.2,
     ) -> None:
-        for name, value, allowed in (("source", source, SOURCES), ("start", start, STARTS), ("sampler", sampler, SAMPLERS)):
+        for name, value, allowed in (("source", source, SOURCES), ("sampler", sampler, SAMPLERS)):
             if value not in allowed:
                 raise ValueError(f"flow {name} {value!r} is unknown; choose one of {', '.join(allowed)}")
-        for name, value in (("sigma_start", sigma_start), ("low_sigma", low_sigma)):
-            if not 0 < value <= 1:
-                raise ValueError(f"flow {name}={value} is outside (0, 1]")
-        if steps < 0:
-            raise ValueError(f"flow steps={steps} is negative; use 0 for the start itself")
+        check_sampling(start, sigma_start, steps)
+        if not 0 <= low_sigma_fraction <= 1 or logit_std < 0:
+            raise ValueError(f"low_sigma_fraction={low_sigma_fraction} must be in [0, 1] and logit_std={logit_std} at least 0")
+        highest = sigma_start if source == "estimate" else 1
+        if not 0 < low_sigma <= highest and low_sigma_fraction > 0:
+            raise ValueError(f"low_sigma={low_sigma} is outside (0, {highest}], where this path runs; lower it, or use low_sigma_fraction: 0")
         self.source, self.sigma_start, self.start, self.steps, self.sampler = source, sigma_start, start, steps, sampler
         self.logit_mean, self.logit_std = logit_mean, logit_std
         self.low_sigma_fraction, self.low_sigma = low_sigma_fraction, low_sigma
 
     def draw_sigma(self, generator: torch.Generator) -> torch.Tensor:
         """One sigma for training, a 0-d fp32 tensor in (0, 1), or in (0, sigma_start) where the path begins in the estimate."""
-        normal, uniform, choice = torch.randn((), generator=generator), torch.rand((), generator=generator), torch.rand((), generator=generator)
+        normal = torch.randn((), generator=generator)
+        uniform, choice = torch.rand(2, generator=generator)
         if choice < self.low_sigma_fraction:
             return uniform * self.low_sigma
         sigma = torch.sigmoid(normal * self.logit_std + self.logit_mean)
@@ -106,6 +108,16 @@ class FlowMatching:
                 ahead = latents + (following - sigma) * slope
             latents = ahead
         return latents
+
+
+def check_sampling(start: str, sigma_start: float, steps: int) -> None:
+    """Raise ValueError where sampling cannot begin at ``start`` and ``sigma_start`` or go in ``steps``."""
+    if start not in STARTS:
+        raise ValueError(f"flow start {start!r} is unknown; choose one of {', '.join(STARTS)}")
+    if not 0 < sigma_start <= 1:
+        raise ValueError(f"flow sigma_start={sigma_start} is outside (0, 1]; to add no noise at all use steps: 0")
+    if steps < 0:
+        raise ValueError(f"flow steps={steps} is negative; use 0 for the start itself")
 
 
 def _per_image(sigma: float, latents: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ from torch import nn
 def parameter_groups(model: nn.Module) -> list[dict]:
     """Trainable parameters in two groups, the second without weight decay.
 
-    Spared are one-dimensional parameters and the routers: a sub-expert that got no gradient still decays slowly towards zero under
+    Spared are parameters with one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert that got no gradient still decays slowly towards zero under
     AdamW, but the gate that could call it back does not.
     """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (spared if parameter.ndim <= 1 or ".router." in name else decayed).append(parameter)
+            vector = sum(size > 1 for size in parameter.shape) <= 1
+            (spared if vector or ".router." in name else decayed).append(parameter)
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 

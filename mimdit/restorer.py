@@ -15,7 +15,7 @@ from mimdit.batch import Batch
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
 from mimdit.files import replace_when_whole
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.flow import FlowMatching, check_sampling, keyed_generator
 from mimdit.optimization import parameter_groups
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing
@@ -74,9 +74,12 @@ class Restorer(L.LightningModule):
         self.backbone, self.conditioner, self.balance, self.flow = backbone, conditioner, balance, flow
         self.flow_weight, self.flow_norm, self.estimate_weight = flow_weight, flow_norm, estimate_weight
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.tile, self.overlap, self.seed = tile or backbone.max_size, overlap, seed
+        self.tile, self.overlap, self.seed = backbone.max_size if tile is None else tile, overlap, seed
+        if not 0 < self.tile <= backbone.max_size or self.tile % backbone.token_patch:
+            limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, the largest size it knows"
+            raise ValueError(f"tile={tile} must be {limits}")
         if pretrained is not None:
-            conditioner.load_state_dict(MoEConditioner.from_pretrained(pretrained).state_dict())
+            _load_conditioner(conditioner, pretrained)
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -101,7 +104,7 @@ class Restorer(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
         degraded, clean = self.backbone.encode(batch["lq"]), self.backbone.encode(batch["gt"])
-        last = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        last = self._ends_window(batch_idx)
         reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses = {}
@@ -115,6 +118,11 @@ class Restorer(L.LightningModule):
             self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(degraded))
         return {"loss": loss, "routing": conditioning.routing.detach()}
+
+    def _ends_window(self, batch_idx: int) -> bool:
+        """Whether the optimiser steps after this micro-batch: the window is full, or the epoch ends (Lightning steps then, too)."""
+        full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
     def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, keys: list[str]) -> torch.Tensor:
         """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by (seed, step, key)."""
@@ -149,7 +157,7 @@ class Restorer(L.LightningModule):
         routing: Routing | None = None,
         use_residuals: bool = True,
     ) -> torch.Tensor:
-        """Restore images of any size from 8 pixels up.
+        """Restore images of any size.
 
         Args:
             images: ``[B, 3, H, W]`` in 0..1.
@@ -162,6 +170,9 @@ class Restorer(L.LightningModule):
 
         Returns:
             Restored images ``[B, 3, H, W]`` in 0..1, fp32.
+
+        Raises:
+            ValueError: ``start``, ``sigma_start`` or ``steps`` is out of range, or this conditioner makes no estimate to start from.
         """
         return self._restore(images, steps, start=start, sigma_start=sigma_start, seed=seed, routing=routing, use_residuals=use_residuals)[0]
 
@@ -172,7 +183,9 @@ class Restorer(L.LightningModule):
     ) -> tuple[torch.Tensor, torch.Tensor | None, Routing]:  # fmt: skip
         """`restore`, with the estimate (as images) and the routing."""
         steps = self.flow.steps if steps is None else steps
-        start, sigma_start = start or self.flow.start, sigma_start or self.flow.sigma_start
+        start = self.flow.start if start is None else start
+        sigma_start = self.flow.sigma_start if sigma_start is None else sigma_start
+        check_sampling(start, sigma_start, steps)
         height, width = images.shape[2:]
         degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * self.backbone.codec.downscale))
         conditioning = self.conditioner(degraded, routing)
@@ -219,16 +232,19 @@ class Restorer(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Leave a frozen backbone out: it can be had again from where it came."""
-        if not self.backbone.trainable:
-            for name in [name for name in checkpoint["state_dict"] if name.startswith("backbone.")]:
-                del checkpoint["state_dict"][name]
+        """Leave a frozen backbone, and always the codec, out: they can be had again from where they came."""
+        for name in [name for name in checkpoint["state_dict"] if name.startswith(self._refilled)]:
+            del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put the frozen backbone's weights back, so that loading stays strict for all others."""
-        if not self.backbone.trainable:
-            for name, tensor in self.backbone.state_dict(prefix="backbone.").items():
+        """Put those weights back, so that loading stays strict for all others."""
+        for name, tensor in self.backbone.state_dict(prefix="backbone.").items():
+            if name.startswith(self._refilled):
                 checkpoint["state_dict"].setdefault(name, tensor)
+
+    @property
+    def _refilled(self) -> str:
+        return "backbone.codec." if self.backbone.trainable else "backbone."
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the averaged weights for use: conditioner, settings of the flow, and the backbone where it was trained."""
@@ -240,7 +256,7 @@ class Restorer(L.LightningModule):
                 self.backbone.save_pretrained(folder / "backbone")
         finally:
             self.ema.swap()
-        settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap}
+        settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
         with replace_when_whole(folder / "restorer.json") as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -290,6 +306,15 @@ def pad_by_reflection(images: torch.Tensor, multiple: int) -> torch.Tensor:
 def _mirrored(size: int, extra: int, device: torch.device) -> torch.Tensor:
     index = torch.arange(size + extra, device=device) % max(1, 2 * size - 2)
     return torch.where(index < size, index, 2 * size - 2 - index).clamp(0, size - 1)
+
+
+def _load_conditioner(conditioner: MoEConditioner, folder: str) -> None:
+    start = MoEConditioner.from_pretrained(folder)
+    try:
+        conditioner.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        other = ", ".join(f"{name}={value!r}" for name, value in start.config.items() if conditioner.config[name] != value)
+        raise ValueError(f"the conditioner in {folder} does not fit this one: it was made with {other}; set these alike") from error
 
 
 def _check_fit(backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

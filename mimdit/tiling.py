@@ -35,11 +35,22 @@ def tiled_velocity(
 
 
 def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:
-    """Evenly spread starts of tiles that cover ``size``, each a multiple of ``patch``."""
+    """Evenly spread starts of tiles that cover ``size``, each a multiple of ``patch``, as ``size`` and ``tile`` are.
+
+    Raises:
+        ValueError: ``tile`` is no multiple of ``patch``, or ``overlap`` leaves a tile less than one patch to advance.
+    """
+    if tile % patch or not 0 <= overlap <= tile - patch:
+        raise ValueError(
+            f"tile={tile} with overlap={overlap} cannot cut tokens of {patch} latent pixels: "
+            f"make tile a multiple of {patch} and overlap at most tile - {patch}"
+        )
     if size <= tile:
         return [0]
-    count = -(-(size - overlap) // (tile - overlap))
-    return [round(index * (size - tile) / (count - 1) / patch) * patch for index in range(count)]
+    slack, stride = (size - tile) // patch, (tile - overlap) // patch
+    count = -(-slack // stride) + 1
+    # Rounded down, neighbours are never further apart than the stride: the overlap is at least the one asked for.
+    return [index * slack // (count - 1) * patch for index in range(count)]
 
 
 def _ramp(size: int, overlap: int, device: torch.device) -> torch.Tensor:

@@ -6,6 +6,7 @@ Shape legend: M MiM blocks, B images, G groups, E sub-experts, F router features
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mimdit.conditioner.estimate import EstimateHead
+from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
@@ -88,7 +90,9 @@ class MoEConditioner(L.LightningModule):
             raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
         if not 1 <= num_blocks <= max(1, num_layers - 1):
             raise ValueError(f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {num_layers} blocks (its last takes no residual); use 1..{max(1, num_layers - 1)}")
-        hidden = hidden or max(1, dim // top_k)
+        if top_k < 1 or (hidden is not None and hidden < 1):
+            raise ValueError(f"top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k")
+        hidden = max(1, dim // top_k) if hidden is None else hidden
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
         inter_moe = {"groups": self.groups, "num_experts": num_experts, "top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra}
@@ -102,7 +106,7 @@ class MoEConditioner(L.LightningModule):
     @property
     def multiple(self) -> int:
         """Latent height and width must be multiples of this: of the tokens and of the Swin windows."""
-        return self.patch_size * max(self.fold, 8)
+        return self.patch_size * math.lcm(self.fold, SwinAttention.window)
 
     def forward(self, latents: torch.Tensor, routing: Routing | None = None, *, reroute: tuple[torch.Tensor, ...] = ()) -> Conditioning:
         """Read degraded ``latents [B, C, h, w]``.

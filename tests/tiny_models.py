@@ -1,0 +1,68 @@
+"""Models and batches small enough that a test of the whole experiment takes a moment."""
+
+import torch
+
+from mimdit.backbone import DiTBackbone
+from mimdit.batch import ATOMS, Batch
+from mimdit.conditioner import MoEConditioner
+from mimdit.flow import FlowMatching
+from mimdit.restorer import Restorer
+from mimdit.routing import RoutingBalance
+
+ARCHITECTURE = {
+    "sample_size": 32,
+    "patch_size": 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "num_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 8,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 8,
+    "pos_embed_max_size": 16,
+}
+"""A DiT of 2 blocks, 16 wide, on patches of 4 pixels, for images up to 64 pixels."""
+
+
+def tiny_backbone(seed: int = 0, **options) -> DiTBackbone:
+    """A backbone with random weights, none of them zero: an untrained SD3 transformer would answer zero to everything."""
+    torch.manual_seed(seed)
+    backbone = DiTBackbone(None, **{"architecture": ARCHITECTURE} | options)
+    randomise(backbone.transformer, seed)
+    return backbone
+
+
+def tiny_conditioner(seed: int = 0, **options) -> MoEConditioner:
+    """A conditioner that fits `tiny_backbone`, as initialised."""
+    torch.manual_seed(seed)
+    sizes = {"latent_channels": 3, "token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "num_experts": 3}
+    return MoEConditioner(**sizes | options)
+
+
+def tiny_restorer(
+    *, backbone: dict | None = None, conditioner: dict | None = None, balance: dict | None = None, flow: dict | None = None, **options
+) -> Restorer:
+    """A restorer of tiny parts; the four dictionaries change their arguments."""
+    parts = tiny_backbone(**backbone or {}), tiny_conditioner(**conditioner or {}), RoutingBalance(**balance or {})
+    return Restorer(*parts, FlowMatching(**{"steps": 2} | (flow or {})), **{"overlap": 16} | options)
+
+
+def tiny_batch(batch: int = 2, size: int = 16, seed: int = 0) -> Batch:
+    """Random pairs; every third image needed nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    degradation = (torch.rand(batch, len(ATOMS), generator=generator) < 0.3).float()
+    degradation[::3] = 0
+    gt = torch.rand(batch, 3, size, size, generator=generator)
+    # Contrast differs from image to image, so that the gates have something to tell apart.
+    lq = 0.5 + (gt - 0.5) * torch.linspace(0.1, 1.0, batch)[:, None, None, None] * (1 + seed % 3)
+    keys = [f"{seed}/{index}" for index in range(batch)]
+    return {"lq": lq.clamp(0, 1), "gt": gt, "degradation": degradation, "group": ["any"] * batch, "key": keys}
+
+
+def randomise(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
+    """Give every parameter of ``module`` normal values: zero-initialised layers would hide what is behind them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
