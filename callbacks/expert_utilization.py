@@ -1,0 +1,135 @@
+"""ExpertUtilization: what the experts do while training, on TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from callbacks.expert_maps import expert_map
+from callbacks.scalar_layout import scalar_layout
+from callbacks.tensorboard import has_tensorboard, tensorboard_writer
+from mimdit.routing.utilization import Utilization, UtilizationCounts, utilization
+
+
+class ExpertUtilization(L.Callback):
+    """Count every gate's decisions in training and log what they say, from sums over all ranks, on rank 0.
+
+    It reads ``outputs["routing"]`` of the training step and does nothing where a module returns none. Counting waits for nothing on the
+    device; once an interval there is one all-reduce and one copy to the host. Validation never touches the counts. The age of idle
+    experts is kept in checkpoints, in whole windows. (ours; the figures are explained in `mimdit.routing.utilization.Utilization`)
+
+    Args:
+        every_n_steps: Optimiser steps of one window of counts.
+        figure_every_n_steps: Optimiser steps between figures; each figure covers all windows since the last.
+        dead_after: Optimiser steps below a tenth of the uniform load after which an expert is called dead.
+        layout: Whether to lay out TensorBoard's Custom Scalars page.
+    """
+
+    def __init__(self, every_n_steps: int = 50, figure_every_n_steps: int = 500, dead_after: int = 200, layout: bool = True) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("figure_every_n_steps", figure_every_n_steps), ("dead_after", dead_after)):
+            if value < 1:
+                raise ValueError(f"{name}={value} of ExpertUtilization must be at least 1 step")
+        self.every_n_steps, self.figure_every_n_steps, self.dead_after = every_n_steps, figure_every_n_steps, dead_after
+        self.layout = layout
+        self._window, self._since_figure = UtilizationCounts(), UtilizationCounts()
+        self._age_MGE: torch.Tensor | None = None
+        self._active = self._laid_out = False
+        self._last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the step that training begins or resumes from."""
+        self._active = has_tensorboard(trainer, type(self).__name__)
+        self._laid_out = not self.layout
+        self._window, self._since_figure = UtilizationCounts(), UtilizationCounts()
+        self._last_step = self._window_start = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count a micro-batch; at the end of a window reduce and log."""
+        routing = outputs.get("routing") if isinstance(outputs, dict) else None
+        if routing is None or not self._active:
+            return
+        self._window.update(routing, batch["degradation"])
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        if step % self.every_n_steps == 0:
+            self._close_window(tensorboard_writer(trainer), step)
+        if step % self.figure_every_n_steps == 0:
+            self._draw(tensorboard_writer(trainer), step)
+
+    def _close_window(self, writer: SummaryWriter | None, step: int) -> None:
+        """Reduce over ranks, which all take part, and log where there is a writer."""
+        self._window.all_reduce()
+        statistics = utilization(self._window)
+        self._since_figure.add(self._window)
+        self._window.reset()
+        self._grow_older(statistics, step - self._window_start)
+        self._window_start = step
+        if writer is None:
+            return
+        if not self._laid_out:
+            writer.add_custom_scalars(scalar_layout(len(statistics.gate_MG), statistics.groups))
+            self._laid_out = True
+        for tag, value in {**self._summary(statistics), **self._detail(statistics)}.items():
+            writer.add_scalar(tag, value, step)
+
+    def _grow_older(self, statistics: Utilization, steps: int) -> None:
+        """An expert in use is of age 0; an unused one ages by the length of the window."""
+        if self._age_MGE is None or self._age_MGE.shape != statistics.unused_MGE.shape:
+            self._age_MGE = torch.zeros(statistics.unused_MGE.shape, dtype=torch.int64)
+        self._age_MGE = torch.where(statistics.unused_MGE, self._age_MGE + steps, 0)
+
+    def _summary(self, statistics: Utilization) -> dict[str, float]:
+        """A dozen numbers for the whole model: means, and the worst gate."""
+        information, chance = statistics.information_MG, statistics.chance_MG
+        return {
+            "experts/max_violation_mean": statistics.max_violation_MG.mean().item(),
+            "experts/max_violation_worst": statistics.max_violation_MG.max().item(),
+            "experts/load_entropy_mean": statistics.load_entropy_MG.mean().item(),
+            "experts/load_entropy_worst": statistics.load_entropy_MG.min().item(),
+            "experts/dead": float((self._age_MGE >= self.dead_after).sum()),
+            "experts/dead_age_worst": float(self._age_MGE.max()),
+            "experts/image_entropy": statistics.image_entropy_MG.mean().item(),
+            "experts/gate_entropy": statistics.gate_entropy_M.mean().item(),
+            "experts/nmi_mean": information.mean().item(),
+            "experts/nmi_best": information.max().item(),
+            "experts/nmi_chance": chance.mean().item(),
+        }
+
+    def _detail(self, statistics: Utilization) -> dict[str, float]:
+        """Every gate and expert; the first part of a tag is its section on TensorBoard's page."""
+        scalars = {}
+        for block in range(len(statistics.gate_MG)):
+            for index, group in enumerate(statistics.groups):
+                place, at = f"block{block}/{group}", (block, index)
+                scalars[f"gates/{place}"] = statistics.gate_MG[at].item()
+                scalars[f"experts_max_violation/{place}"] = statistics.max_violation_MG[at].item()
+                scalars[f"experts_load_entropy/{place}"] = statistics.load_entropy_MG[at].item()
+                scalars[f"experts_image_entropy/{place}"] = statistics.image_entropy_MG[at].item()
+                scalars[f"experts_nmi/{place}"] = statistics.information_MG[at].item()
+                scalars[f"experts_nmi_chance/{place}"] = statistics.chance_MG[at].item()
+                scalars[f"experts_dead_age/{place}"] = float(self._age_MGE[at].max())
+                for expert in statistics.mask_GE[index].nonzero().flatten().tolist():
+                    scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
+                    scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()
+        return scalars
+
+    def _draw(self, writer: SummaryWriter | None, step: int) -> None:
+        """Figures of all closed windows since the last figures."""
+        if writer is not None and self._since_figure.table_DW is not None and self._since_figure.table_DW.any():
+            statistics = utilization(self._since_figure)
+            for block in range(len(statistics.gate_MG)):
+                writer.add_image(f"experts_map/block{block}", expert_map(statistics, block), step, dataformats="HWC")
+        self._since_figure.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ages of idle experts."""
+        return {"age": None if self._age_MGE is None else self._age_MGE.tolist()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the ages back."""
+        self._age_MGE = None if state_dict["age"] is None else torch.tensor(state_dict["age"])

@@ -1,0 +1,54 @@
+"""A few samples for the eye, spread over the degradation groups and the same at every look."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from bisect import insort
+from typing import Any
+
+
+class SpreadOverGroups:
+    """Keep at most ``limit`` items over as many groups as possible, chosen by a hash of their keys.
+
+    The choice depends neither on the order of the samples nor on their number per batch, and different groups show different scenes
+    although every group holds the same ones. With more groups than items, evenly spaced groups in the order of their names are shown.
+
+    Args:
+        limit: Most items in the end; while collecting there may be one for every group.
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"a choice of {limit} images shows nothing; ask for at least 1")
+        self.limit = limit
+        self._kept: dict[str, list[tuple[int, str, Any]]] = {}
+
+    def wants(self, group: str, key: str) -> bool:
+        """Whether a sample would be kept as things stand: worth making its picture."""
+        kept = self._kept.get(group, [])
+        return len(kept) < self._per_group(group) or (_rank(group, key), key) < kept[-1][:2]
+
+    def add(self, group: str, key: str, item: Any) -> None:
+        """Keep ``item``, and drop what there is no more room for."""
+        room = self._per_group(group)
+        insort(self._kept.setdefault(group, []), (_rank(group, key), key, item), key=lambda entry: entry[:2])
+        for entries in self._kept.values():
+            del entries[room:]
+
+    def _per_group(self, group: str) -> int:
+        """Items that each group may keep once ``group`` is among them."""
+        return math.ceil(self.limit / len(self._kept.keys() | {group}))
+
+    def chosen(self) -> list[tuple[str, str, Any]]:
+        """``(group, key, item)`` in the order of the groups' names."""
+        groups = sorted(self._kept)
+        if len(groups) > self.limit:
+            groups = [groups[int((index + 0.5) * len(groups) / self.limit)] for index in range(self.limit)]
+        rounds = [(place, group) for group in groups for place in range(len(self._kept[group]))]
+        taken = sorted(sorted(rounds)[: self.limit], key=lambda entry: (entry[1], entry[0]))
+        return [(group, *self._kept[group][place][1:]) for place, group in taken]
+
+
+def _rank(group: str, key: str) -> int:
+    return zlib.crc32(f"{group}/{key}".encode())

@@ -1,0 +1,61 @@
+"""Drawing strips: a title, and below it a row of pictures of one scene, each with its caption."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+_MARGIN = 8
+_PAPER, _INK, _SOFT = (255, 255, 255), (20, 20, 20), (105, 105, 105)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One scene: ``title``, and pictures (from `square`) with one caption each."""
+
+    title: str
+    pictures: list[Image.Image]
+    captions: list[str]
+
+
+def square(image: torch.Tensor, side: int) -> Image.Image:
+    """The central square of ``image [3, H, W]`` in 0..1, as an 8-bit picture of ``side`` pixels."""
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    edge = min(picture.size)
+    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+    picture = picture.crop((left, top, left + edge, top + edge))
+    return picture if edge == side else picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def draw_strips(strips: list[Strip], *, per_line: int = 1) -> Image.Image:
+    """Lay out strips of equally many pictures on white, ``per_line`` beside each other.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not strips:
+        raise ValueError("no strip to draw: no sample was offered; validate or test on at least one image")
+    side, columns = strips[0].pictures[0].width, max(len(strip.pictures) for strip in strips)
+    title_font, caption_font = _font(side // 13), _font(side // 17)
+    title_height, caption_height = int(title_font.size * 1.6), int(caption_font.size * 1.6)
+    width, height = columns * (side + _MARGIN) + 2 * _MARGIN, title_height + side + caption_height + _MARGIN
+    per_line = min(per_line, len(strips))
+    sheet = Image.new("RGB", (per_line * width, math.ceil(len(strips) / per_line) * height + _MARGIN), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for index, strip in enumerate(strips):
+        left, top = (index % per_line) * width + _MARGIN, (index // per_line) * height + _MARGIN
+        pen.text((left, top), strip.title, fill=_INK, font=title_font)
+        for column, (picture, caption) in enumerate(zip(strip.pictures, strip.captions, strict=True)):
+            at = left + column * (side + _MARGIN)
+            sheet.paste(picture, (at, top + title_height))
+            pen.text((at, top + title_height + side + 2), caption, fill=_SOFT, font=caption_font)
+    return sheet
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(max(10, size))

@@ -1,0 +1,250 @@
+"""How the experts are used: integer counts of what the gates chose, and the figures that are read from them.
+
+Everything is summed per class of degradation into one flat table, so a window of any length is reduced over ranks by one all-reduce and
+all statistics are marginals of the same sums. What is counted is what each gate *decided*, also in a group that a sparse outer gate left
+out for that image. A class is a distinct multi-hot vector, that is one combination of atoms: FoundIR's twenty groups and the clean image
+are twenty-one different classes. (ours)
+
+Shape legend: M blocks, G groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from mimdit.batch import ATOMS
+from mimdit.routing.routing import Routing
+
+DEAD_SHARE = 0.1
+"""An expert counts as unused below this share of the uniform load 1 / E."""
+
+
+class UtilizationCounts:
+    """Sums over a window of images; plain tensors on the device of the routing, no buffers: DDP overwrites buffers from rank 0.
+
+    ``update`` waits for nothing and copies nothing to the host. The table is fp64, in which counts stay exact up to 2**53.
+
+    Args:
+        atoms: Names of the columns of the multi-hot vector; at most 10, since the table has a row for each of the 2**A combinations.
+    """
+
+    def __init__(self, atoms: Sequence[str] = ATOMS) -> None:
+        if len(atoms) > 10:
+            raise ValueError(f"{len(atoms)} atoms make {2 ** len(atoms)} combinations, too many to count; name at most 10")
+        self.atoms = tuple(atoms)
+        self.groups: tuple[str, ...] = ()
+        self.mask_GE: torch.Tensor | None = None
+        self.table_DW: torch.Tensor | None = None
+        self.num_blocks = 0
+
+    def update(self, routing: Routing, degradation: torch.Tensor) -> None:
+        """Add a micro-batch.
+
+        Args:
+            routing: The record of B images; its tensors are read without gradient.
+            degradation: Multi-hot ``[B, A]``, 0 or 1.
+
+        Raises:
+            ValueError: ``degradation`` does not fit the atoms or the routing's number of images.
+        """
+        images = routing.inter.probs.shape[1]
+        if tuple(degradation.shape) != (images, len(self.atoms)):
+            raise ValueError(
+                f"degradation of shape {list(degradation.shape)} does not fit a routing of {images} images and {len(self.atoms)} atoms; "
+                f"pass the multi-hot [B, A] of the same micro-batch"
+            )
+        with torch.no_grad():
+            rows_BW = _image_rows(routing)
+            if self.table_DW is None:
+                self.table_DW = rows_BW.new_zeros(2 ** len(self.atoms), rows_BW.shape[1])
+                self.groups, self.mask_GE, self.num_blocks = routing.groups, routing.mask_GE, routing.inter.probs.shape[0]
+            powers_A = 2 ** torch.arange(len(self.atoms), device=rows_BW.device)
+            codes_B = ((degradation.detach().to(rows_BW.device) > 0.5) * powers_A).sum(dim=1)
+            self.table_DW.index_add_(0, codes_B, rows_BW)
+
+    def all_reduce(self) -> None:
+        """Sum the window over all ranks, in one collective that every rank must join; without torch.distributed nothing happens."""
+        if self.table_DW is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(self.table_DW)
+
+    def add(self, other: UtilizationCounts) -> None:
+        """Add the sums of another window of the same routing."""
+        if other.table_DW is None:
+            return
+        if self.table_DW is None:
+            self.groups, self.mask_GE, self.num_blocks = other.groups, other.mask_GE, other.num_blocks
+            self.table_DW = torch.zeros_like(other.table_DW)
+        self.table_DW += other.table_DW
+
+    def reset(self) -> None:
+        """Begin a new window."""
+        if self.table_DW is not None:
+            self.table_DW.zero_()
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """What a window of counts says; all tensors fp64 on the CPU. Padded experts are NaN in ``load`` and ``probability``. (ours where no source is named)
+
+    - ``load_MGE``: f, an expert's share of its gate's choices; each gate's shares sum to 1.
+    - ``probability_MGE``: P, mean probability before the selection.
+    - ``max_violation_MG``: max n / mean n - 1, 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
+    - ``load_entropy_MG``: H(f) / log E, 1 when balanced; 1 for a single expert.
+    - ``image_entropy_MG``: mean over images of H(p) / log E: 0 where every image is certain; 0 for a single expert.
+    - ``unused_MGE``: f < 0.1 / E; never true of padding.
+    - ``gate_MG``, ``gate_entropy_M``: the outer gates' mean weights, and mean per-image H / log G.
+    - ``joint_DMGE``: hits by class; ``gate_DMG``: mean outer weights of each class.
+    - ``information_MG``: normalised mutual information of class and expert; ``chance_MG`` what independence would give.
+    - ``classes``, ``class_images_D``: names such as ``lowlight+haze`` of the D classes seen, and their numbers of images.
+    """
+
+    groups: tuple[str, ...]
+    images: int
+    load_MGE: torch.Tensor
+    probability_MGE: torch.Tensor
+    max_violation_MG: torch.Tensor
+    load_entropy_MG: torch.Tensor
+    image_entropy_MG: torch.Tensor
+    unused_MGE: torch.Tensor
+    gate_MG: torch.Tensor
+    gate_entropy_M: torch.Tensor
+    joint_DMGE: torch.Tensor
+    gate_DMG: torch.Tensor
+    information_MG: torch.Tensor
+    chance_MG: torch.Tensor
+    mask_GE: torch.Tensor
+    classes: tuple[str, ...]
+    class_images_D: torch.Tensor
+
+    @property
+    def confusion_DMGE(self) -> torch.Tensor:
+        """Share of each expert in the choices that its gate made for one class: each ``[d, m, g]`` sums to 1 over E."""
+        return self.joint_DMGE / self.joint_DMGE.sum(dim=-1, keepdim=True)
+
+
+def utilization(counts: UtilizationCounts) -> Utilization:
+    """Compute the statistics of a window, already reduced over ranks where there are several.
+
+    Raises:
+        ValueError: the window holds no image.
+    """
+    table_DW = None if counts.table_DW is None else counts.table_DW.cpu()
+    if table_DW is None or not table_DW[:, -1].any():
+        raise ValueError("the window of expert counts is empty: update it with at least one micro-batch first")
+    seen = table_DW[:, -1].nonzero().flatten()
+    table_DW, mask_GE = table_DW[seen], counts.mask_GE.cpu()
+    images_D = table_DW[:, -1]
+    parts = _split(table_DW, counts.num_blocks, mask_GE)
+    images = images_D.sum()
+    joint_DMGE, sums = parts["hits"], {name: part.sum(dim=0) for name, part in parts.items()}
+    experts_G = mask_GE.sum(dim=-1).double()
+    load_MGE = sums["hits"] / sums["hits"].sum(dim=-1, keepdim=True)
+    information_MG, chance_MG = normalized_mutual_information(joint_DMGE.movedim(0, -2), images_D)
+    padding = ~mask_GE
+    return Utilization(
+        groups=group_labels(counts.groups),
+        images=int(images),
+        load_MGE=load_MGE.masked_fill(padding, math.nan),
+        probability_MGE=(sums["probs"] / images).masked_fill(padding, math.nan),
+        max_violation_MG=load_MGE.amax(dim=-1) * experts_G - 1,
+        load_entropy_MG=_relative_entropy(_entropy(load_MGE), experts_G, single=1.0),
+        image_entropy_MG=_relative_entropy(sums["entropy"] / images, experts_G, single=0.0),
+        unused_MGE=(load_MGE < DEAD_SHARE / experts_G[:, None]) & mask_GE,
+        gate_MG=sums["gates"] / images,
+        gate_entropy_M=_relative_entropy(sums["gate_entropy"] / images, torch.tensor(float(len(counts.groups))), single=0.0),
+        joint_DMGE=joint_DMGE,
+        gate_DMG=parts["gates"] / images_D[:, None, None],
+        information_MG=information_MG,
+        chance_MG=chance_MG,
+        mask_GE=mask_GE,
+        classes=tuple(class_name(int(code), counts.atoms) for code in seen),
+        class_images_D=images_D,
+    )
+
+
+def normalized_mutual_information(joint_DE: torch.Tensor, images_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mutual information of class and expert over ``min(H(D), H(E))``, and what chance alone would give.
+
+    A finite sample of independent variables shows some information. For one choice per image its mean is ``(D - 1)(E - 1) / 2N``
+    (Miller 1955); with k different choices per image the hits of one image exclude each other and it is ``(D - 1)(E - k) / 2kN`` (ours:
+    the same expansion with the variance ``k f (1 - k f)`` of one image's hits). Only experts with any hit count into E. Both values are 0
+    where only one class or one expert was seen, and ``chance`` is at most 1.
+
+    Args:
+        joint_DE: Hits ``[..., D, E]``, k for every image.
+        images_D: Images of each class ``[D]``.
+
+    Returns:
+        Information and its chance level, each ``[...]`` in 0..1.
+    """
+    hits = joint_DE.sum(dim=(-2, -1), keepdim=True)
+    joint = joint_DE / hits
+    classes_D, experts_E = joint.sum(dim=-1), joint.sum(dim=-2)
+    independent = classes_D[..., :, None] * experts_E[..., None, :]
+    information = (torch.xlogy(joint, joint) - torch.xlogy(joint, independent)).sum(dim=(-2, -1)).clamp(min=0)
+    chosen = hits[..., 0, 0] / images_D.sum()
+    used = (experts_E > 0).sum(dim=-1)
+    bias = (len(images_D) - 1) * (used - chosen).clamp(min=0) / (2 * chosen * images_D.sum())
+    most = torch.minimum(_entropy(classes_D), _entropy(experts_E))
+    # Rounding leaves a constant distribution an entropy of some 1e-16: that is zero.
+    informative = most > 1e-9
+    most = torch.where(informative, most, 1.0)
+    return (informative * information / most), (informative * bias / most).clamp(max=1)
+
+
+def class_name(code: int, atoms: Sequence[str] = ATOMS) -> str:
+    """Name of a combination of atoms from its bits, the first atom the lowest: 0 is ``clean``."""
+    return "+".join(atom for bit, atom in enumerate(atoms) if code >> bit & 1) or "clean"
+
+
+def group_labels(groups: Sequence[str]) -> tuple[str, ...]:
+    """Distinct labels for groups: repeated kinds, as in a homogeneous model, are numbered."""
+    return tuple(f"{name}{index}" if list(groups).count(name) > 1 else name for index, name in enumerate(groups))
+
+
+def _image_rows(routing: Routing) -> torch.Tensor:
+    """One row per image, fp64 ``[B, W]``: hits, probabilities, entropies, outer weights, outer entropy, and a one; see `_split`."""
+    intra, inter, mask_GE = routing.intra, routing.inter, routing.mask_GE
+    hits_MGBE = torch.zeros_like(intra.probs).scatter_(-1, intra.indices, 1.0) * mask_GE[:, None]
+    blocks_MBW = torch.cat(
+        [
+            hits_MGBE.movedim(2, 1).flatten(2),
+            intra.probs.movedim(2, 1).flatten(2),
+            _entropy(intra.probs).transpose(1, 2),
+            inter.weights,
+            _entropy(inter.probs)[..., None],
+        ],
+        dim=-1,
+    )
+    rows_BW = blocks_MBW.transpose(0, 1).flatten(1).double()
+    return torch.cat([rows_BW, rows_BW.new_ones(len(rows_BW), 1)], dim=1)
+
+
+def _split(table_DW: torch.Tensor, num_blocks: int, mask_GE: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The table's columns by name, in the order that `_image_rows` wrote them."""
+    num_groups, num_experts = mask_GE.shape
+    blocks_DMW = table_DW[:, :-1].unflatten(1, (num_blocks, -1))
+    hits, probs, entropy, gates, gate_entropy = blocks_DMW.split([mask_GE.numel(), mask_GE.numel(), num_groups, num_groups, 1], dim=-1)
+    shape = (num_groups, num_experts)
+    return {
+        "hits": hits.unflatten(-1, shape),
+        "probs": probs.unflatten(-1, shape),
+        "entropy": entropy,
+        "gates": gates,
+        "gate_entropy": gate_entropy[..., 0],
+    }
+
+
+def _entropy(probs: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats over the last axis."""
+    return torch.special.entr(probs).sum(dim=-1)
+
+
+def _relative_entropy(entropy: torch.Tensor, choices: torch.Tensor, *, single: float) -> torch.Tensor:
+    """Entropy over its maximum ``log(choices)``; ``single`` where there is but one choice."""
+    return torch.where(choices > 1, entropy / choices.clamp(min=2).log(), single)
