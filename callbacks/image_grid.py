@@ -53,7 +53,8 @@ class ImageGrid(L.Callback):
     def _strip(self, outputs: dict, batch: Any, index: int) -> Strip:
         images = {"input": batch["lq"], "estimate": outputs.get("estimate"), "output": outputs["restored"], "truth": batch["gt"]}
         images = {name: image[index] for name, image in images.items() if image is not None}
-        captions = [name if name == "truth" else f"{name}  {psnr(image[None], images['truth'][None]).item():.2f} dB" for name, image in images.items()]
+        captions = [f"{name}  {psnr(image[None], images['truth'][None]).item():.2f} dB" for name, image in images.items()]
+        captions[-1] = "truth"
         title = f"{batch['group'][index]}   {batch['key'][index]}"
         return Strip(title, [square(image, self.side) for image in images.values()], captions)
 

@@ -110,12 +110,14 @@ def _log_scores(pl_module: L.LightningModule, prefix: str, scores: dict[str, flo
     named["psnr_gain"] = scores["psnr_output"] - scores["psnr_input"]
     for name, value in named.items():
         # The mean of equal values: it only tells Lightning that they are the same on all ranks.
-        pl_module.log(f"{prefix}/{name}", torch.tensor(value, device=pl_module.device), sync_dist=True, prog_bar=f"{prefix}/{name}" == "val/psnr_output")
+        tag, on_bar = f"{prefix}/{name}", (prefix, name) == ("val", "psnr_output")
+        pl_module.log(tag, torch.tensor(value, device=pl_module.device), sync_dist=True, prog_bar=on_bar)
 
 
 def _settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     """What the numbers depend on, as far as the module tells: its seed and its sampler."""
     noted: dict[str, Any] = {"seed": getattr(pl_module, "seed", None), "ranks": trainer.world_size, "precision": str(trainer.precision)}
     if hasattr(pl_module, "flow"):
-        noted["sampler"] = {name: value for name, value in vars(pl_module.flow).items() if isinstance(value, str | int | float | bool | None)}
+        plain = str | int | float | bool | None
+        noted["sampler"] = {name: value for name, value in vars(pl_module.flow).items() if isinstance(value, plain)}
     return noted | {"checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path), "torch": torch.__version__}

@@ -51,7 +51,8 @@ class Showcase(L.Callback):
 
     def _strip(self, outputs: dict, batch: Any, index: int) -> Strip:
         degraded, restored, truth = batch["lq"][index], outputs["restored"][index], batch["gt"][index]
-        captions = [f"{name}  {psnr(image[None], truth[None]).item():.1f} dB" for name, image in (("input", degraded), ("output", restored))]
+        compared = {"input": degraded, "output": restored}
+        captions = [f"{name}  {psnr(image[None], truth[None]).item():.1f} dB" for name, image in compared.items()]
         pictures = [square(image, self.side) for image in (degraded, restored, truth)]
         return Strip(readable_group(batch["group"][index]), pictures, [*captions, "truth"])
 

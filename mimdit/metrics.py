@@ -55,5 +55,5 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 def _as_eight_bit(images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as whole numbers 0..255 in fp32."""
     if images.shape != truth.shape:
-        raise ValueError(f"images of shape {list(images.shape)} cannot be compared with a truth of shape {list(truth.shape)}; make them equal")
+        raise ValueError(f"images of shape {list(images.shape)} and {list(truth.shape)} cannot be compared; make them equal")
     return tuple((tensor.detach().float().clamp(0, 1) * 255).round() for tensor in (images, truth))

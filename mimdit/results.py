@@ -52,5 +52,6 @@ def _mean(rows: list[Row]) -> dict[str, float | int]:
     for row in rows:
         broken = [name for name in names if not math.isfinite(row[name])]
         if broken:
-            raise ValueError(f"{broken[0]} of image {row.get('group')}/{row.get('key')} is {row[broken[0]]}: the model returned values that are no numbers")
+            image = f"{row.get('group')}/{row.get('key')}"
+            raise ValueError(f"{broken[0]} of image {image} is {row[broken[0]]}: the model returned values that are no numbers")
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names} | {"images": len(rows)}

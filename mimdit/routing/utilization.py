@@ -89,7 +89,9 @@ class UtilizationCounts:
 
 @dataclass(frozen=True)
 class Utilization:
-    """What a window of counts says; all tensors fp64 on the CPU. Padded experts are NaN in ``load`` and ``probability``. (ours where no source is named)
+    """What a window of counts says; all tensors fp64 on the CPU. (ours where no source is named)
+
+    Padded experts are NaN in ``load_MGE`` and ``probability_MGE``.
 
     - ``load_MGE``: f, an expert's share of its gate's choices; each gate's shares sum to 1.
     - ``probability_MGE``: P, mean probability before the selection.
