@@ -1,0 +1,32 @@
+"""From decoded pairs to the `mimdit.batch.Batch` that the model sees."""
+
+import numpy as np
+import torch
+
+from datamodules.decoding import Pair
+from mimdit.batch import Batch
+
+
+def collate(pairs: list[Pair]) -> Batch:
+    """Stack pairs of one size to a batch of float32 ``[B, 3, H, W]`` in 0..1.
+
+    Raises:
+        ValueError: The pairs differ in size.
+    """
+    shapes = {pair.key: pair.lq.shape[:2] for pair in pairs}
+    if len(set(shapes.values())) > 1:
+        listing = ", ".join(f"{key} is {width}x{height}" for key, (height, width) in shapes.items())
+        raise ValueError(f"Images of different sizes cannot be one batch: {listing}. Set eval_batch_size to 1.")
+    return Batch(
+        lq=_stack([pair.lq for pair in pairs]),
+        gt=_stack([pair.gt for pair in pairs]),
+        degradation=torch.from_numpy(np.stack([pair.degradation for pair in pairs])),
+        group=[pair.group for pair in pairs],
+        key=[pair.key for pair in pairs],
+    )
+
+
+def _stack(images: list[np.ndarray]) -> torch.Tensor:
+    """Turn uint8 ``[H, W, 3]`` images into one float32 ``[B, 3, H, W]`` tensor in 0..1."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return stacked.float().div_(255)

@@ -1,0 +1,67 @@
+"""From a stored sample to two aligned uint8 images and what degraded the one."""
+
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datamodules.shards import RawSample
+from mimdit.batch import ATOMS
+
+
+class BadSampleError(ValueError):
+    """A sample that cannot be used: missing parts, an undecodable image, sizes that differ; names shard and key."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A decoded sample: ``lq`` and ``gt`` are uint8 RGB ``[H, W, 3]`` of one size, ``degradation`` a float32 multi-hot ``[A]``."""
+
+    key: str
+    group: str
+    lq: np.ndarray
+    gt: np.ndarray
+    degradation: np.ndarray
+
+
+def decode_image(data: bytes | None, name: str) -> np.ndarray:
+    """Decode an image to uint8 RGB ``[H, W, 3]``; the format is told by the first bytes, the EXIF orientation is applied.
+
+    Grey and palette images become RGB, 16 bits become 8, transparency is dropped.
+
+    Raises:
+        BadSampleError: There are no bytes or they are not a whole image; ``name`` says of what.
+    """
+    if not data:
+        raise BadSampleError(f"{name} is missing.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise BadSampleError(f"{name} cannot be decoded ({error}).") from error
+    if image is None:
+        raise BadSampleError(f"{name} cannot be decoded: its {len(data)} bytes are not a whole image.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_pair(sample: RawSample) -> Pair:
+    """Decode a stored sample.
+
+    Raises:
+        BadSampleError: A part is missing, cannot be decoded or names an unknown atom, or the two images differ in size.
+    """
+    if not sample.json:
+        raise BadSampleError(f"The json of {sample.place} is missing.")
+    try:
+        fields = json.loads(sample.json)
+        group, atoms = str(fields["group"]), [str(atom) for atom in fields["atoms"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BadSampleError(f"The json of {sample.place} is not valid ({type(error).__name__}: {error}).") from error
+    if unknown := set(atoms) - set(ATOMS):
+        raise BadSampleError(f"The json of {sample.place} names unknown atoms {sorted(unknown)}; known are {list(ATOMS)}.")
+    lq = decode_image(sample.lq, f"The lq image of {sample.place}")
+    gt = decode_image(sample.gt, f"The gt image of {sample.place}")
+    if lq.shape != gt.shape:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (lq, gt)]
+        raise BadSampleError(f"The images of {sample.place} differ in size: lq is {sizes[0]}, gt is {sizes[1]} (width x height).")
+    return Pair(sample.key, group, lq, gt, np.array([atom in atoms for atom in ATOMS], np.float32))

@@ -1,0 +1,246 @@
+"""The LightningDataModule of image restoration: an endless, resumable training stream and fixed evaluation lists."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.collation import collate
+from datamodules.evaluation import EvaluationPairs, ShareSampler
+from datamodules.line import Line
+from datamodules.progress import Progress
+from datamodules.shards import ShardIndex
+from datamodules.stream import StreamBatch, StreamLoader, TrainStream, one_thread
+from datamodules.stream_state import check_state, gather_state
+
+_FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
+
+
+class RestorationDataModule(L.LightningDataModule):
+    """Pairs of degraded and clean images from folders of shards, as `mimdit.batch.Batch`; pretraining reads only their ``gt``.
+
+    Training is endless: give ``trainer.max_steps``. Its order and its crops depend on ``seed`` and on the number of consumers
+    (ranks × worker processes) alone, and a checkpoint continues it with the very next batch. The same number of consumers is needed then.
+
+    Args:
+        train: Folder of training shards, or null.
+        validation: Folder of validation shards, or null.
+        test: Folder of test shards, also used by predict, or null.
+        batch_size: Training pairs a batch and rank.
+        eval_batch_size: Pairs a batch in validation, test and predict; above 1 all images need one size.
+        crop: Side of the random square training crop in pixels.
+        flip: Whether training pairs are turned and mirrored at random (8 ways).
+        num_workers: Worker processes a rank for training; 0 reads in the training process.
+        eval_num_workers: Worker processes a rank for validation, test and predict.
+        prefetch: Batches each worker process prepares ahead.
+        pin_memory: Whether to use page-locked memory where there is an accelerator.
+        multiprocessing_context: How worker processes start: fork, spawn, forkserver; null is the platform's default.
+        seed: Seed of order, crops and flips.
+        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops.
+        overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
+            (Lightning's overfit_batches does not work on an endless stream.)
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int = 1,
+        crop: int = 96,
+        flip: bool = True,
+        num_workers: int = 2,
+        eval_num_workers: int = 1,
+        prefetch: int = 2,
+        pin_memory: bool = True,
+        multiprocessing_context: str | None = None,
+        seed: int = 0,
+        max_bad_samples: int = 100,
+        overfit: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("crop", crop, 1),
+            ("num_workers", num_workers, 0),
+            ("eval_num_workers", eval_num_workers, 0),
+            ("prefetch", prefetch, 1),
+            ("max_bad_samples", max_bad_samples, 0),
+            ("overfit", overfit, 0),
+        ):
+            if value < least:
+                raise ValueError(f"data.{name} is {value}; it must be at least {least}.")
+        self.folders = {"train": train, "validation": validation, "test": test}
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.crop, self.flip = crop, flip
+        self.num_workers, self.eval_num_workers = num_workers, eval_num_workers
+        self.prefetch, self.pin_memory = prefetch, pin_memory
+        self.multiprocessing_context = multiprocessing_context
+        self.seed = seed
+        self.max_bad_samples = max_bad_samples
+        self.overfit = overfit
+        self._indices: dict[str, ShardIndex] = {}
+        self._progress: Progress | None = None
+        self._loaded: dict[str, Any] = {}
+        self._step: int | None = None
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def setup(self, stage: str) -> None:
+        """Check the folders a stage needs and, to fit, that training ends and its batches are counted.
+
+        Raises:
+            ShardError: A folder or shard is missing, or a shard was cut short.
+            ValueError: No training folder is set, or the trainer's limits do not fit an endless stream.
+        """
+        for name in _FOLDERS[stage]:
+            if self.folders[name] is not None:
+                self._index(name)
+        if stage == "fit" and self.trainer:
+            self._index("train")
+            _check_length(self.trainer)
+            if self.trainer.global_step == 0:
+                self._progress = None
+            if not any(isinstance(callback, _CountConsumed) for callback in self.trainer.callbacks):
+                # First in the row: what was consumed must be known before a ModelCheckpoint saves it.
+                self.trainer.callbacks.insert(0, _CountConsumed())
+
+    def train_dataloader(self) -> StreamLoader:
+        """Return the endless stream, from its start or from where the last completed step left it.
+
+        Raises:
+            ValueError: The loaded state is of other data, another seed or another number of consumers.
+        """
+        index = self._index("train")
+        workers = max(1, self.num_workers)
+        if self._progress is None:
+            self._progress = Progress(workers)
+        if self._loaded:
+            check_state(self._loaded, self._identity())
+            self._progress.load_state_dict(self._loaded["ranks"][self._rank])
+            self._loaded = {}
+        stream = TrainStream(
+            Line(index, seed=self.seed),
+            batch_size=self.batch_size,
+            crop=self.crop,
+            flip=self.flip,
+            frozen=self.overfit > 0,
+            rank=self._rank,
+            world_size=self._world_size,
+            num_workers=self.num_workers,
+            max_bad_samples=self.max_bad_samples,
+        )
+        return StreamLoader(stream, self._progress, persistent_workers=self.num_workers > 0, **self._loading(self.num_workers))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return this rank's share of the validation pairs, none where no folder is set."""
+        return self._evaluation("validation") if self.folders["validation"] is not None else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Return this rank's share of the test pairs."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return this rank's share of the test pairs."""
+        return self._evaluation("test")
+
+    def mark_consumed(self, batch: StreamBatch) -> None:
+        """Note that a training batch went through its step; it counts once the optimizer has stepped.
+
+        Under a Trainer this is called for every batch by itself. In a loop of your own, call it after each step.
+        """
+        assert self._progress is not None
+        self._progress.deliver(batch["position"])
+        step = self.trainer.global_step if self.trainer else None
+        if step is None or step != self._step:
+            self._progress.commit()
+            self._step = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every rank's position in the stream. Gathers over the ranks, so all of them must call it, as Lightning's saving does."""
+        if self._progress is None:
+            return self._loaded
+        return {**self._identity(), "ranks": gather_state(self._progress.state_dict())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next `train_dataloader` continue from a state; there each rank picks its own part."""
+        self._loaded = state_dict
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be equal for a state to be continued."""
+        return {
+            "fingerprint": self._index("train").fingerprint,
+            "seed": self.seed,
+            "world_size": self._world_size,
+            "workers": max(1, self.num_workers),
+        }
+
+    def _index(self, name: str) -> ShardIndex:
+        """Load a folder's index once."""
+        folder = self.folders[name]
+        if folder is None:
+            raise ValueError(f"data.{name} is not set. Give a folder of shards, such as one that `mimdit shards quickstart` wrote.")
+        if name not in self._indices:
+            index = ShardIndex.load(Path(folder))
+            self._indices[name] = index.first(self.overfit) if name == "train" and self.overfit else index
+        return self._indices[name]
+
+    def _evaluation(self, name: str) -> DataLoader:
+        """Return a loader over a fixed list of pairs, shared out over the ranks."""
+        pairs = EvaluationPairs(self._index(name))
+        sampler = ShareSampler(pairs, num_replicas=self._world_size, rank=self._rank, shuffle=False) if self._world_size > 1 else None
+        return DataLoader(
+            pairs,
+            batch_size=self.eval_batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            worker_init_fn=one_thread,
+            **self._loading(self.eval_num_workers),
+        )
+
+    def _loading(self, workers: int) -> dict[str, Any]:
+        """Return the DataLoader arguments that depend on the machine."""
+        return {
+            "num_workers": workers,
+            "prefetch_factor": self.prefetch if workers else None,
+            "multiprocessing_context": self.multiprocessing_context if workers else None,
+            "pin_memory": self.pin_memory and torch.cuda.is_available(),
+        }
+
+
+class _CountConsumed(L.Callback):
+    """Tells the datamodule which batches went through their step, before any checkpoint of that step is written."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.datamodule._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: StreamBatch, batch_idx: int
+    ) -> None:
+        trainer.datamodule.mark_consumed(batch)
+
+
+def _check_length(trainer: L.Trainer) -> None:
+    """Refuse limits that an endless stream never reaches."""
+    if trainer.overfit_batches:
+        raise ValueError(
+            f"trainer.overfit_batches is {trainer.overfit_batches}, but it does not repeat batches of an endless stream. "
+            "Set data.overfit to a number of samples instead."
+        )
+    bounded_epochs = isinstance(trainer.limit_train_batches, int) and not isinstance(trainer.limit_train_batches, bool)
+    if trainer.max_steps == -1 and trainer.max_epochs != -1 and not bounded_epochs:
+        raise ValueError(
+            f"trainer.max_epochs is {trainer.max_epochs} and trainer.max_steps is not set, but the training stream is endless: an epoch "
+            "of the Trainer would never end. Set trainer.max_steps (or max_time), with val_check_interval as an integer and "
+            "check_val_every_n_epoch null."
+        )

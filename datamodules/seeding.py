@@ -1,0 +1,11 @@
+"""Random generators that are named, not counted: what they draw does not depend on who draws before."""
+
+import hashlib
+
+import numpy as np
+
+
+def named_rng(*names: str | int) -> np.random.Generator:
+    """Return the generator that belongs to a tuple of names, the same in every process and on every machine."""
+    digest = hashlib.blake2b("/".join(str(name) for name in names).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))

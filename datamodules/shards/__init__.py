@@ -1,0 +1,26 @@
+"""The shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder.
+
+A sample is ``<key>.lq.png|jpg``, ``<key>.gt.png|jpg`` and ``<key>.json``; the key is ``<group>/<name>`` and holds no dot. The json says
+``group``, ``atoms`` (a list out of `mimdit.batch.ATOMS`), ``width``, ``height`` and whatever else its maker knew. (ours)
+"""
+
+from datamodules.shards.index import INDEX_NAME, SCHEMA, ShardEntry, ShardError, ShardIndex
+from datamodules.shards.reader import RawSample, parse_sample, read_shard
+from datamodules.shards.sidecar import SampleSpan, Sidecar, sidecar_path
+from datamodules.shards.writer import shard_name, write_shard
+
+__all__ = [
+    "INDEX_NAME",
+    "SCHEMA",
+    "RawSample",
+    "SampleSpan",
+    "ShardEntry",
+    "ShardError",
+    "ShardIndex",
+    "Sidecar",
+    "parse_sample",
+    "read_shard",
+    "shard_name",
+    "sidecar_path",
+    "write_shard",
+]

@@ -1,0 +1,149 @@
+"""``index.json``: what a folder of shards holds, and the checks that it still holds it."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mimdit.files import replace_when_whole
+
+INDEX_NAME = "index.json"
+SCHEMA = 1
+"""Version of the layout of index, sidecars and tars; a reader refuses any other."""
+
+
+class ShardError(ValueError):
+    """A folder of shards that is missing, damaged or of another version; says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One tar of the index: its file name, its group, how many samples and bytes it holds, and the SHA-256 of those bytes."""
+
+    name: str
+    group: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The shards of one folder, sorted by name, with the options that made them.
+
+    ``samples`` of an entry may be below what its tar holds (`first`); the tar's size is always checked in full.
+    """
+
+    folder: Path
+    shards: tuple[ShardEntry, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ShardIndex":
+        """Read ``folder/index.json`` and compare every listed tar's size with it.
+
+        A tar that was cut short is read by webdataset without an error, hence the comparison.
+
+        Raises:
+            ShardError: The folder, the index or a listed tar is missing, the index is of another schema version or not valid, or a
+                tar has another size than listed.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ShardError(f"The shard folder {folder} does not exist. Give a folder that `mimdit shards …` has written, or write it.")
+        index = cls(folder, *_parse(folder / INDEX_NAME))
+        index.check_sizes()
+        return index
+
+    def save(self) -> None:
+        """Write ``index.json`` into the folder, whole or not at all."""
+        content = {
+            "schema": SCHEMA,
+            "options": self.options,
+            "samples": self.samples,
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+        }
+        with replace_when_whole(self.folder / INDEX_NAME) as path:
+            path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def check_sizes(self) -> None:
+        """Compare every listed tar's size on disk with the index.
+
+        Raises:
+            ShardError: A tar is missing or has another size.
+        """
+        for shard in self.shards:
+            path = self.path(shard)
+            if not path.is_file():
+                raise ShardError(f"The shard {path} is listed in {INDEX_NAME} but missing. Copy it again or write the folder anew.")
+            if (size := path.stat().st_size) != shard.bytes:
+                raise ShardError(
+                    f"The shard {path} has {size} bytes but {INDEX_NAME} lists {shard.bytes}: it was cut short or replaced. "
+                    "Copy it again or write the folder anew."
+                )
+
+    def path(self, shard: ShardEntry) -> Path:
+        """Return where the tar of an entry lies."""
+        return self.folder / shard.name
+
+    @property
+    def samples(self) -> int:
+        """Number of samples over all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def groups(self) -> dict[str, list[ShardEntry]]:
+        """The shards by group, groups and shards in the order of their names."""
+        groups: dict[str, list[ShardEntry]] = {}
+        for shard in sorted(self.shards, key=lambda shard: (shard.group, shard.name)):
+            groups.setdefault(shard.group, []).append(shard)
+        return groups
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sample counts and checksums: equal when and only when the samples and their order are."""
+        listing = [(shard.name, shard.group, shard.samples, shard.sha256) for shard in self.shards]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    def first(self, count: int) -> "ShardIndex":
+        """Return an index of only ``count`` samples, spread evenly over the groups, the first of each group.
+
+        Raises:
+            ValueError: ``count`` is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"Cannot keep the first {count} samples; give a number of at least 1.")
+        groups = self.groups
+        sizes = {group: sum(shard.samples for shard in shards) for group, shards in groups.items()}
+        quota = dict.fromkeys(groups, 0)
+        for _ in range(min(count, self.samples)):
+            # The least filled group that has samples left; ties go to the earlier name.
+            group = min((group for group in groups if quota[group] < sizes[group]), key=lambda group: quota[group])
+            quota[group] += 1
+        kept = []
+        for group, shards in groups.items():
+            for shard in shards:
+                taken = min(shard.samples, quota[group])
+                quota[group] -= taken
+                if taken:
+                    kept.append(dataclasses.replace(shard, samples=taken))
+        return dataclasses.replace(self, shards=tuple(kept))
+
+
+def _parse(path: Path) -> tuple[tuple[ShardEntry, ...], dict[str, Any]]:
+    """Read shards and options from an index file."""
+    if not path.is_file():
+        raise ShardError(
+            f"{path} is missing, so {path.parent} is not a finished folder of shards. Let `mimdit shards …` finish writing it."
+        )
+    try:
+        content = json.loads(path.read_text())
+        schema = content["schema"]
+        if schema == SCHEMA:
+            shards = tuple(sorted((ShardEntry(**shard) for shard in content["shards"]), key=lambda shard: shard.name))
+            return shards, content["options"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ShardError(f"{path} is not a shard index ({type(error).__name__}: {error}). Write the folder anew.") from error
+    raise ShardError(f"{path} has schema version {schema!r}; this version of the project reads {SCHEMA}. Write the folder anew.")

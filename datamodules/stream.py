@@ -1,0 +1,157 @@
+"""The endless training stream: batches cut from the line by the workers, each batch carrying its reader's position.
+
+A consumer is one worker process of one rank (without worker processes: the rank itself); there are ``world_size × max(1, num_workers)`` of
+them. Its position is (epoch, offset in its slice of that epoch's line), and that is all there is to its state. (ours)
+"""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from datamodules.augmentation import crop_and_flip
+from datamodules.bad_samples import BadSamples, TooManyBadSamplesError
+from datamodules.collation import collate
+from datamodules.decoding import BadSampleError, Pair, decode_pair
+from datamodules.line import Line
+from datamodules.progress import Progress
+from datamodules.seeding import named_rng
+from datamodules.shards import RawSample
+from mimdit.batch import Batch
+
+_log = logging.getLogger(__name__)
+
+
+class StreamBatch(Batch):
+    """A training batch and where its consumer stands after it: [consumer, epoch, offset], plain integers that stay off the device."""
+
+    position: list[int]
+
+
+class TrainStream(IterableDataset):
+    """Whole batches of decoded, cropped pairs, without end.
+
+    Rank and world size are given, never looked up: in a spawned worker there is neither a process group nor an environment to ask, and
+    every rank would read the same.
+
+    Args:
+        line: The order of the samples.
+        batch_size: Pairs a batch.
+        crop: Side of the random square window in pixels.
+        flip: Whether to turn and mirror at random.
+        frozen: Whether to draw crops and flips once for all epochs (for overfitting on purpose).
+        rank: This process's number.
+        world_size: How many processes train.
+        num_workers: Worker processes of this rank; 0 reads in the training process.
+        max_bad_samples: Distinct unusable samples tolerated.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        batch_size: int,
+        crop: int,
+        flip: bool = True,
+        frozen: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        max_bad_samples: int = 100,
+    ) -> None:
+        super().__init__()
+        self.line = line
+        self.batch_size = batch_size
+        self.crop = crop
+        self.flip = flip
+        self.frozen = frozen
+        self.rank = rank
+        self.workers = max(1, num_workers)
+        self.consumers = world_size * self.workers
+        self.max_bad_samples = max_bad_samples
+        # Shared memory: persistent workers keep their copy of this dataset, and must learn where a new iteration starts.
+        self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
+        self.start_from(Progress(self.workers))
+
+    def start_from(self, progress: Progress) -> None:
+        """Let the next iteration continue where ``progress`` stands.
+
+        The DataLoader asks worker 0 first, always; so worker 0 takes the consumer whose turn it is.
+        """
+        for worker in range(self.workers):
+            consumer = (progress.turn + worker) % self.workers
+            self._starts[worker] = torch.tensor([consumer, *progress.positions[consumer]])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield `StreamBatch`es, each with a further entry ``bad``: the (place, reason) of what was skipped since the last."""
+        info = get_worker_info()
+        local, *start = self._starts[info.id if info else 0].tolist()
+        consumer = self.rank * self.workers + local
+        bad = BadSamples(self.max_bad_samples)
+        pairs: list[Pair] = []
+        skipped: list[tuple[str, str]] = []
+        unusable = 0
+        for epoch, offset, sample in self._samples(consumer, *start):
+            try:
+                pairs.append(self._pair(sample, epoch))
+                unusable = 0
+            except BadSampleError as error:
+                unusable += 1
+                skipped.append((sample.place, str(error)))
+                bad.add(*skipped[-1])
+                if unusable > len(self.line):
+                    raise TooManyBadSamplesError(f"No sample of {self.line.index.folder} can be used; the last one: {error}") from error
+            if len(pairs) == self.batch_size:
+                yield {**collate(pairs), "position": [consumer, epoch, offset], "bad": skipped}
+                pairs, skipped = [], []
+
+    def _samples(self, consumer: int, epoch: int, offset: int) -> Iterator[tuple[int, int, RawSample]]:
+        """Yield a consumer's samples from a position on, each with the position after it."""
+        for current in itertools.count(epoch):
+            start, stop = self.line.bounds(current, consumer, self.consumers)
+            first, offset = start + offset, 0
+            for place, sample in enumerate(self.line.read(current, first, stop), first + 1):
+                yield current, place - start, sample
+
+    def _pair(self, sample: RawSample, epoch: int) -> Pair:
+        """Decode and crop a sample, with the draws that belong to its key and epoch."""
+        rng = named_rng(self.line.seed, 0 if self.frozen else epoch, "sample", sample.key)
+        return crop_and_flip(decode_pair(sample), self.crop, rng, flip=self.flip)
+
+
+class StreamLoader(DataLoader):
+    """A DataLoader over a `TrainStream` whose every iteration continues where the counted batches end, and which counts bad samples.
+
+    Args:
+        stream: The batches.
+        progress: What was consumed; read at the start of an iteration, never written here.
+        options: Further arguments of ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(self, stream: TrainStream, progress: Progress, **options: Any) -> None:
+        super().__init__(stream, batch_size=None, worker_init_fn=one_thread, **options)
+        self.progress = progress
+        self.bad = BadSamples(stream.max_bad_samples)
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        """Yield batches without end.
+
+        Raises:
+            TooManyBadSamplesError: This rank's workers met too many distinct samples that cannot be used.
+        """
+        self.progress.forget_pending()
+        self.dataset.start_from(self.progress)
+        for batch in super().__iter__():
+            for place, reason in batch.pop("bad"):
+                if self.bad.add(place, reason):
+                    _log.warning("Skipped training sample %d of at most %d: %s", len(self.bad.reasons), self.bad.limit, reason)
+            yield batch
+
+
+def one_thread(worker: int) -> None:
+    """Keep OpenCV to one thread in a worker process: its thread pool does not survive a fork, and cores are counted by workers."""
+    cv2.setNumThreads(0)
