@@ -1,0 +1,58 @@
+"""The estimate head."""
+
+import torch
+
+from mimdit.conditioner.estimate import EstimateHead, ToneCurve
+from tests.tiny_models import randomise
+
+POWERS = (0, 0.4, 1, 2)
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1, torch.randn(2, 8, 8, 8, generator=generator)
+
+
+def test_a_fresh_head_answers_the_degraded_latent_to_the_bit():
+    latents, hidden = inputs()
+    assert torch.equal(EstimateHead(3, 8, 2, tone_powers=POWERS)(latents, hidden), latents)
+
+
+def test_tone_is_a_sum_of_powers_with_coefficients_per_channel():
+    tone, (latents, hidden) = ToneCurve(3, 8, POWERS), inputs()
+    last = tone.coefficients[-1]
+    with torch.no_grad():
+        last.bias.copy_(torch.arange(12.0) / 10)  # power-major: c[j, channel] = (3 j + channel) / 10
+    y = (latents + 1) / 2
+    expected = torch.stack([sum((3 * j + c) / 10 * y[:, c].clamp_min(1e-3) ** p for j, p in enumerate(POWERS)) for c in range(3)], dim=1)
+    torch.testing.assert_close(tone(latents, hidden), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tone_is_global_so_the_same_value_moves_alike_everywhere():
+    tone, (latents, hidden) = ToneCurve(3, 8, POWERS), inputs()
+    randomise(tone, 0)
+    latents[:, :, 0, 0] = latents[:, :, 7, 9]
+    change = tone(latents, hidden)
+    assert torch.equal(change[:, :, 0, 0], change[:, :, 7, 9])
+
+
+def test_gradients_stay_finite_in_black_regions_and_on_constant_images():
+    head, (latents, hidden) = EstimateHead(3, 8, 2, tone_powers=POWERS), inputs()
+    randomise(head, 0)
+    latents = torch.full_like(latents, -1.0).requires_grad_()
+    hidden = torch.zeros_like(hidden).requires_grad_()
+    head(latents, hidden).square().sum().backward()
+    assert latents.grad.isfinite().all() and hidden.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_detail_lands_where_its_position_is():
+    head, (latents, hidden) = EstimateHead(3, 8, 2), inputs()
+    randomise(head, 0)
+    changed = hidden.clone()
+    changed[:, :, 5, 2] += 1
+    moved = (head(latents, changed) - head(latents, hidden)).abs().sum(dim=(0, 1)) > 0
+    rows, columns = moved.nonzero().T
+    assert moved.any()
+    # two 3x3 filters in a row reach two positions, each 2 pixels wide
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 0, 9)

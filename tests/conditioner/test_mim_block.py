@@ -1,0 +1,48 @@
+"""The MiM block and its parts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mimdit.conditioner.inter_moe import InterMoE
+from mimdit.conditioner.mim_block import ChannelNorm, FeedForward, MiMBlock
+from mimdit.routing.router import router_features
+from tests.tiny_models import randomise
+
+
+def images(channels=6):
+    return torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+def test_channel_norm_is_torchs_rms_norm_at_every_position():
+    norm = ChannelNorm(6)
+    randomise(norm, 0, scale=1.0)
+    expected = F.rms_norm(images().permute(0, 2, 3, 1), (6,), norm.scale.flatten(), eps=1e-6).permute(0, 3, 1, 2)
+    torch.testing.assert_close(norm(images()), expected)
+
+
+def test_channel_norm_keeps_the_type_and_sums_in_fp32():
+    half = (images() * 1000).half()
+    assert ChannelNorm(6)(half).dtype == torch.float16
+    torch.testing.assert_close(ChannelNorm(6)(half).float(), ChannelNorm(6)(half.float()), rtol=2e-3, atol=2e-3)
+
+
+def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
+    block = MiMBlock(6, InterMoE(6, 4, num_experts=3))
+    randomise(block, 0)
+    output, inter, intra, features = block(images())
+    torch.testing.assert_close(features, router_features(images()))
+    fused, expected_inter, expected_intra = block.inter_moe(block.norm1(images()), router_features(images()))
+    middle = images() + fused
+    torch.testing.assert_close(output, middle + block.feed_forward(block.norm2(middle)))
+    assert torch.equal(inter.logits, expected_inter.logits) and torch.equal(intra.logits, expected_intra.logits)
+
+
+@pytest.mark.parametrize("expansion", [1.0, 2.0])
+def test_feed_forward_sees_eight_neighbours_and_no_further(expansion):
+    layer, x = FeedForward(6, expansion), images().requires_grad_()
+    gradient = torch.autograd.grad(layer(x)[0, :, 4, 4].sum(), x)[0][0].abs().sum(0)
+    reached = torch.zeros(8, 8, dtype=torch.bool)
+    reached[3:6, 3:6] = True
+    assert torch.equal(gradient > 0, reached)
+    assert layer.out.weight.shape[1] == 6 * expansion
