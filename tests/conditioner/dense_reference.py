@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 
-def dense_intra_moe(kind: str, experts: torch.nn.Module, images: torch.Tensor, weights: torch.Tensor, *, shift: bool = False) -> torch.Tensor:
+def dense_intra_moe(
+    kind: str, experts: torch.nn.Module, images: torch.Tensor, weights: torch.Tensor, *, shift: bool = False
+) -> torch.Tensor:
     """``sum_e weights[b, e] * expert_e(images[b])`` for ``images [B, C, H, W]`` and ``weights [B, E]`` (zeros where not chosen)."""
     expert = {"spatial": spatial, "channel": channel, "swin": lambda *a: swin(*a, shift=shift), "se": squeeze_excitation}[kind]
     outputs = []

@@ -22,7 +22,8 @@ def run(seed=0, **options):
 def plain_sum(moe, images, intra, group_weights):
     """Every group as its dense reference, times the group's weight."""
     kinds = ("spatial", "channel", "swin", "se")
-    outputs = [dense_intra_moe(kind, group.experts, images, intra.weights[g]) for g, (kind, group) in enumerate(zip(kinds, moe.groups, strict=True))]
+    pairs = enumerate(zip(kinds, moe.groups, strict=True))
+    outputs = [dense_intra_moe(kind, group.experts, images, intra.weights[g]) for g, (kind, group) in pairs]
     return sum(group_weights[:, g, None, None, None] * output for g, output in enumerate(outputs))
 
 
