@@ -38,7 +38,9 @@ def test_token_order_is_the_transformers():
     assert (embed(changed) != embed(latents)).any(-1)[0].nonzero().flatten().tolist() == [2 * 6 + 1]
 
 
-@pytest.mark.parametrize(("blocks", "layers", "mapping"), [(1, 2, [0]), (2, 6, [0, 0, 0, 1, 1]), (3, 4, [0, 1, 2]), (4, 7, [0, 0, 1, 2, 2, 3])])
+@pytest.mark.parametrize(
+    ("blocks", "layers", "mapping"), [(1, 2, [0]), (2, 6, [0, 0, 0, 1, 1]), (3, 4, [0, 1, 2]), (4, 7, [0, 0, 1, 2, 2, 3])]
+)
 def test_a_fresh_scale_stretches_the_residuals_over_the_blocks_that_take_one(blocks, layers, mapping):
     residuals = [torch.randn(2, 5, 8) for _ in range(blocks)]
     stretched = TimestepScale(8, layers)(residuals, torch.tensor([0.1, 0.9]))

@@ -66,7 +66,9 @@ def gradients(loss, module):
     return torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
 
 
-@pytest.mark.parametrize(("token_patch", "patch_size", "multiple"), [(4, 2, 16), (8, 2, 16), (2, 2, 16), (2, 1, 8), (6, 2, 48), (16, 1, 16)])
+@pytest.mark.parametrize(
+    ("token_patch", "patch_size", "multiple"), [(4, 2, 16), (8, 2, 16), (2, 2, 16), (2, 1, 8), (6, 2, 48), (16, 1, 16)]
+)
 def test_the_multiple_fits_tokens_and_windows(token_patch, patch_size, multiple):
     conditioner = tiny_conditioner(token_patch=token_patch, patch_size=patch_size)
     assert conditioner.multiple == multiple
