@@ -8,6 +8,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 PSNR_OF_IDENTICAL = 100.0
 """dB given to images that agree in all 8-bit values, and the most that any pair gets: the true value has no bound."""
 
+_WINDOW = 11
+"""Pixels of a side of SSIM's window."""
+
 
 def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio in dB of each image, at most `PSNR_OF_IDENTICAL`.
@@ -32,8 +35,8 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Structural similarity of each image, the mean over its RGB channels (Wang et al. 2004; not on luma as pyiqa's default).
 
-    Gaussian window of 11 pixels with sigma 1.5, dynamic range 1 on the rounded values over 255, without the border that the window
-    overhangs.
+    Gaussian window of 11 pixels with sigma 1.5, dynamic range 1 on the rounded values over 255. Positions where the window would overhang
+    the image do not count, as in the reference, scikit-image and pyiqa; torchmetrics alone would count them, on mirrored pixels.
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1, at least 11 pixels each way; values outside are clamped.
@@ -45,11 +48,14 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: the shapes differ, or an image is smaller than the window.
     """
-    if min(images.shape[2:]) < 11:
-        raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[3]}; use larger images")
+    if min(images.shape[2:]) < _WINDOW:
+        raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {images.shape[2]}x{images.shape[3]}")
     images, truth = _as_eight_bit(images, truth)
     with torch.autocast(images.device.type, enabled=False):
-        return structural_similarity_index_measure(images / 255, truth / 255, data_range=1.0, reduction="none").reshape(len(images))
+        settings = {"data_range": 1.0, "reduction": "none", "return_full_image": True}
+        similarity = structural_similarity_index_measure(images / 255, truth / 255, **settings)[1]
+    overhang = _WINDOW // 2
+    return similarity[..., overhang:-overhang, overhang:-overhang].mean(dim=(1, 2, 3))
 
 
 def _as_eight_bit(images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
