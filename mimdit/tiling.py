@@ -55,4 +55,4 @@ def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:
 
 def _ramp(size: int, overlap: int, device: torch.device) -> torch.Tensor:
     position = torch.arange(size, device=device, dtype=torch.float32)
-    return (torch.minimum(position, size - 1 - position) + 1).clamp(max=max(1, overlap // 2))
+    return (torch.minimum(position, size - 1 - position) + 1).clamp(max=max(1, overlap))
