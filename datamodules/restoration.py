@@ -140,7 +140,7 @@ class RestorationDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             max_bad_samples=self.max_bad_samples,
         )
-        return StreamLoader(stream, self._progress, persistent_workers=self.num_workers > 0, **self._loading(self.num_workers))
+        return StreamLoader(stream, self._progress, **self._loading(self.num_workers))
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this rank's share of the validation pairs, none where no folder is set."""
@@ -212,6 +212,7 @@ class RestorationDataModule(L.LightningDataModule):
         """Return the DataLoader arguments that depend on the machine."""
         return {
             "num_workers": workers,
+            "persistent_workers": workers > 0,
             "prefetch_factor": self.prefetch if workers else None,
             "multiprocessing_context": self.multiprocessing_context if workers else None,
             "pin_memory": self.pin_memory and torch.cuda.is_available(),

@@ -1,0 +1,186 @@
+"""The datamodule under a Trainer: what a checkpoint holds, who counts, what is refused."""
+
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.restoration import RestorationDataModule
+from datamodules.shards import ShardError
+from tests.datamodules.made_shards import keys_of, make_folder
+from tests.two_processes import run_in_two_processes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(make_folder(tmp_path / "data").folder)
+
+
+class Recorder(L.LightningModule):
+    """Learns the mean brightness and notes every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[list[str], float]] = []
+        self.validated: list[str] = []
+
+    def training_step(self, batch, batch_idx):
+        loss = (batch["gt"].mean() - self.mean).square().mean()
+        self.seen.append((batch["key"], loss.item()))
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.validated += batch["key"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def datamodule(folder, **options) -> RestorationDataModule:
+    return RestorationDataModule(folder, **{"batch_size": 4, "crop": 16, "num_workers": 0, "eval_num_workers": 0, **options})
+
+
+def fit(data, *, checkpoint=None, callbacks=(), **options) -> Recorder:
+    model = Recorder()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    checkpoints = {"enable_checkpointing": bool(callbacks)}
+    L.Trainer(**{"max_steps": 12, **quiet, **checkpoints, **options}, callbacks=list(callbacks)).fit(model, data, ckpt_path=checkpoint)
+    return model
+
+
+@pytest.mark.parametrize("workers, accumulate", [(0, 1), (2, 1), (2, 3)])
+def test_resuming_from_a_checkpoint_gives_the_losses_of_the_uninterrupted_run(folder, tmp_path, workers, accumulate):
+    saving = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    whole = fit(datamodule(folder, num_workers=workers), callbacks=[saving], accumulate_grad_batches=accumulate)
+    saved = tmp_path / "saved" / "step=5.ckpt"
+    rest = fit(datamodule(folder, num_workers=workers), checkpoint=saved, accumulate_grad_batches=accumulate)
+    assert len(whole.seen) == 12 * accumulate
+    assert rest.seen == whole.seen[5 * accumulate :]
+
+
+def test_a_window_that_was_not_stepped_is_not_counted(folder):
+    data = datamodule(folder)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=7)
+    data._step = 7
+    batches = iter(data.train_dataloader())
+    data.mark_consumed(next(batches))
+    assert data.state_dict()["ranks"][0]["positions"] == [[0, 0]]
+    data.trainer.global_step = 8
+    data.mark_consumed(next(batches))
+    assert data.state_dict()["ranks"][0]["positions"] == [[0, 8]]
+
+
+def test_short_epochs_of_the_trainer_do_not_disturb_the_order(folder):
+    plain = fit(datamodule(folder, num_workers=2))
+    epochs = fit(datamodule(folder, num_workers=2, validation=folder), limit_train_batches=5)
+    assert epochs.seen == plain.seen
+    assert sorted(set(epochs.validated)) == keys_of()
+
+
+def test_overfitting_repeats_the_same_pixels(folder):
+    model = fit(datamodule(folder, overfit=4))
+    assert len({tuple(sorted(keys)) for keys, _ in model.seen}) == 1
+    batches = iter(datamodule(folder, overfit=1, batch_size=1).train_dataloader())
+    assert torch.equal(next(batches)["lq"], next(batches)["lq"])
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": -1, "max_epochs": 3}, {"max_steps": -1}])
+def test_epochs_without_steps_are_refused(folder, limits):
+    with pytest.raises(ValueError, match=r"max_epochs is \d+ and trainer\.max_steps is not set"):
+        fit(datamodule(folder), **limits)
+
+
+def test_overfit_batches_is_refused(folder):
+    with pytest.raises(ValueError, match="Set data.overfit"):
+        fit(datamodule(folder), overfit_batches=2)
+
+
+def test_missing_folders_are_named(folder, tmp_path):
+    with pytest.raises(ShardError, match="nowhere does not exist"):
+        datamodule(folder, validation=str(tmp_path / "nowhere")).setup("fit")
+    with pytest.raises(ValueError, match=r"data\.train is not set"):
+        fit(datamodule(None))
+    with pytest.raises(ValueError, match=r"data\.test is not set"):
+        datamodule(folder).test_dataloader()
+
+
+@pytest.mark.parametrize("name, value", [("batch_size", 0), ("crop", -3), ("num_workers", -1), ("prefetch", 0)])
+def test_numbers_out_of_range_are_named(folder, name, value):
+    with pytest.raises(ValueError, match=rf"data\.{name} is {value}; it must be at least"):
+        datamodule(folder, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "other, message", [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"num_workers": 2}, "1 there, 2 here"), ({"overfit": 9}, "fingerprint")]
+)
+def test_a_state_of_another_stream_is_refused(folder, other, message):
+    data = datamodule(folder)
+    data.train_dataloader()
+    resumed = datamodule(folder, **other)
+    resumed.load_state_dict(data.state_dict())
+    with pytest.raises(ValueError, match=message):
+        resumed.train_dataloader()
+
+
+def test_images_of_different_sizes_are_no_evaluation_batch(tmp_path):
+    from tests.datamodules.made_shards import encode, made_image
+
+    def edit(sample):
+        larger = encode(made_image("larger", 30, 30))
+        return {**sample, "lq.png": larger, "gt.png": larger} if sample["__key__"] == "01Blur/0001" else sample
+
+    folder = str(make_folder(tmp_path / "data", edit=edit).folder)
+    with pytest.raises(ValueError, match=r"01Blur/0001 is 30x30.*Set eval_batch_size to 1"):
+        list(datamodule(None, test=folder, eval_batch_size=4).test_dataloader())
+    assert len(list(datamodule(None, test=folder).test_dataloader())) == 25
+
+
+def _two_ranks(rank: int, folder: str) -> dict:
+    """Stop after 5 batches, resume from rank 0's state as Lightning does, and return what both ways deliver next."""
+    def on_rank() -> RestorationDataModule:
+        data = datamodule(folder, num_workers=2, batch_size=2)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, global_step=0)
+        return data
+
+    data = on_rank()
+    keys = []
+    for number, batch in enumerate(data.train_dataloader()):
+        if number == 5:
+            states = [data.state_dict()]
+            torch.distributed.broadcast_object_list(states, src=0)
+        if number == 9:
+            break
+        data.trainer.global_step += 1
+        data.mark_consumed(batch)
+        keys.append(batch["key"])
+    resumed = on_rank()
+    resumed.load_state_dict(states[0])
+    batches = iter(resumed.train_dataloader())
+    tested = [pair["key"][0] for pair in RestorationDataModule.test_dataloader(_with_test(resumed, folder))]
+    return {"whole": keys, "resumed": [next(batches)["key"] for _ in range(4)], "tested": tested}
+
+
+def _with_test(data: RestorationDataModule, folder: str) -> RestorationDataModule:
+    data.folders["test"] = folder
+    return data
+
+
+class TwoRanks:
+    """`_two_ranks` with its folder, importable in a spawned process."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __call__(self, rank: int) -> dict:
+        return _two_ranks(rank, self.folder)
+
+
+def test_two_processes_each_resume_their_own_part(folder, tmp_path):
+    ranks = run_in_two_processes(TwoRanks(folder), tmp_path)
+    for rank in ranks:
+        assert rank["resumed"] == rank["whole"][5:]
+    assert ranks[0]["whole"] != ranks[1]["whole"]
+    assert sorted(ranks[0]["tested"] + ranks[1]["tested"]) == keys_of()
