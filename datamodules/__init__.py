@@ -1,1 +1,5 @@
-"""Where images come from: made scenes, photographs, degradations and the shards that hold them."""
+"""LightningDataModules and what they stream: shards, made scenes, photographs, degradations."""
+
+from datamodules.restoration import RestorationDataModule
+
+__all__ = ["RestorationDataModule"]

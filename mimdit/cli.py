@@ -22,6 +22,8 @@ TRAINER_VERBS = {
 }
 
 COMMANDS: dict[str, str | dict[str, str]] = {
+    "quickstart": "mimdit.commands.quickstart:quickstart",
+    "export": "mimdit.commands.export:export",
     "shards": {
         "quickstart": "mimdit.commands.shards:quickstart",
         "info": "mimdit.commands.shards:info",

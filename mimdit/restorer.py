@@ -32,6 +32,8 @@ class Restorer(L.LightningModule):
         balance: The routing losses with their weights.
         flow: Path in training and sampling at inference.
         flow_weight: Weight of the flow-matching loss; 0 trains the estimate alone and never runs the DiT in training.
+        flow_images: Images of each micro-batch that the flow loss is taken on; 0 for all. Where the DiT is dear beside the conditioner, a
+            few suffice (ours).
         flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (ours).
         estimate_weight: Weight of the estimate's loss (Charbonnier + RMSE per image, ours); needs ``estimate: true`` in the conditioner.
         ema_decay: Decay of the moving average of what trains.
@@ -54,6 +56,7 @@ class Restorer(L.LightningModule):
         flow: FlowMatching,
         *,
         flow_weight: float = 1.0,
+        flow_images: int = 0,
         flow_norm: str = "mse",
         estimate_weight: float = 0.0,
         ema_decay: float = 0.999,
@@ -73,6 +76,7 @@ class Restorer(L.LightningModule):
             raise ValueError(f"flow_norm {flow_norm!r} is unknown; choose mse or rmse")
         self.backbone, self.conditioner, self.balance, self.flow = backbone, conditioner, balance, flow
         self.flow_weight, self.flow_norm, self.estimate_weight = flow_weight, flow_norm, estimate_weight
+        self.flow_images = flow_images or None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.tile, self.overlap, self.seed = backbone.max_size if tile is None else tile, overlap, seed
         if not 0 < self.tile <= backbone.max_size or self.tile % backbone.token_patch:
@@ -126,6 +130,8 @@ class Restorer(L.LightningModule):
 
     def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, keys: list[str]) -> torch.Tensor:
         """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by (seed, step, key)."""
+        if self.flow_images is not None:
+            clean, keys, conditioning = clean[: self.flow_images], keys[: self.flow_images], conditioning.first(self.flow_images)
         noise, sigma = draw_path(self.flow, clean, keys, self.seed, self.global_step)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
         error = (self.velocity(latents, sigma, conditioning).float() - target).square().mean(dim=(1, 2, 3))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+
+from mimdit.backbone.pretrained import load_pretrained
 
 
 class PixelCodec(nn.Module):
@@ -27,19 +27,15 @@ class VAECodec(nn.Module):
     """A frozen diffusers ``AutoencoderKL``; latents are ``(mean - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
 
     Args:
-        pretrained: Folder of the autoencoder (with ``config.json``), a pipeline folder with a ``vae`` sub-folder, or a hub id.
+        pretrained: Folder of the autoencoder (with ``config.json``), a pipeline's folder with a ``vae`` sub-folder, or a pipeline's hub id.
 
     Raises:
-        ValueError: The folder holds no autoencoder.
+        ValueError: It is no autoencoder, or its files are missing, broken or incomplete.
     """
 
     def __init__(self, pretrained: str) -> None:
         super().__init__()
-        folder = Path(pretrained)
-        if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "vae" / "config.json").is_file():
-            raise ValueError(f"{pretrained} is not an autoencoder folder: neither config.json nor vae/config.json is there")
-        subfolder = None if (folder / "config.json").is_file() else "vae"
-        self.vae = AutoencoderKL.from_pretrained(pretrained, subfolder=subfolder, use_safetensors=True).requires_grad_(False)
+        self.vae = load_pretrained(AutoencoderKL, pretrained, "vae").requires_grad_(False)
         self.channels = self.vae.config.latent_channels
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.scale, self.shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import inspect
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from mimdit.backbone.codec import PixelCodec
+from mimdit.backbone.pretrained import load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.batch import Batch
 from mimdit.flow import FlowMatching, keyed_generator
@@ -36,7 +37,8 @@ class DiTBackbone(L.LightningModule):
         seed: Seed of noise and sigma in pretraining.
 
     Raises:
-        ValueError: The folder holds no SD3 transformer, or codec and transformer disagree about the latent channels.
+        ValueError: The folder holds no SD3 transformer, the architecture has an unknown key, or codec and transformer disagree about the
+            latent channels.
     """
 
     def __init__(
@@ -53,13 +55,17 @@ class DiTBackbone(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.transformer = _load_transformer(pretrained) if pretrained else SD3Transformer2DModel(**(architecture or {}))
+        if pretrained is None:
+            self.transformer = _make_transformer(architecture or {})
+        else:
+            place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
+            self.transformer = load_pretrained(SD3Transformer2DModel, place, "transformer")
         self.codec = codec or PixelCodec()
         config = self.transformer.config
         if config.in_channels != self.codec.channels:
             raise ValueError(
-                f"the transformer works on {config.in_channels} latent channels but {type(self.codec).__name__} makes {self.codec.channels}; "
-                "give the codec that belongs to this backbone"
+                f"the transformer works on {config.in_channels} latent channels but {type(self.codec).__name__} makes "
+                f"{self.codec.channels}; give the codec that belongs to this backbone"
             )
         self.prompts = PromptEmbeddings(config.joint_attention_dim, config.pooled_projection_dim, prompt)
         self.flow = flow or FlowMatching()
@@ -132,16 +138,10 @@ def draw_path(flow: FlowMatching, latents: torch.Tensor, keys: list[str], seed: 
     return noise.to(latents.device), sigma.to(latents.device)
 
 
-def _load_transformer(pretrained: str) -> SD3Transformer2DModel:
-    """The transformer of a folder or hub id, in fp32."""
-    folder = EMBEDDED_BACKBONE if pretrained == "embedded" else Path(pretrained)
-    if not folder.is_dir():
-        if pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~")):
-            raise ValueError(f"backbone {pretrained!r} is neither a folder nor a hub id such as stabilityai/stable-diffusion-3.5-medium")
-        return SD3Transformer2DModel.from_pretrained(pretrained, subfolder="transformer", use_safetensors=True, torch_dtype=torch.float32)
-    candidates = [place for place in (folder / "transformer", folder) if (place / "config.json").is_file()]
-    kind = json.loads((candidates[0] / "config.json").read_text()).get("_class_name") if candidates else None
-    if kind != "SD3Transformer2DModel":
-        found = f"its config.json describes {kind!r}" if candidates else "no config.json is in it or in its transformer sub-folder"
-        raise ValueError(f"{folder} is not a backbone folder: {found}; expected a diffusers SD3Transformer2DModel")
-    return SD3Transformer2DModel.from_pretrained(candidates[0], use_safetensors=True, torch_dtype=torch.float32)
+def _make_transformer(architecture: dict) -> SD3Transformer2DModel:
+    """A transformer with random weights."""
+    known = inspect.signature(SD3Transformer2DModel.__init__).parameters
+    unknown = sorted(set(architecture) - set(known))
+    if unknown:
+        raise ValueError(f"architecture has {', '.join(unknown)}, which SD3Transformer2DModel does not take; it takes {', '.join([*known][1:])}")
+    return SD3Transformer2DModel(**architecture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,7 +20,7 @@ class PromptEmbeddings(nn.Module):
             zeros, which a backbone pretrained here without text knows as its only prompt.
 
     Raises:
-        ValueError: A tensor is missing or its width is not the transformer's.
+        ValueError: The file cannot be read, a tensor is missing, or its width is not the transformer's.
     """
 
     def __init__(self, token_width: int, pooled_width: int, file: str | None = None) -> None:
@@ -27,9 +28,7 @@ class PromptEmbeddings(nn.Module):
         if file is None:
             tensors = {"prompt_embeds": torch.zeros(1, token_width), "pooled_prompt_embeds": torch.zeros(pooled_width)}
         else:
-            tensors = load_file(Path(file)) if Path(file).is_file() else None
-            if tensors is None:
-                raise ValueError(f"prompt embeddings {file} do not exist; give a safetensors file with prompt_embeds and pooled_prompt_embeds")
+            tensors = _read(Path(file))
         for name, width in (("prompt_embeds", token_width), ("pooled_prompt_embeds", pooled_width)):
             if name not in tensors or tensors[name].shape[-1] != width:
                 found = list(tensors[name].shape) if name in tensors else "nothing"
@@ -39,3 +38,13 @@ class PromptEmbeddings(nn.Module):
     def forward(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``[B, T, token_width]`` and ``[B, pooled_width]``."""
         return self.prompt_embeds.expand(batch, -1, -1), self.pooled_prompt_embeds.expand(batch, -1)
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    remedy = "give a safetensors file with prompt_embeds and pooled_prompt_embeds"
+    if not file.is_file():
+        raise ValueError(f"prompt embeddings {file} do not exist; {remedy}")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"prompt embeddings {file} cannot be read ({error}); {remedy}") from error

@@ -37,6 +37,11 @@ class Conditioning:
     estimate: torch.Tensor | None
     rerouted: Routing | None = None
 
+    def first(self, count: int) -> Conditioning:
+        """Residuals and estimate of the first ``count`` images alone; the routing stays that of all."""
+        estimate = None if self.estimate is None else self.estimate[:count]
+        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted)
+
 
 class MoEConditioner(L.LightningModule):
     """The MoE-in-MoE conditioner (paper: §3; widths, depths and the estimate are ours). It sees the degraded latent only, never the noisy one.
