@@ -143,5 +143,5 @@ def _make_transformer(architecture: dict) -> SD3Transformer2DModel:
     known = inspect.signature(SD3Transformer2DModel.__init__).parameters
     unknown = sorted(set(architecture) - set(known))
     if unknown:
-        raise ValueError(f"architecture has {', '.join(unknown)}, which SD3Transformer2DModel does not take; it takes {', '.join([*known][1:])}")
+        raise ValueError(f"architecture: SD3Transformer2DModel does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
     return SD3Transformer2DModel(**architecture)

@@ -1,0 +1,56 @@
+"""Prompt embeddings."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mimdit.backbone.prompts import PromptEmbeddings
+from tests.tiny_models import tiny_backbone
+
+
+def write(path, **tensors):
+    save_file({"prompt_embeds": torch.randn(5, 8), "pooled_prompt_embeds": torch.randn(8)} | tensors, path)
+    return str(path)
+
+
+def test_without_a_file_the_prompt_is_one_token_of_zeros():
+    tokens, pooled = PromptEmbeddings(8, 6)(3)
+    assert tokens.shape == (3, 1, 8) and pooled.shape == (3, 6)
+    assert not tokens.any() and not pooled.any()
+
+
+def test_every_image_gets_the_files_tokens(tmp_path):
+    tokens, pooled = torch.randn(5, 8), torch.randn(8)
+    said = PromptEmbeddings(8, 8, write(tmp_path / "prompt.safetensors", prompt_embeds=tokens, pooled_prompt_embeds=pooled))(2)
+    assert torch.equal(said[0], tokens.repeat(2, 1, 1)) and torch.equal(said[1], pooled.repeat(2, 1))
+
+
+def test_the_prompt_reaches_the_velocity_and_no_checkpoint(tmp_path):
+    told, plain = tiny_backbone(prompt=write(tmp_path / "prompt.safetensors")), tiny_backbone()
+    latents, sigma = torch.randn(1, 3, 16, 16), torch.ones(1)
+    assert not torch.allclose(told.velocity(latents, sigma), plain.velocity(latents, sigma), rtol=1e-3)
+    assert set(told.state_dict()) == set(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"prompt_embeds": torch.zeros(5, 9)}, r"prompt_embeds must be 8 wide for this transformer, found \[5, 9\]"),
+        ({"pooled_prompt_embeds": torch.zeros(4)}, r"pooled_prompt_embeds must be 8 wide for this transformer, found \[4\]"),
+    ],
+)
+def test_a_wrong_width_is_named(tmp_path, tensors, words):
+    with pytest.raises(ValueError, match=words):
+        PromptEmbeddings(8, 8, write(tmp_path / "prompt.safetensors", **tensors))
+
+
+def test_missing_tensors_and_broken_files_are_named(tmp_path):
+    path = tmp_path / "prompt.safetensors"
+    with pytest.raises(ValueError, match=rf"{path} do not exist; give a safetensors file"):
+        PromptEmbeddings(8, 8, str(path))
+    path.write_text("not safetensors")
+    with pytest.raises(ValueError, match=rf"{path} cannot be read .*; give a safetensors file"):
+        PromptEmbeddings(8, 8, str(path))
+    save_file({"prompt_embeds": torch.zeros(5, 8)}, path)
+    with pytest.raises(ValueError, match=r"pooled_prompt_embeds must be 8 wide for this transformer, found nothing"):
+        PromptEmbeddings(8, 8, str(path))
