@@ -11,38 +11,50 @@ from mimdit.routing.utilization import Utilization
 
 
 def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndarray:
-    """Draw one block: for each class of degradation the outer gate's mean weights, then for each group the experts' shares.
+    """Draw one block: for each class of degradation the outer gate's mean weights, then for each group the experts' shares, in percent.
 
-    Every row of every panel sums to 1. The title of a group tells its mutual information with the degradation and, after it, the level
-    that chance alone would give.
+    Every row of every panel sums to 100. The colours of a panel end at the most that a cell can have: with k choices per image that is
+    100 / k. The title of a group tells its mutual information with the degradation and the level that chance alone would give.
 
     Args:
-        statistics: What to draw, D classes in its order of combinations.
+        statistics: What to draw; its D classes are ordered by their number of atoms.
         block: Index of the block.
-        dpi: Pixels per inch; the figure is about 2.5 inches wide per group.
+        dpi: Pixels per inch; the figure is about 2.5 inches wide per group of four.
 
     Returns:
         uint8 ``[H, W, 3]``.
     """
     rows = _row_order(statistics)
-    panels = [("groups", statistics.gate_DMG[rows, block], statistics.groups)]
+    panels = [("outer gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
     for index, group in enumerate(statistics.groups):
-        real = statistics.mask_GE[index]
-        shares_DE = statistics.confusion_DMGE[rows, block, index][:, real]
+        shares_DE = statistics.confusion_DMGE[rows, block, index][:, statistics.mask_GE[index]]
         information, chance = float(statistics.information_MG[block, index]), float(statistics.chance_MG[block, index])
-        panels.append((f"{group}\nNMI {information:.2f} (chance {chance:.2f})", shares_DE, [f"e{i}" for i in range(shares_DE.shape[1])]))
-    widths = [max(2, shares.shape[1]) for _, shares, _ in panels]
-    figure = Figure(figsize=(2.2 + 0.55 * sum(widths), 1.6 + 0.3 * len(rows)), dpi=dpi, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), sharey=True, width_ratios=widths, squeeze=False)[0]
-    for axis, (title, shares, names) in zip(axes, panels):
-        picture = _draw_panel(axis, title, shares, names)
+        title = f"{group}\nNMI {information:.2f} (chance {chance:.2f})"
+        most = statistics.images / float(statistics.joint_DMGE[:, block, index].sum())
+        panels.append((title, shares_DE, [f"e{expert}" for expert in range(shares_DE.shape[1])], most))
+    figure, axes = _lay_out([max(3, shares.shape[1]) for _, shares, _, _ in panels], len(rows), dpi)
+    for axis, panel in zip(axes, panels):
+        _draw_panel(axis, *panel)
     labels = [f"{statistics.classes[row]}  ({int(statistics.class_images_D[row])})" for row in rows]
     axes[0].set_yticks(range(len(rows)), labels=labels, fontsize=8)
-    figure.colorbar(picture, ax=list(axes), fraction=0.02, pad=0.01)
-    figure.suptitle(f"block {block}: share of choices by degradation (images)", fontsize=10)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    figure.suptitle(f"block {block}: share of choices by degradation (images), %", fontsize=10, y=0.995, va="top")
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _lay_out(columns: list[int], num_rows: int, dpi: int):
+    """A figure with one axes per panel, all with the same cells. Fixed margins: automatic layout takes five times as long as drawing."""
+    cell, row, left, right, top, bottom, gap = 0.48, 0.3, 1.9, 0.1, 0.75, 0.65, 0.12
+    width = left + cell * sum(columns) + gap * (len(columns) - 1) + right
+    height = top + row * num_rows + bottom
+    figure = Figure(figsize=(width, height), dpi=dpi)
+    FigureCanvasAgg(figure)
+    axes, at = [], left
+    for count in columns:
+        axes.append(figure.add_axes((at / width, bottom / height, cell * count / width, row * num_rows / height)))
+        axes[-1].set_yticks([])
+        at += cell * count + gap
+    return figure, axes
 
 
 def _row_order(statistics: Utilization) -> list[int]:
@@ -54,13 +66,13 @@ def _num_atoms(name: str) -> int:
     return 0 if name == "clean" else name.count("+") + 1
 
 
-def _draw_panel(axis, title: str, shares_DN: torch.Tensor, names):
+def _draw_panel(axis, title: str, shares_DN: torch.Tensor, names, most: float) -> None:
     """One panel with its numbers; text turns dark on light cells."""
-    picture = axis.imshow(shares_DN.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axis.imshow(shares_DN.numpy(), vmin=0, vmax=most, cmap="viridis", aspect="auto", interpolation="nearest")
     axis.set_title(title, fontsize=8)
     axis.set_xticks(range(len(names)), labels=names, fontsize=8, rotation=45 if max(map(len, names)) > 3 else 0)
     axis.tick_params(length=0)
     for row, shares in enumerate(shares_DN.tolist()):
         for column, share in enumerate(shares):
-            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color="black" if share > 0.6 else "white")
-    return picture
+            color = "black" if share > 0.6 * most else "white"
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)

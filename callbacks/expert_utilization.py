@@ -25,15 +25,19 @@ class ExpertUtilization(L.Callback):
         every_n_steps: Optimiser steps of one window of counts.
         figure_every_n_steps: Optimiser steps between figures; each figure covers all windows since the last.
         dead_after: Optimiser steps below a tenth of the uniform load after which an expert is called dead.
+        figure_blocks: Most MiM blocks that get a figure, evenly from first to last: drawing one takes the better part of a second.
         layout: Whether to lay out TensorBoard's Custom Scalars page.
     """
 
-    def __init__(self, every_n_steps: int = 50, figure_every_n_steps: int = 500, dead_after: int = 200, layout: bool = True) -> None:
-        for name, value in (("every_n_steps", every_n_steps), ("figure_every_n_steps", figure_every_n_steps), ("dead_after", dead_after)):
+    def __init__(
+        self, every_n_steps: int = 50, figure_every_n_steps: int = 500, dead_after: int = 200, figure_blocks: int = 4, layout: bool = True
+    ) -> None:
+        given = {"every_n_steps": every_n_steps, "figure_every_n_steps": figure_every_n_steps, "dead_after": dead_after}
+        for name, value in (given | {"figure_blocks": figure_blocks}).items():
             if value < 1:
-                raise ValueError(f"{name}={value} of ExpertUtilization must be at least 1 step")
+                raise ValueError(f"{name}={value} of ExpertUtilization must be at least 1")
         self.every_n_steps, self.figure_every_n_steps, self.dead_after = every_n_steps, figure_every_n_steps, dead_after
-        self.layout = layout
+        self.figure_blocks, self.layout = figure_blocks, layout
         self._window, self._since_figure = UtilizationCounts(), UtilizationCounts()
         self._age_MGE: torch.Tensor | None = None
         self._active = self._laid_out = False
@@ -122,7 +126,8 @@ class ExpertUtilization(L.Callback):
         """Figures of all closed windows since the last figures."""
         if writer is not None and self._since_figure.table_DW is not None and self._since_figure.table_DW.any():
             statistics = utilization(self._since_figure)
-            for block in range(len(statistics.gate_MG)):
+            last = len(statistics.gate_MG) - 1
+            for block in sorted({round(float(place)) for place in torch.linspace(0, last, self.figure_blocks)}):
                 writer.add_image(f"experts_map/block{block}", expert_map(statistics, block), step, dataformats="HWC")
         self._since_figure.reset()
 
