@@ -96,7 +96,7 @@ def write_folders(folders: dict[Path, list[Recipe]], options: dict[str, Any], *,
         folders: The samples of each folder.
         options: What the samples were made with; recorded in each index.
         shard_size: Samples a shard.
-        workers: Processes, each with one thread.
+        workers: Processes, each with one thread; 1 works in this process.
     """
     plans = {folder: plan_shards(folder, recipes, shard_size) for folder, recipes in folders.items()}
     for folder in folders:
@@ -116,7 +116,10 @@ def write_folders(folders: dict[Path, list[Recipe]], options: dict[str, Any], *,
 def _written(plans: list[ShardPlan], workers: int) -> Iterator[ShardPlan]:
     """Write shards in a pool of processes, the largest first, and yield each when it is done."""
     plans = sorted(plans, key=lambda plan: (-len(plan.recipes) * plan.recipes[0].size ** 2, plan.path))
-    if not plans:
+    if workers == 1 or not plans:
+        for plan in plans:
+            write_plan(plan)
+            yield plan
         return
     # Spawned, not forked: OpenCV's and torch's thread pools do not survive a fork. The variables must be set before numpy loads.
     before = {name: os.environ.get(name) for name in _THREADS}

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.restoration import RestorationDataModule
 from datamodules.shards import ShardError
-from tests.datamodules.made_shards import keys_of, make_folder
+from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder
 from tests.two_processes import run_in_two_processes
 
 
@@ -114,7 +114,8 @@ def test_numbers_out_of_range_are_named(folder, name, value):
 
 
 @pytest.mark.parametrize(
-    "other, message", [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"num_workers": 2}, "1 there, 2 here"), ({"overfit": 9}, "fingerprint")]
+    "other, message",
+    [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"num_workers": 2}, "1 there, 2 here"), ({"overfit": 9}, "fingerprint")],
 )
 def test_a_state_of_another_stream_is_refused(folder, other, message):
     data = datamodule(folder)
@@ -126,8 +127,6 @@ def test_a_state_of_another_stream_is_refused(folder, other, message):
 
 
 def test_images_of_different_sizes_are_no_evaluation_batch(tmp_path):
-    from tests.datamodules.made_shards import encode, made_image
-
     def edit(sample):
         larger = encode(made_image("larger", 30, 30))
         return {**sample, "lq.png": larger, "gt.png": larger} if sample["__key__"] == "01Blur/0001" else sample
@@ -140,8 +139,10 @@ def test_images_of_different_sizes_are_no_evaluation_batch(tmp_path):
 
 def _two_ranks(rank: int, folder: str) -> dict:
     """Stop after 5 batches, resume from rank 0's state as Lightning does, and return what both ways deliver next."""
+
     def on_rank() -> RestorationDataModule:
-        data = datamodule(folder, num_workers=2, batch_size=2)
+        # A spawned process would spawn its workers too, and each of them import torch for seconds.
+        data = datamodule(folder, test=folder, num_workers=2, batch_size=2, multiprocessing_context="fork")
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2, global_step=0)
         return data
 
@@ -159,13 +160,8 @@ def _two_ranks(rank: int, folder: str) -> dict:
     resumed = on_rank()
     resumed.load_state_dict(states[0])
     batches = iter(resumed.train_dataloader())
-    tested = [pair["key"][0] for pair in RestorationDataModule.test_dataloader(_with_test(resumed, folder))]
+    tested = [batch["key"][0] for batch in resumed.test_dataloader()]
     return {"whole": keys, "resumed": [next(batches)["key"] for _ in range(4)], "tested": tested}
-
-
-def _with_test(data: RestorationDataModule, folder: str) -> RestorationDataModule:
-    data.folders["test"] = folder
-    return data
 
 
 class TwoRanks:

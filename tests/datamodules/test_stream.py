@@ -77,7 +77,9 @@ def test_ranks_and_workers_do_not_change_a_sample(index, workers, context):
 
 def test_crops_differ_by_epoch_unless_frozen(index):
     for frozen in (False, True):
-        first, second = ({b["key"][0]: b["lq"] for b in take(loader(index, frozen=frozen), 50)[part]} for part in (slice(25), slice(25, 50)))
+        first, second = (
+            {b["key"][0]: b["lq"] for b in take(loader(index, frozen=frozen), 50)[part]} for part in (slice(25), slice(25, 50))
+        )
         same = sum(torch.equal(first[key], second[key]) for key in first)
         assert same == 25 if frozen else same < 5
 

@@ -1,0 +1,116 @@
+"""The quickstart's data: what is planned, and that the bytes depend on nothing else."""
+
+import collections
+import json
+
+import numpy as np
+import pytest
+
+from datamodules.decoding import decode_pair
+from datamodules.degradations import CLEAN, GROUPS
+from datamodules.photographs import TEST, VALIDATION, photograph_crop
+from datamodules.quickstart import photograph_recipes, plan_shards, train_recipes, write_folders, write_plan
+from datamodules.scenes import make_scene
+from datamodules.shards import ShardIndex, read_shard
+from mimdit.commands.shards import quickstart
+
+RECIPES = train_recipes(14, size=32, clean=0.3, seed=5) + photograph_recipes(TEST[:1], size=32, draws=1, severities=[0.5], seed=5)[:6]
+SMALL = {"train_images": 3, "size": 32, "photograph_size": 32, "draws": 1, "workers": 1}
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart") / "data"
+    write_folders({folder: RECIPES}, {"seed": 5}, shard_size=3, workers=1)
+    return folder
+
+
+def test_training_groups_come_as_often_as_documented():
+    count = 20_000
+    groups = collections.Counter(recipe.group for recipe in train_recipes(count, size=32, clean=0.3, seed=0))
+    single = [group for group, atoms in GROUPS.items() if len(atoms) == 1]
+    odds = {group: 0.0 if group == CLEAN else 2.0 if group in single else 1.0 for group in GROUPS}
+    for group in GROUPS:
+        share = 0.3 if group == CLEAN else 0.7 * odds[group] / sum(odds.values())
+        assert abs(groups[group] - count * share) < 4 * (count * share) ** 0.5
+
+
+def test_training_severities_are_uniform_from_a_tenth_on():
+    severities = np.array([r.severity for r in train_recipes(20_000, size=32, clean=0.3, seed=0) if r.group != CLEAN])
+    assert severities.min() >= 0.1 and severities.max() <= 1.0
+    assert np.allclose(np.quantile(severities, [0.25, 0.5, 0.75]), [0.325, 0.55, 0.775], atol=0.02)
+
+
+def test_more_training_images_keep_the_earlier_ones():
+    assert train_recipes(50, size=32, clean=0.3, seed=1)[:20] == train_recipes(20, size=32, clean=0.3, seed=1)
+
+
+def test_every_photograph_is_drawn_in_every_group_with_every_severity():
+    recipes = photograph_recipes(TEST, size=256, draws=3, severities=[0.3, 0.6, 0.9], seed=0)
+    assert len({recipe.key for recipe in recipes}) == len(recipes) == 4 * 21 * 3
+    for group in GROUPS:
+        for name in TEST:
+            drawn = [recipe for recipe in recipes if (recipe.group, recipe.source) == (group, name)]
+            assert len({recipe.seed for recipe in drawn}) == 3
+            assert sorted(recipe.severity for recipe in drawn) == ([0.0] * 3 if group == CLEAN else [0.3, 0.6, 0.9])
+
+
+def test_validation_and_test_share_no_photograph():
+    assert not set(VALIDATION) & set(TEST)
+
+
+def test_two_processes_write_the_bytes_of_one(written, tmp_path):
+    write_folders({tmp_path / "data": RECIPES}, {"seed": 5}, shard_size=3, workers=2)
+    assert content(tmp_path / "data") == content(written)
+
+
+def test_a_run_that_was_killed_is_continued_to_the_same_bytes(written, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    done, half, *_ = plan_shards(folder, RECIPES, 3)
+    write_plan(done)
+    write_plan(half)
+    half.path.with_suffix(".json").unlink()  # killed between the tar and its sidecar
+    half.path.write_bytes(b"of another run")
+    (folder / ".05Noise-000000.tar.123.tmp").write_bytes(b"half a shard")
+    kept = done.path.stat().st_mtime_ns
+    write_folders({folder: RECIPES}, {"seed": 5}, shard_size=3, workers=1)
+    assert content(folder) == content(written)
+    assert done.path.stat().st_mtime_ns == kept
+
+
+def test_what_is_stored_is_what_the_recipe_says(written):
+    index = ShardIndex.load(written)
+    stored = {s.key: s for shard in index.shards for s in read_shard(index.path(shard), samples=shard.samples)}
+    assert stored.keys() == {recipe.key for recipe in RECIPES}
+    for recipe in RECIPES:
+        pair = decode_pair(stored[recipe.key])
+        scene = recipe.source == "scene"
+        assert np.array_equal(pair.gt, make_scene(32, seed=recipe.seed) if scene else photograph_crop(recipe.source, 32))
+        assert np.array_equal(pair.lq, pair.gt) == (recipe.group == CLEAN)
+        fields = json.loads(stored[recipe.key].json)
+        assert fields["severity"] == recipe.severity and fields["atoms"] == list(GROUPS[recipe.group])
+
+
+def test_the_command_keeps_what_is_there_and_refuses_other_options(tmp_path, capsys):
+    quickstart(str(tmp_path), **SMALL)
+    assert "validation" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.tar")}
+    quickstart(str(tmp_path), **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.tar")} == before
+    with pytest.raises(ValueError, match="other options .seed 0 there, 1 now.*--overwrite"):
+        quickstart(str(tmp_path), **SMALL, seed=1)
+    quickstart(str(tmp_path), **{**SMALL, "train_images": 2}, seed=1, overwrite=True)
+    assert ShardIndex.load(tmp_path / "train").samples == 2
+    assert {folder.name for folder in tmp_path.iterdir()} == {"train", "validation", "test", "plan.json"}
+
+
+@pytest.mark.parametrize("option", [{"train_images": 0}, {"workers": 0}, {"clean": 1.5}, {"severities": [0.5, 2.0]}, {"severities": []}])
+def test_options_out_of_range_are_named(tmp_path, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        quickstart(str(tmp_path / "data"), **{**SMALL, **option})
+    assert not (tmp_path / "data").exists()
