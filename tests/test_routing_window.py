@@ -5,13 +5,12 @@ The reference knows nothing of windows: one process, one forward over the concat
 
 from functools import partial
 
-import lightning as L
 import torch
-from torch.utils.data import DataLoader
 
 from mimdit.batch import Batch
 from mimdit.restorer import Restorer
 from tests.tiny_models import randomise, tiny_batch, tiny_restorer
+from tests.tiny_training import gradients
 from tests.two_processes import run_in_two_processes
 
 WEIGHTS = {"balance": 0.5, "z": 0.1, "importance": 2.0, "specialization": 1.0}
@@ -27,25 +26,6 @@ def make(**options) -> Restorer:
     return restorer
 
 
-class KeepGradients(L.Callback):
-    """Every gradient that the optimiser was given, step by step."""
-
-    def __init__(self) -> None:
-        self.steps = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self.steps.append({name: p.grad.clone() for name, p in pl_module.named_parameters() if p.requires_grad})
-
-
-def train(restorer: Restorer, batches: list[Batch], window: int, **trainer) -> list[dict[str, torch.Tensor]]:
-    keep, silent = KeepGradients(), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    options = dict.fromkeys(silent, False) | {"max_epochs": 1, "accelerator": "cpu", "devices": 1} | trainer
-    L.Trainer(callbacks=[keep], accumulate_grad_batches=window, use_distributed_sampler=False, **options).fit(
-        restorer, DataLoader(batches, batch_size=None)
-    )
-    return keep.steps
-
-
 def concatenated_gradient(restorer: Restorer, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Of the weighted routing losses over all images at once, for the routers."""
     images = torch.cat([batch["lq"] for batch in batches])
@@ -57,8 +37,8 @@ def concatenated_gradient(restorer: Restorer, batches: list[Batch]) -> dict[str,
     return dict(zip(routers, torch.autograd.grad(total, list(routers.values())), strict=True))
 
 
-def relative_error(gradients: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
-    return max(float((gradients[name] - value).abs().max() / value.abs().max()) for name, value in reference.items())
+def relative_error(found: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
+    return max(float((found[name] - value).abs().max() / value.abs().max()) for name, value in reference.items())
 
 
 def of_rank(rank: int, window: int) -> list[Batch]:
@@ -66,7 +46,7 @@ def of_rank(rank: int, window: int) -> list[Batch]:
 
 
 def train_one_rank(rank: int) -> list[dict[str, torch.Tensor]]:
-    return [train(make(), of_rank(rank, window), window, strategy="ddp", devices=2)[0] for window in (1, 4)]
+    return [gradients(make(), of_rank(rank, window), window, strategy="ddp", devices=2)[0] for window in (1, 4)]
 
 
 def test_two_processes_give_the_gradient_of_the_concatenated_batch(tmp_path):
@@ -81,26 +61,26 @@ def test_two_processes_give_the_gradient_of_the_concatenated_batch(tmp_path):
 
         # The mean of each micro-batch's own gradient points elsewhere, so the comparison above can fail.
         own = [concatenated_gradient(make(), [batch]) for batch in batches]
-        mean = {name: torch.stack([gradients[name] for gradients in own]).mean(0) for name in reference}
+        mean = {name: torch.stack([one[name] for one in own]).mean(0) for name in reference}
         assert relative_error(mean, reference) > 1e-2
 
 
 def test_a_window_of_one_process_is_the_concatenated_batch():
     batches = [tiny_batch(2, seed=seed) for seed in range(3)]
-    gradients = train(make(), batches, 3)[0]
-    assert relative_error(gradients, concatenated_gradient(make(), batches)) < 1e-5
+    found = gradients(make(), batches, 3)[0]
+    assert relative_error(found, concatenated_gradient(make(), batches)) < 1e-5
 
 
 def test_a_window_that_the_end_of_the_epoch_cuts_short_has_its_own_routing_losses():
     """Five micro-batches in windows of two: Lightning steps after the second, the fourth and the fifth."""
     batches = [tiny_batch(2, seed=seed) for seed in range(5)]
     restorer = make(optimizer=partial(torch.optim.SGD, lr=0.0))
-    steps = train(restorer, batches, 2)
+    steps = gradients(restorer, batches, 2)
     assert len(steps) == 3 and restorer._window == []
-    for gradients, part in zip(steps, (batches[:2], batches[2:4], batches[4:]), strict=True):
-        assert relative_error(gradients, concatenated_gradient(make(), part)) < 1e-5
+    for found, part in zip(steps, (batches[:2], batches[2:4], batches[4:]), strict=True):
+        assert relative_error(found, concatenated_gradient(make(), part)) < 1e-5
 
 
 def test_without_routing_losses_no_gradient_reaches_a_router_beyond_the_tasks():
-    steps = train(make(balance=dict.fromkeys(WEIGHTS, 0.0)), [tiny_batch(2)], 1)
+    steps = gradients(make(balance=dict.fromkeys(WEIGHTS, 0.0)), [tiny_batch(2)], 1)
     assert max(gradient.abs().max() for gradient in steps[0].values()) < 1e-9
