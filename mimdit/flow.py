@@ -60,7 +60,7 @@ class FlowMatching:
             raise ValueError(f"low_sigma_fraction={low_sigma_fraction} must be in [0, 1] and logit_std={logit_std} at least 0")
         highest = sigma_start if source == "estimate" else 1
         if not 0 < low_sigma <= highest and low_sigma_fraction > 0:
-            raise ValueError(f"low_sigma={low_sigma} is outside (0, {highest}], where this path runs; lower it, or use low_sigma_fraction: 0")
+            raise ValueError(f"low_sigma={low_sigma} is outside (0, {highest}], where this path runs; lower it, or low_sigma_fraction to 0")
         self.source, self.sigma_start, self.start, self.steps, self.sampler = source, sigma_start, start, steps, sampler
         self.logit_mean, self.logit_std = logit_mean, logit_std
         self.low_sigma_fraction, self.low_sigma = low_sigma_fraction, low_sigma

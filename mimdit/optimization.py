@@ -11,8 +11,8 @@ from torch import nn
 def parameter_groups(model: nn.Module) -> list[dict]:
     """Trainable parameters in two groups, the second without weight decay.
 
-    Spared are parameters with one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert that got no gradient still decays slowly towards zero under
-    AdamW, but the gate that could call it back does not.
+    Spared are parameters with one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert that got no gradient still
+    decays slowly towards zero under AdamW, but the gate that could call it back does not.
     """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():

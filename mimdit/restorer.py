@@ -8,7 +8,6 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.batch import Batch
@@ -71,7 +70,10 @@ class Restorer(L.LightningModule):
         _check_fit(backbone, conditioner)
         needs_estimate = estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate")
         if needs_estimate and conditioner.estimate_head is None:
-            raise ValueError("estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; switch it on, or use weight 0 and source noise")
+            raise ValueError(
+                "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
+                "switch it on, or use estimate_weight: 0 and source: noise"
+            )
         if flow_norm not in ("mse", "rmse"):
             raise ValueError(f"flow_norm {flow_norm!r} is unknown; choose mse or rmse")
         self.backbone, self.conditioner, self.balance, self.flow = backbone, conditioner, balance, flow
@@ -180,7 +182,8 @@ class Restorer(L.LightningModule):
         Raises:
             ValueError: ``start``, ``sigma_start`` or ``steps`` is out of range, or this conditioner makes no estimate to start from.
         """
-        return self._restore(images, steps, start=start, sigma_start=sigma_start, seed=seed, routing=routing, use_residuals=use_residuals)[0]
+        settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "routing": routing, "use_residuals": use_residuals}
+        return self._restore(images, steps, **settings)[0]
 
     @torch.no_grad()
     def _restore(
@@ -276,7 +279,8 @@ class Restorer(L.LightningModule):
         """
         folder = Path(folder)
         if not (folder / "restorer.json").is_file():
-            raise ValueError(f"{folder} is not a restorer folder: restorer.json is missing; point to a folder written by Restorer.save_pretrained")
+            remedy = "point to a folder written by Restorer.save_pretrained"
+            raise ValueError(f"{folder} is not a restorer folder: restorer.json is missing; {remedy}")
         settings = json.loads((folder / "restorer.json").read_text())
         own = folder / "backbone"
         backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")

@@ -44,7 +44,9 @@ class Conditioning:
 
 
 class MoEConditioner(L.LightningModule):
-    """The MoE-in-MoE conditioner (paper: §3; widths, depths and the estimate are ours). It sees the degraded latent only, never the noisy one.
+    """The MoE-in-MoE conditioner (paper: §3; widths, depths and the estimate are ours).
+
+    It sees the degraded latent only, never the noisy one.
 
     Args:
         latent_channels: Channels C of the latents.
@@ -90,19 +92,23 @@ class MoEConditioner(L.LightningModule):
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         if token_patch % patch_size:
-            raise ValueError(f"patch_size={patch_size} does not divide token_patch={token_patch}: the conditioner's grid must refine the DiT's tokens")
+            raise ValueError(f"patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does")
         if not groups:
             raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
-        if not 1 <= num_blocks <= max(1, num_layers - 1):
-            raise ValueError(f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {num_layers} blocks (its last takes no residual); use 1..{max(1, num_layers - 1)}")
+        most = max(1, num_layers - 1)
+        if not 1 <= num_blocks <= most:
+            raise ValueError(
+                f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {num_layers} blocks (its last takes no residual); use 1..{most}"
+            )
         if top_k < 1 or (hidden is not None and hidden < 1):
             raise ValueError(f"top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k")
         hidden = max(1, dim // top_k) if hidden is None else hidden
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
-        inter_moe = {"groups": self.groups, "num_experts": num_experts, "top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra}
+        gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra}
         self.blocks = nn.ModuleList(
-            MiMBlock(dim, InterMoE(dim, hidden, shift=bool(index % 2), **inter_moe), expansion=expansion) for index in range(num_blocks)
+            MiMBlock(dim, InterMoE(dim, hidden, self.groups, num_experts, shift=bool(index % 2), **gates), expansion=expansion)
+            for index in range(num_blocks)
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
@@ -126,12 +132,15 @@ class MoEConditioner(L.LightningModule):
         Raises:
             ValueError: The size is no multiple of `multiple`.
         """
-        if latents.shape[2] % self.multiple or latents.shape[3] % self.multiple:
-            raise ValueError(f"latents of {latents.shape[2]}x{latents.shape[3]} do not fit the conditioner; pad height and width to multiples of {self.multiple}")
+        height, width = latents.shape[2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"latents of {height}x{width} do not fit; pad height and width to multiples of {self.multiple}")
         hidden_states = self.embed(nn.functional.pixel_unshuffle(latents, self.patch_size))
         inter, intra, features, residuals = [], [], [], []
         for index, (block, projection) in enumerate(zip(self.blocks, self.projections)):
-            forced = (None, None) if routing is None else (routing.inter.map(lambda t, m=index: t[m]), routing.intra.map(lambda t, m=index: t[m]))
+            forced = (None, None)
+            if routing is not None:
+                forced = [gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra)]
             hidden_states, inter_gates, intra_gates, features_BF = block(hidden_states, *forced)
             inter.append(inter_gates)
             intra.append(intra_gates)
@@ -165,7 +174,8 @@ class MoEConditioner(L.LightningModule):
         folder = Path(folder)
         for name in ("config.json", "conditioner.safetensors"):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} is not a conditioner folder: {name} is missing; point to a folder written by MoEConditioner.save_pretrained")
+                remedy = "point to a folder written by MoEConditioner.save_pretrained"
+                raise ValueError(f"{folder} is not a conditioner folder: {name} is missing; {remedy}")
         conditioner = cls(**json.loads((folder / "config.json").read_text()))
         conditioner.load_state_dict(load_file(folder / "conditioner.safetensors"))
         return conditioner

@@ -76,7 +76,9 @@ class RoutingBalance(L.LightningModule):
         }
         if self.weights["specialization"]:
             if degradation is None:
-                raise ValueError("the specialization loss compares experts with degradations: pass the batch's degradation, or set specialization: 0")
+                raise ValueError(
+                    "the specialization loss compares experts with degradations: pass the batch's degradation, or set specialization: 0"
+                )
             statistics["joint"] = torch.einsum("bd,mgbe->mgde", degradation_shares(degradation), intra.probs) / len(degradation)
         return statistics
 

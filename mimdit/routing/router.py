@@ -39,7 +39,7 @@ class Router(nn.Module):
         if mode not in MODES:
             raise ValueError(f"router mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
         if mode == "sparse" and not 1 <= top_k <= num_choices:
-            raise ValueError(f"top_k={top_k} of {num_choices} experts cannot be chosen; set top_k to 1..{num_choices} or raise the number of experts")
+            raise ValueError(f"top_k={top_k} of {num_choices} cannot be chosen; set it to 1..{num_choices} or raise the number of experts")
         self.mode, self.top_k = mode, top_k if mode == "sparse" else num_choices
         self.linear = nn.Linear(num_features, num_choices)
         nn.init.normal_(self.linear.weight, std=0.02)
@@ -57,7 +57,10 @@ class Router(nn.Module):
 
 
 def decide(logits: torch.Tensor, top_k: int) -> Gates:
-    """Turn logits ``[..., N]`` into gates that keep the ``top_k`` most probable choices. (the softmax comes before the selection, as in Mixtral)"""
+    """Turn logits ``[..., N]`` into gates that keep the ``top_k`` most probable choices.
+
+    The softmax comes before the selection, as in Mixtral (arXiv 2401.04088): with one choice its weight still has a gradient.
+    """
     probs = logits.softmax(dim=-1)
     top_probs, indices = probs.topk(top_k, dim=-1)
     if top_k == probs.shape[-1]:

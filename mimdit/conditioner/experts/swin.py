@@ -27,7 +27,7 @@ class SwinAttention(nn.Module):
         """See the contract in `mimdit.conditioner.experts`. Raises ValueError where the window does not divide the size."""
         (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
         if height % self.window or width % self.window:
-            raise ValueError(f"{height}x{width} positions cannot be cut into windows of {self.window}; pad the image (Restorer.restore does)")
+            raise ValueError(f"{height}x{width} positions do not divide into windows of {self.window}; pad it as Restorer.restore does")
         qkv = self.qkv.fan_out(hidden_states, indices_BK)
         if self.shift:
             qkv = qkv.roll((-self.shift, -self.shift), dims=(2, 3))
@@ -53,7 +53,10 @@ def _relative_positions(window: int) -> torch.Tensor:
 
 
 def _shift_mask(rows: int, columns: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
-    """A large negative number between positions that only the cyclic shift brought together, ``[1, rows, columns, 1, window^2, window^2]``."""
+    """A large negative number between positions that only the cyclic shift brought together.
+
+    ``[1, rows, columns, 1, window^2, window^2]``, to be added to the scores of every image and sub-expert.
+    """
     strips = []
     for count in (rows, columns):
         region = torch.zeros(count * window, device=like.device)
