@@ -105,18 +105,18 @@ class ExpertUtilization(L.Callback):
         }
 
     def _detail(self, statistics: Utilization) -> dict[str, float]:
-        """Every gate and expert; the first part of a tag is its section on TensorBoard's page."""
+        """Every gate and expert. The first part of a tag is a folded section on TensorBoard's page: three in all."""
         scalars = {}
         for block in range(len(statistics.gate_MG)):
             for index, group in enumerate(statistics.groups):
                 place, at = f"block{block}/{group}", (block, index)
-                scalars[f"gates/{place}"] = statistics.gate_MG[at].item()
-                scalars[f"experts_max_violation/{place}"] = statistics.max_violation_MG[at].item()
-                scalars[f"experts_load_entropy/{place}"] = statistics.load_entropy_MG[at].item()
-                scalars[f"experts_image_entropy/{place}"] = statistics.image_entropy_MG[at].item()
-                scalars[f"experts_nmi/{place}"] = statistics.information_MG[at].item()
-                scalars[f"experts_nmi_chance/{place}"] = statistics.chance_MG[at].item()
-                scalars[f"experts_dead_age/{place}"] = float(self._age_MGE[at].max())
+                scalars[f"experts_gates/outer/{place}"] = statistics.gate_MG[at].item()
+                scalars[f"experts_gates/max_violation/{place}"] = statistics.max_violation_MG[at].item()
+                scalars[f"experts_gates/load_entropy/{place}"] = statistics.load_entropy_MG[at].item()
+                scalars[f"experts_gates/image_entropy/{place}"] = statistics.image_entropy_MG[at].item()
+                scalars[f"experts_gates/nmi/{place}"] = statistics.information_MG[at].item()
+                scalars[f"experts_gates/nmi_chance/{place}"] = statistics.chance_MG[at].item()
+                scalars[f"experts_gates/dead_age/{place}"] = float(self._age_MGE[at].max())
                 for expert in statistics.mask_GE[index].nonzero().flatten().tolist():
                     scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
                     scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()

@@ -59,14 +59,14 @@ class ImageGrid(L.Callback):
         return Strip(title, [square(image, self.side) for image in images.values()], captions)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write one image a sample: TensorBoard then has a slider over the steps for each."""
+        """Write one image a sample: TensorBoard has a slider over the steps for each, on a card that two pictures in a row fill."""
         if not self._active:
             return
         writer, seen = tensorboard_writer(trainer), {}
         for group, _, strip in self._choice.chosen():
             seen[group] = seen.get(group, 0) + 1
             tag = f"images/{group}" if seen[group] == 1 else f"images/{group}_{seen[group]}"
-            writer.add_image(tag, np.asarray(draw_strips([strip])), trainer.global_step, dataformats="HWC")
+            writer.add_image(tag, np.asarray(draw_strips([strip], columns=2)), trainer.global_step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
         """The number of validations so far, so that a resumed run keeps the rhythm."""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 
 from mimdit.files import replace_when_whole
-from mimdit.metrics import psnr, ssim
+from mimdit.metrics import PSNR_OF_IDENTICAL, psnr, ssim
 from mimdit.results import Row, summarize, unique_rows
 
 _IMAGES = {"restored": "output", "estimate": "estimate", "residuals_zeroed": "residuals_zeroed", "gates_uniform": "gates_uniform"}
@@ -21,7 +21,7 @@ _IMAGES = {"restored": "output", "estimate": "estimate", "residuals_zeroed": "re
 class Quality(L.Callback):
     """Score every image of validation and test on its 8-bit result (see `mimdit.metrics`), over all ranks, each image once.
 
-    Validation logs ``val/psnr_output``, ``val/psnr_input``, ``val/psnr_gain`` (output minus input), ``val/psnr_estimate`` and the same of
+    Validation logs ``val/psnr_output``, ``val/psnr_input``, ``val/psnr_gain`` (output less input), ``val/psnr_estimate`` and the same of
     SSIM, averaged over images, where checkpoint callbacks can monitor them; and by group ``val_groups/<group>/…``, in a section of its own
     on TensorBoard's page. The test logs ``test/…`` and writes ``results.json``: ``groups``, ``average`` over images,
     ``average_over_groups``, ``left_out`` (see `mimdit.results.summarize`) and ``settings``. (ours)
@@ -107,7 +107,8 @@ def gather_rows(rows: list[Row]) -> list[Row]:
 def _log_scores(pl_module: L.LightningModule, prefix: str, scores: dict[str, float]) -> None:
     """Log through the module, so that checkpoint callbacks see it; every rank has the same values already."""
     named = {name: value for name, value in scores.items() if name != "images"}
-    named["psnr_gain"] = scores["psnr_output"] - scores["psnr_input"]
+    if scores["psnr_input"] < PSNR_OF_IDENTICAL:
+        named["psnr_gain"] = scores["psnr_output"] - scores["psnr_input"]
     for name, value in named.items():
         # The mean of equal values: it only tells Lightning that they are the same on all ranks.
         tag, on_bar = f"{prefix}/{name}", (prefix, name) == ("val", "psnr_output")

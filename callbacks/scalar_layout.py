@@ -12,7 +12,7 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
     """Categories of multi-line charts in reading order; each line is chosen by a regular expression over the tags.
 
     Quality and losses first, then the state of the experts as a whole, then one category per MiM block: its outer gates and the load of
-    each of its groups.
+    each of its groups. TensorBoard gives all lines of one run the same colour and tells them apart by markers, so a chart has few lines.
 
     Args:
         num_blocks: Number of MiM blocks.
@@ -22,8 +22,14 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
         "1 Quality and losses": {
             "PSNR on validation photographs, dB": _lines(r"^val/psnr_(output|input|estimate)$"),
             "SSIM on validation photographs": _lines(r"^val/ssim_(output|input|estimate)$"),
-            "PSNR gain over the input by group, dB": _lines(r"^val_groups/[^/]+/psnr_gain$"),
-            "training losses": _lines(r"^train/loss(/.*)?$"),
+            "PSNR gain over the input, single degradations, dB": _lines(r"^val_groups/[^/_]+/psnr_gain$"),
+            "PSNR gain over the input, mixed degradations, dB": _lines(r"^val_groups/[^/]*_[^/]*/psnr_gain$"),
+            "PSNR of images that needed nothing, dB": _lines(r"^val_groups/[0-9]*[Cc]lean/psnr_output$"),
+            "training loss, and what the task adds to it": _lines(r"^train/loss(/(flow|estimate))?$"),
+            "training loss, what the routing adds": _lines(r"^train/loss/(balance|z|importance|specialization)$"),
+            "gradient norm before clipping": _lines(r"^train/grad_norm$"),
+            "learning rate": _lines(r"^lr-.*$"),
+            "images per second": _lines(r"^speed/images_per_second$"),
         },
         "2 Experts at a glance": {
             "load entropy: 1 is balanced": _lines(r"^experts/load_entropy_(mean|worst)$"),
@@ -35,7 +41,7 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
         },
     }
     for block in range(num_blocks):
-        charts = {"outer gates, mean weight": _lines(rf"^gates/block{block}/.*$")}
+        charts = {"outer gates, mean weight": _lines(rf"^experts_gates/outer/block{block}/.*$")}
         charts |= {f"{group}, share of choices": _lines(rf"^experts_load/block{block}/{re.escape(group)}/.*$") for group in groups}
         layout[f"3 Block {block}"] = charts
     return layout

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from bisect import insort
 from typing import Any
 
@@ -51,4 +51,4 @@ class SpreadOverGroups:
 
 
 def _rank(group: str, key: str) -> int:
-    return zlib.crc32(f"{group}/{key}".encode())
+    return int.from_bytes(hashlib.blake2b(f"{group}/{key}".encode(), digest_size=8).digest())

@@ -32,28 +32,36 @@ def square(image: torch.Tensor, side: int) -> Image.Image:
     return picture if edge == side else picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def draw_strips(strips: list[Strip], *, per_line: int = 1) -> Image.Image:
-    """Lay out strips of equally many pictures on white, ``per_line`` beside each other.
+def draw_strips(strips: list[Strip], *, per_line: int = 1, columns: int | None = None) -> Image.Image:
+    """Lay out strips of equally many pictures on white.
+
+    Args:
+        strips: What to draw.
+        per_line: Strips beside each other.
+        columns: Pictures of a strip beside each other, the others below; None for all.
 
     Raises:
         ValueError: there is nothing to draw.
     """
     if not strips:
         raise ValueError("no strip to draw: no sample was offered; validate or test on at least one image")
-    side, columns = strips[0].pictures[0].width, max(len(strip.pictures) for strip in strips)
+    side, most = strips[0].pictures[0].width, max(len(strip.pictures) for strip in strips)
+    columns = min(columns or most, most)
     title_font, caption_font = _font(side // 13), _font(side // 17)
     title_height, caption_height = int(title_font.size * 1.6), int(caption_font.size * 1.6)
-    width, height = columns * (side + _MARGIN) + 2 * _MARGIN, title_height + side + caption_height + _MARGIN
+    picture_height = side + caption_height
+    width, height = columns * (side + _MARGIN) + 2 * _MARGIN, title_height + math.ceil(most / columns) * picture_height + _MARGIN
     per_line = min(per_line, len(strips))
     sheet = Image.new("RGB", (per_line * width, math.ceil(len(strips) / per_line) * height + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, strip in enumerate(strips):
         left, top = (index % per_line) * width + _MARGIN, (index // per_line) * height + _MARGIN
         pen.text((left, top), strip.title, fill=_INK, font=title_font)
-        for column, (picture, caption) in enumerate(zip(strip.pictures, strip.captions, strict=True)):
-            at = left + column * (side + _MARGIN)
-            sheet.paste(picture, (at, top + title_height))
-            pen.text((at, top + title_height + side + 2), caption, fill=_SOFT, font=caption_font)
+        for place, (picture, caption) in enumerate(zip(strip.pictures, strip.captions, strict=True)):
+            x = left + (place % columns) * (side + _MARGIN)
+            y = top + title_height + (place // columns) * picture_height
+            sheet.paste(picture, (x, y))
+            pen.text((x, y + side + 2), caption, fill=_SOFT, font=caption_font)
     return sheet
 
 

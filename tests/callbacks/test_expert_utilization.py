@@ -28,7 +28,7 @@ def test_each_window_holds_the_counts_of_its_own_steps(tmp_path):
         assert (entry.step, entry.value) == (step, pytest.approx(statistics.load_MGE[1, 1, 2].item()))
         for tag, value in [
             ("experts_probability/block0/spatial/e3", statistics.probability_MGE[0, 0, 3]),
-            ("gates/block0/se", statistics.gate_MG[0, 1]),
+            ("experts_gates/outer/block0/se", statistics.gate_MG[0, 1]),
             ("experts/max_violation_worst", statistics.max_violation_MG.max()),
             ("experts/nmi_mean", statistics.information_MG.mean()),
             ("experts/nmi_chance", statistics.chance_MG.mean()),

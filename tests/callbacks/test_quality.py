@@ -51,6 +51,7 @@ def test_validation_scores_are_there_for_checkpoints_and_on_tensorboard(tmp_path
     assert log.Scalars("val_groups/05Noise/psnr_input")[0].value == pytest.approx(score(psnr, "05Noise", 0), abs=1e-4)
     gain = score(psnr, "05Noise", 0.5) - score(psnr, "05Noise", 0)
     assert log.Scalars("val_groups/05Noise/psnr_gain")[0].value == pytest.approx(gain, abs=1e-4)
+    assert "val_groups/00Clean/psnr_output" in log.Tags()["scalars"] and "val_groups/00Clean/psnr_gain" not in log.Tags()["scalars"]
 
 
 class Backbone(DummyRestorer):

@@ -20,8 +20,8 @@ def test_larger_images_are_shrunk():
 def test_all_pictures_are_on_the_sheet():
     pictures = [square(torch.tensor([r, g, 0.2])[:, None, None].expand(3, 64, 64), 64) for r in (0.3, 0.6) for g in (0.4, 0.8)]
     strips = [Strip("a", pictures[:2], ["x", "y"]), Strip("b", pictures[2:], ["x", "y"])]
-    for per_line in (1, 2):
-        sheet = np.asarray(draw_strips(strips, per_line=per_line))
+    for per_line, columns in ((1, None), (2, None), (2, 1)):
+        sheet = np.asarray(draw_strips(strips, per_line=per_line, columns=columns))
         for picture in pictures:
             assert (sheet == np.asarray(picture)[0, 0]).all(axis=-1).sum() == 64 * 64
 
