@@ -6,7 +6,6 @@ Nothing heavy is imported before a verb is known, so that ``mimdit --help`` answ
 import ast
 import difflib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
@@ -37,7 +36,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
     A user's mistake ends in one paragraph on stderr and exit code 2 (`mimdit.user_errors`).
     """
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what jsonargparse 5 will remove
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns at import of an optional part that is missing
     args = list(sys.argv[1:] if args is None else args)
     with user_errors_in_one_paragraph():

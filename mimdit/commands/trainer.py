@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -111,6 +112,7 @@ def _option(args: list[str], name: str) -> str | None:
 
 def run(args: list[str]) -> TrainerCLI:
     """Do one of `VERBS`: ``args`` are the verb and its options. Returns the command line object with its trainer, model and data."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what jsonargparse 5 will remove
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
