@@ -228,11 +228,6 @@ class Restorer(L.LightningModule):
         """Restored images ``[B, 3, H, W]``."""
         return self.restore(batch["lq"])
 
-    def on_train_batch_end(self, outputs: dict, batch: Batch, batch_idx: int) -> None:
-        """Tell the data how far training got: only what was trained on counts as read."""
-        if hasattr(self.trainer.datamodule, "mark_consumed"):
-            self.trainer.datamodule.mark_consumed(batch)
-
     def configure_optimizers(self) -> dict:
         """One optimiser over all that trains, and its schedule."""
         optimizer = self.make_optimizer(parameter_groups(self))
