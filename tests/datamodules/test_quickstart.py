@@ -71,11 +71,12 @@ def test_two_processes_write_the_bytes_of_one(written, tmp_path):
 def test_a_run_that_was_killed_is_continued_to_the_same_bytes(written, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    done, half, *_ = plan_shards(folder, RECIPES, 3)
-    write_plan(done)
-    write_plan(half)
+    done, half, short, *_ = plan_shards(folder, RECIPES, 3)
+    for plan in (done, half, short):
+        write_plan(plan)
     half.path.with_suffix(".json").unlink()  # killed between the tar and its sidecar
     half.path.write_bytes(b"of another run")
+    short.path.write_bytes(short.path.read_bytes()[:1000])
     (folder / ".05Noise-000000.tar.123.tmp").write_bytes(b"half a shard")
     kept = done.path.stat().st_mtime_ns
     write_folders({folder: RECIPES}, {"seed": 5}, shard_size=3, workers=1)

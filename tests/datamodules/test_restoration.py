@@ -137,12 +137,12 @@ def test_images_of_different_sizes_are_no_evaluation_batch(tmp_path):
     assert len(list(datamodule(None, test=folder).test_dataloader())) == 25
 
 
-def _two_ranks(rank: int, folder: str) -> dict:
+def _two_ranks(rank: int, train: str, test: str) -> dict:
     """Stop after 5 batches, resume from rank 0's state as Lightning does, and return what both ways deliver next."""
 
     def on_rank() -> RestorationDataModule:
         # A spawned process would spawn its workers too, and each of them import torch for seconds.
-        data = datamodule(folder, test=folder, num_workers=2, batch_size=2, multiprocessing_context="fork")
+        data = datamodule(train, test=test, num_workers=2, batch_size=2, multiprocessing_context="fork")
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2, global_step=0)
         return data
 
@@ -161,21 +161,26 @@ def _two_ranks(rank: int, folder: str) -> dict:
     resumed.load_state_dict(states[0])
     batches = iter(resumed.train_dataloader())
     tested = [batch["key"][0] for batch in resumed.test_dataloader()]
-    return {"whole": keys, "resumed": [next(batches)["key"] for _ in range(4)], "tested": tested}
+    return {"state": states[0], "whole": keys, "resumed": [next(batches)["key"] for _ in range(4)], "tested": tested}
 
 
 class TwoRanks:
-    """`_two_ranks` with its folder, importable in a spawned process."""
+    """`_two_ranks` with its folders, importable in a spawned process."""
 
-    def __init__(self, folder: str):
-        self.folder = folder
+    def __init__(self, train: str, test: str):
+        self.train, self.test = train, test
 
     def __call__(self, rank: int) -> dict:
-        return _two_ranks(rank, self.folder)
+        return _two_ranks(rank, self.train, self.test)
 
 
 def test_two_processes_each_resume_their_own_part(folder, tmp_path):
-    ranks = run_in_two_processes(TwoRanks(folder), tmp_path)
+    # Bad samples move the ranks' positions apart; without them all ranks would have one state.
+    spoiled = {"00Clean/0001", "01Blur/0002", "01Blur/0003", "01Blur/0011", "09Lowlight_Haze/0004"}
+    train = make_folder(tmp_path / "bad", edit=lambda sample: {**sample, "lq.png": b""} if sample["__key__"] in spoiled else sample)
+    ranks = run_in_two_processes(TwoRanks(str(train.folder), folder), tmp_path)
+    assert ranks[0]["state"] == ranks[1]["state"]
+    assert ranks[0]["state"]["ranks"][0] != ranks[0]["state"]["ranks"][1]
     for rank in ranks:
         assert rank["resumed"] == rank["whole"][5:]
     assert ranks[0]["whole"] != ranks[1]["whole"]
