@@ -35,7 +35,6 @@ class TinyModel(L.LightningModule):
 
     def __init__(self, head: Head, ema: float = 0.999, rows: int = 0, optimizer: OptimizerCallable = torch.optim.SGD) -> None:
         super().__init__()
-        self.save_hyperparameters()
         self.head, self.ema, self.rows, self.make_optimizer = head, ema, rows, optimizer
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -186,6 +185,12 @@ def test_the_checkpoint_fills_what_the_user_left_unset(checkpoint):
     verb = trainer_verbs.run(["test", *data, "--model.ema", "0.5", "--ckpt_path", str(checkpoint)])
     assert verb.model.head.linear.out_features == 2
     assert verb.trainer.callback_metrics["ema"] == 0.5
+
+
+def test_a_checkpoint_builds_its_model_again(checkpoint):
+    model = TinyModel.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    assert model.head.linear.out_features == 2
+    assert model.make_optimizer(model.parameters()).defaults["lr"] == 1e-3
 
 
 def test_a_missing_checkpoint_is_told_before_anything_is_built(capsys, config):

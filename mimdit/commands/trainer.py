@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -72,6 +73,17 @@ class TrainerCLI(LightningCLI):
         else:
             self.config = parser.parse_args(checkpoint_hparams_first(args))
 
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; let checkpoints remember how, for `load_from_checkpoint` and `checkpoint_hparams_first`.
+
+        A model that did this in its ``__init__`` would keep copies of its parts wherever it is built without a command line.
+        """
+        super().instantiate_classes()
+        self._dump_config()
+        built = self.config_dump["model"]
+        hparams = {"_class_path": built["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module", **built["init_args"]}
+        self.model.save_hyperparameters(hparams, logger=False)
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
 
@@ -113,6 +125,7 @@ def _option(args: list[str], name: str) -> str | None:
 def run(args: list[str]) -> TrainerCLI:
     """Do one of `VERBS`: ``args`` are the verb and its options. Returns the command line object with its trainer, model and data."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what jsonargparse 5 will remove
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
