@@ -9,6 +9,24 @@ from mimdit.conditioner.mim_block import ChannelNorm, FeedForward
 from mimdit.routing.router import router_features
 
 
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_MOST_SAMPLES = 65536
+
+
+def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
+    """What a histogram and a gradient tell of the tone of ``latents [B, C, h, w]``: fp32 ``[B, 7 (C + 1) + C]``.
+
+    Quantiles of each channel and of the darkest channel at each position, and the log-std of the differences between neighbours. Mean and
+    spread alone cannot tell haze from a pale scene: it is the lack of anything dark, the dark channel of He et al. (2009), that gives it
+    away. Quantiles are of at most 65,536 evenly spaced positions.
+    """
+    values = torch.cat([latents, latents.amin(dim=1, keepdim=True)], dim=1).float().flatten(2)
+    values = values[:, :, :: -(-values.shape[2] // _MOST_SAMPLES)]
+    quantiles = torch.quantile(values, values.new_tensor(QUANTILES), dim=2).permute(1, 2, 0).flatten(1)
+    differences = (latents[..., 1:] - latents[..., :-1]).float()
+    return torch.cat([quantiles, (differences.std(dim=(2, 3), correction=0) + 1e-4).log()], dim=1)
+
+
 class ToneCurve(nn.Module):
     """Add ``sum_j c_j * y^p_j`` per channel, with c read from global statistics: haze and darkness are mostly tone. (ours)
 
@@ -22,14 +40,15 @@ class ToneCurve(nn.Module):
     def __init__(self, channels: int, dim: int, powers: tuple[float, ...]) -> None:
         super().__init__()
         self.powers = tuple(powers)
-        self.coefficients = nn.Sequential(nn.Linear(2 * dim + 2 * channels, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, channels * len(powers)))
+        num_statistics = 2 * dim + 2 * channels + len(QUANTILES) * (channels + 1) + channels
+        self.coefficients = nn.Sequential(nn.Linear(num_statistics, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, channels * len(powers)))
         nn.init.zeros_(self.coefficients[-1].weight)
         nn.init.zeros_(self.coefficients[-1].bias)
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
         with torch.autocast(latents.device.type, enabled=False):
-            statistics = torch.cat([router_features(hidden_states), router_features(latents)], dim=1)
+            statistics = torch.cat([router_features(hidden_states), router_features(latents), tone_statistics(latents)], dim=1)
             coefficients = self.coefficients(statistics).unflatten(1, (len(self.powers), -1))[..., None, None]
             unit = ((latents.float() + 1) / 2).clamp(0, 1)
             # The floor keeps the slope of a root finite in black regions.
