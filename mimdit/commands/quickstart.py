@@ -26,13 +26,18 @@ def quickstart(config: str = "configs/quickstart.yaml", data: str = "data/quicks
     _say(f"1/3  data: {data}")
     write_shards(data)
     _say(f"2/3  training: {run}")
-    if checkpoint.exists() and results.exists() and results.stat().st_mtime >= max(checkpoint.stat().st_mtime, Path(config).stat().st_mtime):
+    if _is_newer(results, than=[checkpoint, Path(config)]):
         print("reused: it was trained and tested with this config before")
     else:
         _mimdit("fit", *options, *(["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []))
         _say("3/3  test on photographs that were never trained on")
         _mimdit("test", *options, "--ckpt_path", str(checkpoint))
     _report(results, Path(run))
+
+
+def _is_newer(results: Path, than: list[Path]) -> bool:
+    """Whether the results exist and were written after everything they came from."""
+    return all(path.exists() for path in [results, *than]) and results.stat().st_mtime >= max(path.stat().st_mtime for path in than)
 
 
 def _mimdit(*arguments: str) -> None:

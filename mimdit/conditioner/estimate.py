@@ -8,7 +8,6 @@ from torch import nn
 from mimdit.conditioner.mim_block import ChannelNorm, FeedForward
 from mimdit.routing.router import router_features
 
-
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _MOST_SAMPLES = 65536
 

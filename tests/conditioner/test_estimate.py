@@ -1,8 +1,9 @@
 """The estimate head."""
 
+import numpy as np
 import torch
 
-from mimdit.conditioner.estimate import EstimateHead, ToneCurve
+from mimdit.conditioner.estimate import QUANTILES, EstimateHead, ToneCurve, tone_statistics
 from tests.tiny_models import randomise
 
 POWERS = (0, 0.4, 1, 2)
@@ -56,3 +57,20 @@ def test_detail_lands_where_its_position_is():
     assert moved.any()
     # two 3x3 filters in a row reach two positions, each 2 pixels wide
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 0, 9)
+
+
+def test_tone_statistics_are_numpys_quantiles_and_gradient_spread():
+    latents = torch.rand(2, 3, 12, 20) * 2 - 1
+    statistics = tone_statistics(latents).numpy()
+    pixels = latents.numpy()
+    for image, row in zip(pixels, statistics):
+        values = [*image.reshape(3, -1), image.min(axis=0).reshape(-1)]
+        quantiles = np.concatenate([np.quantile(v, QUANTILES) for v in values])
+        spread = np.log(np.diff(image, axis=2).reshape(3, -1).std(axis=1) + 1e-4)
+        np.testing.assert_allclose(row, np.concatenate([quantiles, spread]), rtol=1e-4, atol=1e-5)
+
+
+def test_tone_statistics_of_a_large_image_are_those_of_evenly_spaced_positions():
+    ramp = torch.linspace(-1, 1, 400 * 400).view(1, 1, 400, 400).expand(1, 3, -1, -1)
+    medians = tone_statistics(ramp)[0, : 4 * len(QUANTILES)].view(4, -1)[:, QUANTILES.index(0.5)]
+    torch.testing.assert_close(medians, torch.zeros(4), atol=1e-3, rtol=0)
