@@ -30,3 +30,11 @@ def test_a_block_that_writes_nothing_fails_and_leaves_the_old_file(tmp_path):
     with pytest.raises(FileNotFoundError), replace_when_whole(path):
         pass
     assert path.read_text() == "old"
+
+
+def test_a_private_file_becomes_as_readable_as_any_other(tmp_path):
+    (tmp_path / "other").write_text("")
+    with replace_when_whole(tmp_path / "file") as path:
+        path.write_text("")
+        path.chmod(0o600)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
