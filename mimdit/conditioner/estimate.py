@@ -34,12 +34,13 @@ class ToneCurve(nn.Module):
         dim: Channels of the hidden states whose statistics are read.
         powers: The exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: made for pixel latents in -1..1. With only 0
             and 1 it is an affine change of each channel, fit for any latent.
+        histogram: Whether it reads `tone_statistics` beside means and spreads.
     """
 
-    def __init__(self, channels: int, dim: int, powers: tuple[float, ...]) -> None:
+    def __init__(self, channels: int, dim: int, powers: tuple[float, ...], *, histogram: bool = False) -> None:
         super().__init__()
-        self.powers = tuple(powers)
-        num_statistics = 2 * dim + 2 * channels + len(QUANTILES) * (channels + 1) + channels
+        self.powers, self.histogram = tuple(powers), histogram
+        num_statistics = 2 * dim + 2 * channels + (len(QUANTILES) * (channels + 1) + channels if histogram else 0)
         self.coefficients = nn.Sequential(nn.Linear(num_statistics, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, channels * len(powers)))
         nn.init.zeros_(self.coefficients[-1].weight)
         nn.init.zeros_(self.coefficients[-1].bias)
@@ -47,8 +48,10 @@ class ToneCurve(nn.Module):
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
         with torch.autocast(latents.device.type, enabled=False):
-            statistics = torch.cat([router_features(hidden_states), router_features(latents), tone_statistics(latents)], dim=1)
-            coefficients = self.coefficients(statistics).unflatten(1, (len(self.powers), -1))[..., None, None]
+            statistics = [router_features(hidden_states), router_features(latents)]
+            if self.histogram:
+                statistics.append(tone_statistics(latents))
+            coefficients = self.coefficients(torch.cat(statistics, dim=1)).unflatten(1, (len(self.powers), -1))[..., None, None]
             unit = ((latents.float() + 1) / 2).clamp(0, 1)
             # The floor keeps the slope of a root finite in black regions.
             return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
@@ -66,11 +69,14 @@ class EstimateHead(nn.Module):
         dim: Channels of the hidden states.
         patch_size: Latent pixels per position of the hidden states, in each direction.
         tone_powers: Exponents of the global tone change; empty for none.
+        tone_histogram: Whether the tone change reads the histogram too.
     """
 
-    def __init__(self, channels: int, dim: int, patch_size: int, *, tone_powers: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, channels: int, dim: int, patch_size: int, *, tone_powers: tuple[float, ...] = (), tone_histogram: bool = False
+    ) -> None:
         super().__init__()
-        self.tone = ToneCurve(channels, dim, tone_powers) if tone_powers else None
+        self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram) if tone_powers else None
         self.norm, self.feed_forward = ChannelNorm(dim), FeedForward(dim)
         self.detail = nn.Conv2d(dim, channels * patch_size**2, 3, padding=1)
         nn.init.zeros_(self.detail.weight)

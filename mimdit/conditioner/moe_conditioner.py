@@ -66,6 +66,8 @@ class MoEConditioner(L.LightningModule):
         expansion: Width of the feed-forward, in units of ``dim``.
         estimate: Whether to predict the clean latent directly (ours; off in the paper's configuration).
         tone_powers: Exponents of the estimate's global tone change; empty for none.
+        tone_histogram: Whether the tone change reads quantiles and gradients beside means and spreads: more haze goes, but a model of
+            made scenes then misjudges the colours of photographs more often.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class MoEConditioner(L.LightningModule):
         expansion: float = 1.0,
         estimate: bool = False,
         tone_powers: list[float] = [],  # noqa: B006
+        tone_histogram: bool = False,
     ) -> None:
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
@@ -112,7 +115,7 @@ class MoEConditioner(L.LightningModule):
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
-        self.estimate_head = EstimateHead(latent_channels, dim, patch_size, tone_powers=tuple(tone_powers)) if estimate else None
+        self.estimate_head = EstimateHead(latent_channels, dim, patch_size, tone_powers=tuple(tone_powers), tone_histogram=tone_histogram) if estimate else None
 
     @property
     def multiple(self) -> int:
