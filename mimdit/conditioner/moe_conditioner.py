@@ -115,7 +115,8 @@ class MoEConditioner(L.LightningModule):
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
-        self.estimate_head = EstimateHead(latent_channels, dim, patch_size, tone_powers=tuple(tone_powers), tone_histogram=tone_histogram) if estimate else None
+        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram}
+        self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
 
     @property
     def multiple(self) -> int:
