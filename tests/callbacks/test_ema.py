@@ -72,4 +72,8 @@ def test_validation_sees_the_average_and_the_checkpoint_keeps_both(tmp_path):
 def test_a_module_without_average_is_left_alone(tmp_path):
     module = DummyRestorer()
     module.ema = None
-    trainer(tmp_path, EMAUpdate(), max_steps=1).fit(module, loader(), loader())
+    plain = DummyRestorer()
+    trainer(tmp_path / "with", EMAUpdate(), max_steps=2).fit(module, loader(), loader())
+    trainer(tmp_path / "without", max_steps=2).fit(plain, loader(), loader())
+    assert module.ema is None
+    torch.testing.assert_close(dict(module.named_parameters()), dict(plain.named_parameters()), rtol=0, atol=0)

@@ -32,4 +32,7 @@ def test_input_output_and_truth_are_in_the_picture(tmp_path):
 
 
 def test_without_tensorboard_nothing_happens(tmp_path):
-    trainer(tmp_path, ImageGrid(), tensorboard=False, max_steps=2).fit(DummyRestorer(), loader(), loader())
+    run = trainer(tmp_path, ImageGrid(), tensorboard=False, max_steps=2)
+    run.fit(DummyRestorer(), loader(), loader())
+    assert run.global_step == 2
+    assert not [*tmp_path.rglob("events.out.tfevents*"), *tmp_path.rglob("*.png")]
