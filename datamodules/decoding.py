@@ -50,6 +50,8 @@ def decode_pair(sample: RawSample) -> Pair:
     Raises:
         BadSampleError: A part is missing, cannot be decoded or names an unknown atom, or the two images differ in size.
     """
+    if sample.problem:
+        raise BadSampleError(sample.problem)
     if not sample.json:
         raise BadSampleError(f"The json of {sample.place} is missing.")
     try:

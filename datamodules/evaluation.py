@@ -6,7 +6,7 @@ from itertools import zip_longest
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.decoding import Pair, decode_pair
-from datamodules.shards import SampleSpan, ShardEntry, ShardIndex, Sidecar, parse_sample
+from datamodules.shards import SampleSpan, ShardEntry, ShardIndex, ShardStore, parse_sample, shard_place, sidecar_of
 
 
 class EvaluationPairs(Dataset):
@@ -16,16 +16,17 @@ class EvaluationPairs(Dataset):
 
     Args:
         index: The shards.
+        store: Opens them; None for local ones.
 
     Raises:
         ShardError: A sidecar is missing or does not match the index.
         BadSampleError: On access: the pair cannot be decoded or its sizes differ; names shard and key.
     """
 
-    def __init__(self, index: ShardIndex) -> None:
-        self.index = index
+    def __init__(self, index: ShardIndex, store: ShardStore | None = None) -> None:
+        self.index, self.store = index, store or ShardStore()
         lines = [
-            [(shard, span) for shard in shards for span in Sidecar.load(index.path(shard)).spans[: shard.samples]]
+            [(shard, span) for shard in shards for span in sidecar_of(index, shard, self.store).spans[: shard.samples]]
             for shards in index.groups.values()
         ]
         self._spans: list[tuple[ShardEntry, SampleSpan]] = [entry for turn in zip_longest(*lines) for entry in turn if entry is not None]
@@ -35,11 +36,11 @@ class EvaluationPairs(Dataset):
 
     def __getitem__(self, number: int) -> Pair:
         shard, span = self._spans[number]
-        path = self.index.path(shard)
-        with open(path, "rb") as file:
+        place = shard_place(self.index, shard)
+        with self.store.open(place, shard.bytes) as file:
             file.seek(span.offset)
             data = file.read(span.size)
-        return decode_pair(parse_sample(data, str(path)))
+        return decode_pair(parse_sample(data, place))
 
 
 class ShareSampler(DistributedSampler):

@@ -11,24 +11,25 @@ class Progress:
 
     Args:
         consumers: How many consumers the rank has.
+        lap: The lap that they begin with.
     """
 
-    def __init__(self, consumers: int) -> None:
-        self.positions: list[tuple[int, int]] = [(0, 0)] * consumers
-        """(epoch, offset) of each consumer."""
+    def __init__(self, consumers: int, lap: int = 0) -> None:
+        self.positions: list[tuple[int, int]] = [(lap, 0)] * consumers
+        """(lap, offset) of each consumer; see `datamodules.laps`."""
         self.turn = 0
         """The consumer whose batch comes next."""
         self._pending: list[list[int]] = []
 
     def deliver(self, position: list[int]) -> None:
-        """Note the position that a batch carries: [consumer over all ranks, epoch, offset]."""
+        """Note the position that a batch carries: [consumer over all ranks, lap, offset]."""
         self._pending.append(position)
 
     def commit(self) -> None:
         """Count everything noted: its optimizer step is complete."""
-        for consumer, epoch, offset in self._pending:
+        for consumer, lap, offset in self._pending:
             local = int(consumer) % len(self.positions)
-            self.positions[local] = (int(epoch), int(offset))
+            self.positions[local] = (int(lap), int(offset))
             self.turn = (local + 1) % len(self.positions)
         self.forget_pending()
 
@@ -44,5 +45,5 @@ class Progress:
         """Continue from the positions of `state_dict`."""
         assert len(state["positions"]) == len(self.positions)
         self.turn = state["turn"]
-        self.positions = [(epoch, offset) for epoch, offset in state["positions"]]
+        self.positions = [(lap, offset) for lap, offset in state["positions"]]
         self.forget_pending()

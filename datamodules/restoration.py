@@ -1,6 +1,5 @@
 """The LightningDataModule of image restoration: an endless, resumable training stream and fixed evaluation lists."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,12 +7,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
+from datamodules.composed import check_composed
 from datamodules.evaluation import EvaluationPairs, ShareSampler
+from datamodules.laps import Laps
 from datamodules.line import Line
+from datamodules.mixture import Mixture, make_quotas
 from datamodules.progress import Progress
-from datamodules.shards import ShardIndex
+from datamodules.shards import ShardIndex, ShardStore, open_index
 from datamodules.stream import StreamBatch, StreamLoader, TrainStream, one_thread
-from datamodules.stream_state import check_state, gather_state
+from datamodules.stream_state import continue_stream, stream_state
 
 _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
 
@@ -21,16 +23,23 @@ _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test":
 class RestorationDataModule(L.LightningDataModule):
     """Pairs of degraded and clean images from folders of shards, as `mimdit.batch.Batch`; pretraining reads only their ``gt``.
 
-    Training is endless: give ``trainer.max_steps``. Its order and its crops depend on ``seed`` and on the number of consumers
-    (ranks × worker processes) alone, and a checkpoint continues it with the very next batch. The same number of consumers is needed then.
+    Training is endless: give ``trainer.max_steps``. Its order depends on ``seed``, on what an epoch takes of each group, and on the number of
+    consumers (ranks × worker processes) alone, its crops not even on that. A checkpoint continues it with the very next batch; on
+    another number of consumers in another order, without repeating or losing a sample; with other groups or weights from the next
+    epoch on.
 
     Args:
-        train: Folder of training shards, or null.
-        validation: Folder of validation shards, or null.
-        test: Folder of test shards, also used by predict, or null.
+        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of such.
+        validation: Validation shards, likewise, or a folder of image pairs.
+        test: Test shards or pairs, likewise; also used by predict.
+        groups: Training groups to take; null is all, or those of weights.
+        weights: How many samples an epoch takes of each group, relative to one another; null is as many as there are.
+        temperature: Weighs groups by their size to the power 1 / temperature instead: 1 is their size, large values make all alike.
+        composed: Training groups to compose from the clean images of others, e.g. 18Lowlight_Blur_Noise: 02Blur_Noise.
         batch_size: Training pairs a batch and rank.
         eval_batch_size: Pairs a batch in validation, test and predict; above 1 all images need one size.
         crop: Side of the random square training crop in pixels.
+        crops: Training crops cut from each decoded image; divides batch_size. More save decoding, at the price of batches less varied.
         flip: Whether training pairs are turned and mirrored at random (8 ways).
         num_workers: Worker processes a rank for training; 0 reads in the training process.
         eval_num_workers: Worker processes a rank for validation, test and predict.
@@ -38,19 +47,28 @@ class RestorationDataModule(L.LightningDataModule):
         pin_memory: Whether to use page-locked memory where there is an accelerator.
         multiprocessing_context: How worker processes start: fork, spawn, forkserver; null is the platform's default.
         seed: Seed of order, crops and flips.
-        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops.
+        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops. A shard that
+            cannot be read counts as one.
         overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
             (Lightning's overfit_batches does not work on an endless stream.)
+        cache: Folder for local copies of shards, needed for remote ones; null reads local shards in place.
+        cache_gib: Most GiB of copies that are kept.
+        shard_timeout: Seconds that copying one shard may take before it counts as missing.
     """
 
     def __init__(
         self,
-        train: str | None = None,
-        validation: str | None = None,
-        test: str | None = None,
+        train: str | list[str] | None = None,
+        validation: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        groups: list[str] | None = None,
+        weights: dict[str, float] | None = None,
+        temperature: float | None = None,
+        composed: dict[str, str] | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 1,
         crop: int = 96,
+        crops: int = 1,
         flip: bool = True,
         num_workers: int = 2,
         eval_num_workers: int = 1,
@@ -60,12 +78,16 @@ class RestorationDataModule(L.LightningDataModule):
         seed: int = 0,
         max_bad_samples: int = 100,
         overfit: int = 0,
+        cache: str | None = None,
+        cache_gib: float = 100.0,
+        shard_timeout: float = 600.0,
     ) -> None:
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("crop", crop, 1),
+            ("crops", crops, 1),
             ("num_workers", num_workers, 0),
             ("eval_num_workers", eval_num_workers, 0),
             ("prefetch", prefetch, 1),
@@ -74,9 +96,13 @@ class RestorationDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"data.{name} is {value}; it must be at least {least}.")
+        if batch_size % crops:
+            raise ValueError(f"data.crops is {crops}, which does not divide data.batch_size of {batch_size}: a batch holds whole images.")
+        self.groups, self.weights, self.temperature, self.composed = groups, weights, temperature, composed or {}
+        self.store = ShardStore(cache=cache, cache_gib=cache_gib, timeout=shard_timeout)
         self.folders = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.crop, self.flip = crop, flip
+        self.crop, self.crops, self.flip = crop, crops, flip
         self.num_workers, self.eval_num_workers = num_workers, eval_num_workers
         self.prefetch, self.pin_memory = prefetch, pin_memory
         self.multiprocessing_context = multiprocessing_context
@@ -84,6 +110,8 @@ class RestorationDataModule(L.LightningDataModule):
         self.max_bad_samples = max_bad_samples
         self.overfit = overfit
         self._indices: dict[str, ShardIndex] = {}
+        self._mixture: Mixture | None = None
+        self._laps: Laps | None = None
         self._progress: Progress | None = None
         self._loaded: dict[str, Any] = {}
         self._step: int | None = None
@@ -119,20 +147,24 @@ class RestorationDataModule(L.LightningDataModule):
         """Return the endless stream, from its start or from where the last completed step left it.
 
         Raises:
-            ValueError: The loaded state is of other data, another seed or another number of consumers.
+            ValueError: The loaded state is of other data or another seed, or groups, weights or composed groups do not fit the shards.
         """
-        index = self._index("train")
-        workers = max(1, self.num_workers)
-        if self._progress is None:
-            self._progress = Progress(workers)
+        index, workers = self._index("train"), max(1, self.num_workers)
+        quotas = self._quotas()
         if self._loaded:
-            check_state(self._loaded, self._identity())
-            self._progress.load_state_dict(self._loaded["ranks"][self._rank])
+            here = {"seed": self.seed, "hashes": index.hashes, "workers": workers, "world_size": self._world_size, "rank": self._rank}
+            self._mixture, self._laps, self._progress = continue_stream(self._loaded, quotas=quotas, **here)
             self._loaded = {}
+        elif self._progress is None:
+            self._mixture = Mixture(quotas)
+            self._laps, self._progress = Laps(self._mixture.samples), Progress(workers)
         stream = TrainStream(
-            Line(index, seed=self.seed),
+            Line(index, self._mixture, seed=self.seed, store=self.store, sources=self.composed),
             batch_size=self.batch_size,
             crop=self.crop,
+            crops=self.crops,
+            laps=self._laps,
+            composed=frozenset(self.composed),
             flip=self.flip,
             frozen=self.overfit > 0,
             rank=self._rank,
@@ -141,6 +173,13 @@ class RestorationDataModule(L.LightningDataModule):
             max_bad_samples=self.max_bad_samples,
         )
         return StreamLoader(stream, self._progress, **self._loading(self.num_workers))
+
+    def _quotas(self) -> dict[str, int]:
+        """How many samples an epoch takes of each group, composed ones included."""
+        sizes = {group: sum(shard.samples for shard in shards) for group, shards in self._index("train").groups.items()}
+        check_composed(self.composed, sorted(sizes))
+        sizes |= {group: sizes[source] for group, source in self.composed.items()}
+        return make_quotas(sizes, groups=self.groups, weights=self.weights, temperature=self.temperature)
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this rank's share of the validation pairs, none where no folder is set."""
@@ -170,20 +209,11 @@ class RestorationDataModule(L.LightningDataModule):
         """Return every rank's position in the stream. Gathers over the ranks, so all of them must call it, as Lightning's saving does."""
         if self._progress is None:
             return self._loaded
-        return {**self._identity(), "ranks": gather_state(self._progress.state_dict())}
+        return stream_state(self.seed, self._index("train").hashes, self._mixture, self._laps, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next `train_dataloader` continue from a state; there each rank picks its own part."""
         self._loaded = state_dict
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what must be equal for a state to be continued."""
-        return {
-            "fingerprint": self._index("train").fingerprint,
-            "seed": self.seed,
-            "world_size": self._world_size,
-            "workers": max(1, self.num_workers),
-        }
 
     def _index(self, name: str) -> ShardIndex:
         """Load a folder's index once."""
@@ -191,13 +221,13 @@ class RestorationDataModule(L.LightningDataModule):
         if folder is None:
             raise ValueError(f"data.{name} is not set. Give a folder of shards, such as one that `mimdit shards quickstart` wrote.")
         if name not in self._indices:
-            index = ShardIndex.load(Path(folder))
+            index = open_index(folder, self.store)
             self._indices[name] = index.first(self.overfit) if name == "train" and self.overfit else index
         return self._indices[name]
 
     def _evaluation(self, name: str) -> DataLoader:
         """Return a loader over a fixed list of pairs, shared out over the ranks."""
-        pairs = EvaluationPairs(self._index(name))
+        pairs = EvaluationPairs(self._index(name), self.store)
         sampler = ShareSampler(pairs, num_replicas=self._world_size, rank=self._rank, shuffle=False) if self._world_size > 1 else None
         return DataLoader(
             pairs,

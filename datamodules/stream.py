@@ -1,7 +1,7 @@
 """The endless training stream: batches cut from the line by the workers, each batch carrying its reader's position.
 
 A consumer is one worker process of one rank (without worker processes: the rank itself); there are ``world_size × max(1, num_workers)`` of
-them. Its position is (epoch, offset in its slice of that epoch's line), and that is all there is to its state. (ours)
+them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state; see `datamodules.laps`. (ours)
 """
 
 import itertools
@@ -16,19 +16,25 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from datamodules.augmentation import crop_and_flip
 from datamodules.bad_samples import BadSamples, TooManyBadSamplesError
 from datamodules.collation import collate
+from datamodules.composed import composed_pair
 from datamodules.decoding import BadSampleError, Pair, decode_pair
-from datamodules.line import Line
+from datamodules.laps import Laps
+from datamodules.line import Draw, Line
 from datamodules.progress import Progress
 from datamodules.seeding import named_rng
-from datamodules.shards import RawSample
 from mimdit.batch import Batch
 
 _log = logging.getLogger(__name__)
 
 
 class StreamBatch(Batch):
-    """A training batch and where its consumer stands after it: [consumer, epoch, offset], plain integers that stay off the device."""
+    """A training batch, and where its consumer stands after it: [consumer, lap, offset], plain integers that stay off the device.
 
+    ``draw`` names each pair's use: the pass over its group, its key and the number of the crop. What is random about it is drawn from the
+    seed and this name, so neither ranks nor workers nor resumption change it.
+    """
+
+    draw: list[str]
     position: list[int]
 
 
@@ -42,6 +48,9 @@ class TrainStream(IterableDataset):
         line: The order of the samples.
         batch_size: Pairs a batch.
         crop: Side of the random square window in pixels.
+        crops: Windows cut from each decoded image; divides ``batch_size``.
+        laps: How the line is cut; None for a run that starts.
+        composed: Groups that are made from another's clean images.
         flip: Whether to turn and mirror at random.
         frozen: Whether to draw crops and flips once for all epochs (for overfitting on purpose).
         rank: This process's number.
@@ -56,6 +65,9 @@ class TrainStream(IterableDataset):
         *,
         batch_size: int,
         crop: int,
+        crops: int = 1,
+        laps: Laps | None = None,
+        composed: frozenset[str] = frozenset(),
         flip: bool = True,
         frozen: bool = False,
         rank: int = 0,
@@ -66,7 +78,9 @@ class TrainStream(IterableDataset):
         super().__init__()
         self.line = line
         self.batch_size = batch_size
-        self.crop = crop
+        self.crop, self.crops = crop, crops
+        self.laps = laps or Laps(len(line))
+        self.composed = composed
         self.flip = flip
         self.frozen = frozen
         self.rank = rank
@@ -75,7 +89,7 @@ class TrainStream(IterableDataset):
         self.max_bad_samples = max_bad_samples
         # Shared memory: persistent workers keep their copy of this dataset, and must learn where a new iteration starts.
         self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
-        self.start_from(Progress(self.workers))
+        self.start_from(Progress(self.workers, self.laps.first))
 
     def start_from(self, progress: Progress) -> None:
         """Let the next iteration continue where ``progress`` stands.
@@ -93,34 +107,42 @@ class TrainStream(IterableDataset):
         consumer = self.rank * self.workers + local
         bad = BadSamples(self.max_bad_samples)
         pairs: list[Pair] = []
+        draws: list[str] = []
         skipped: list[tuple[str, str]] = []
         unusable = 0
-        for epoch, offset, sample in self._samples(consumer, *start):
+        for lap, offset, draw in self._draws(consumer, *start):
             try:
-                pairs.append(self._pair(sample, epoch))
+                crops = self._crops(draw)
+                pairs += crops
+                draws += [f"{draw.turn}/{draw.sample.key}/{number}" for number in range(len(crops))]
                 unusable = 0
             except BadSampleError as error:
                 unusable += 1
-                skipped.append((sample.place, str(error)))
+                skipped.append((draw.sample.place, str(error)))
                 bad.add(*skipped[-1])
                 if unusable > len(self.line):
                     raise TooManyBadSamplesError(f"No sample of {self.line.index.folder} can be used; the last one: {error}") from error
             if len(pairs) == self.batch_size:
-                yield {**collate(pairs), "position": [consumer, epoch, offset], "bad": skipped}
-                pairs, skipped = [], []
+                yield {**collate(pairs), "draw": draws, "position": [consumer, lap, offset], "bad": skipped}
+                pairs, draws, skipped = [], [], []
 
-    def _samples(self, consumer: int, epoch: int, offset: int) -> Iterator[tuple[int, int, RawSample]]:
+    def _draws(self, consumer: int, lap: int, offset: int) -> Iterator[tuple[int, int, Draw]]:
         """Yield a consumer's samples from a position on, each with the position after it."""
-        for current in itertools.count(epoch):
-            start, stop = self.line.bounds(current, consumer, self.consumers)
-            first, offset = start + offset, 0
-            for place, sample in enumerate(self.line.read(current, first, stop), first + 1):
-                yield current, place - start, sample
+        for current in itertools.count(lap):
+            for part in self.laps.ranges(current, consumer, self.consumers, offset):
+                for draw in self.line.read(*part):
+                    offset += 1
+                    yield current, offset, draw
+            offset = 0
 
-    def _pair(self, sample: RawSample, epoch: int) -> Pair:
-        """Decode and crop a sample, with the draws that belong to its key and epoch."""
-        rng = named_rng(self.line.seed, 0 if self.frozen else epoch, "sample", sample.key)
-        return crop_and_flip(decode_pair(sample), self.crop, rng, flip=self.flip)
+    def _crops(self, draw: Draw) -> list[Pair]:
+        """Decode a sample and cut its crops, each with the draws that belong to its key, its pass and its number."""
+        turn = 0 if self.frozen else draw.turn
+        rngs = [named_rng(self.line.seed, turn, "sample", draw.sample.key, number) for number in range(self.crops)]
+        if draw.group in self.composed and not draw.sample.problem:
+            return [composed_pair(draw.sample, draw.group, self.crop, rng, flip=self.flip) for rng in rngs]
+        pair = decode_pair(draw.sample)
+        return [crop_and_flip(pair, self.crop, rng, flip=self.flip) for rng in rngs]
 
 
 class StreamLoader(DataLoader):

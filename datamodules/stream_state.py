@@ -1,15 +1,15 @@
-"""The training stream's state over all ranks: gathering it, and refusing one that cannot be continued."""
+"""The training stream's state over all ranks: gathering it, and continuing it here, however many consumers there are now."""
 
+import logging
 from typing import Any
 
 import torch.distributed as dist
 
-_REMEDIES = {
-    "fingerprint": ("the training shards (fingerprint)", "Resume with the same data.train and data.overfit"),
-    "seed": ("data.seed", "Resume with the same seed"),
-    "world_size": ("the number of ranks", "Resume on as many ranks (devices × nodes)"),
-    "workers": ("the number of consumers a rank (data.num_workers)", "Resume with the same data.num_workers"),
-}
+from datamodules.laps import Laps
+from datamodules.mixture import Mixture
+from datamodules.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 
 def gather_state(own: dict[str, Any]) -> list[dict[str, Any]]:
@@ -24,15 +24,74 @@ def gather_state(own: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Check that a stream with ``identity`` can continue ``state``.
+def stream_state(line_seed: int, hashes: dict[str, str], mixture: Mixture, laps: Laps, progress: Progress) -> dict[str, Any]:
+    """Everything that `continue_stream` needs, as plain values. Gathers over the ranks, so all of them must call it."""
+    return {
+        "seed": line_seed,
+        "hashes": hashes,
+        "mixture": mixture.state_dict(),
+        "laps": laps.state_dict(),
+        "ranks": gather_state(progress.state_dict()),
+    }
+
+
+def continue_stream(
+    state: dict[str, Any], *, seed: int, hashes: dict[str, str], quotas: dict[str, int], workers: int, world_size: int, rank: int
+) -> tuple[Mixture, Laps, Progress]:
+    """Continue a `stream_state` with ``world_size × workers`` consumers and these quotas: the mixture, the laps and this rank's progress.
+
+    With as many consumers as before and the same quotas the very next batches follow. With another number of consumers what is unread of
+    the epochs that were begun is cut anew: nothing repeats, nothing is lost, the order changes. With other quotas (another stage of
+    training) the lines of all groups go on where the epoch that was begun ends; what was unread of it is left out. Both are logged.
 
     Raises:
-        ValueError: Data, seed, ranks or workers differ.
+        ValueError: The seed or a group's shards are others.
     """
-    for name, (what, remedy) in _REMEDIES.items():
-        if state[name] != identity[name]:
+    if state["seed"] != seed:
+        raise ValueError(
+            f"The checkpoint was written with another value of data.seed: {state['seed']} there, {seed} here. The order of the training data "
+            "cannot be continued. Resume with the same seed, or start a new run from the checkpoint's weights."
+        )
+    for group, digest in state["hashes"].items():
+        if hashes.get(group, digest) != digest:
             raise ValueError(
-                f"The checkpoint was written with another value of {what}: {state[name]} there, {identity[name]} here. The order of "
-                f"the training data cannot be continued exactly. {remedy}, or start a new run from the checkpoint's weights."
+                f"The training shards of group {group} are others than those of the checkpoint (their checksums differ). Resume with the same "
+                "data.train and data.overfit, or start a new run from the checkpoint's weights."
             )
+    mixture, laps = Mixture.from_state_dict(state["mixture"]), Laps.from_state_dict(state["laps"])
+    positions = [(lap, offset) for each in state["ranks"] for lap, offset in each["positions"]]
+    if quotas != mixture.quotas:
+        begun = max(lap for lap, _ in positions)
+        unread = sum(stop - start for _, start, stop in laps.recut(positions).remainder)
+        mixture = mixture.followed_by(quotas, first_epoch=begun + 1)
+        laps = Laps(mixture.samples, (), begun + 1)
+        _say(rank, f"The groups or their weights changed: from now on {_described(quotas)}. {unread} samples of epoch {begun} are left out.")
+    elif len(positions) != world_size * workers:
+        laps = laps.recut(positions)
+        unread = sum(stop - start for _, start, stop in laps.remainder)
+        _say(
+            rank,
+            f"The checkpoint's {len(positions)} consumers (ranks x workers) are {world_size * workers} now: {unread} unread samples of the "
+            f"epochs before {laps.first_epoch} are shared out anew. None repeats or is lost, but their order is another.",
+        )
+    elif len(state["ranks"]) == world_size:
+        progress = Progress(workers, laps.first)
+        progress.load_state_dict(state["ranks"][rank])
+        return mixture, laps, progress
+    else:
+        # As many consumers on other ranks: each goes on, but whose batch comes first is not kept.
+        progress = Progress(workers, laps.first)
+        progress.positions = positions[rank * workers : (rank + 1) * workers]
+        _say(rank, f"The consumers are on {world_size} ranks now, {len(state['ranks'])} before: each goes on where it was.")
+        return mixture, laps, progress
+    return mixture, laps, Progress(workers, laps.first)
+
+
+def _described(quotas: dict[str, int]) -> str:
+    total = sum(quotas.values())
+    return ", ".join(f"{group} {count / total:.1%}" for group, count in quotas.items())
+
+
+def _say(rank: int, message: str) -> None:
+    if rank == 0:
+        _log.warning(message)

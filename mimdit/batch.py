@@ -1,6 +1,6 @@
 """What a batch of image pairs is: the contract between the datamodules and the method."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -13,7 +13,7 @@ class Batch(TypedDict):
 
     ``lq`` and ``gt`` are float32 ``[B, 3, H, W]`` in 0..1 (sRGB), ``degradation`` is a float32 multi-hot ``[B, A]`` over `ATOMS`
     (all zeros: the image needed nothing), ``group`` is the name of the degradation group, such as ``09Lowlight_Haze``, and ``key``
-    names the sample uniquely inside its data set. (ours)
+    names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise. (ours)
     """
 
     lq: torch.Tensor
@@ -21,3 +21,9 @@ class Batch(TypedDict):
     degradation: torch.Tensor
     group: list[str]
     key: list[str]
+    draw: NotRequired[list[str]]
+
+
+def draw_names(batch: Batch, step: int) -> list[str]:
+    """What the random numbers of each image belong to: its ``draw``, or else the step and its key."""
+    return batch.get("draw") or [f"{step}/{key}" for key in batch["key"]]

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
-from mimdit.batch import Batch
+from mimdit.batch import Batch, draw_names
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
 from mimdit.files import replace_when_whole
@@ -115,7 +115,7 @@ class Restorer(L.LightningModule):
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses = {}
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, batch["key"])
+            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, draw_names(batch, self.global_step))
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean)
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
@@ -130,11 +130,11 @@ class Restorer(L.LightningModule):
         full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
-    def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, keys: list[str]) -> torch.Tensor:
-        """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by (seed, step, key)."""
+    def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
+        """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by the seed and ``draws``."""
         if self.flow_images is not None:
-            clean, keys, conditioning = clean[: self.flow_images], keys[: self.flow_images], conditioning.first(self.flow_images)
-        noise, sigma = draw_path(self.flow, clean, keys, self.seed, self.global_step)
+            clean, draws, conditioning = clean[: self.flow_images], draws[: self.flow_images], conditioning.first(self.flow_images)
+        noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
         error = (self.velocity(latents, sigma, conditioning).float() - target).square().mean(dim=(1, 2, 3))
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()

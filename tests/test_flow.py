@@ -115,13 +115,13 @@ def test_start_in_noise_ignores_sigma_start_and_others_blend():
     torch.testing.assert_close(begin, 0.7 * anchor + 0.3 * noise)
 
 
-def test_draws_belong_to_the_key_and_not_to_the_batch():
+def test_draws_belong_to_their_names_and_not_to_the_batch():
     flow, latents = FlowMatching(), torch.zeros(3, 3, 4, 4)
-    noise, sigma = draw_path(flow, latents, ["a", "b", "c"], 0, 5)
-    again, sigma_again = draw_path(flow, latents[:2], ["c", "a"], 0, 5)
+    noise, sigma = draw_path(flow, latents, ["a", "b", "c"], 0)
+    again, sigma_again = draw_path(flow, latents[:2], ["c", "a"], 0)
     assert torch.equal(again, noise[[2, 0]]) and torch.equal(sigma_again, sigma[[2, 0]])
-    for seed, step in ((1, 5), (0, 6)):
-        other, other_sigma = draw_path(flow, latents, ["a", "b", "c"], seed, step)
+    for seed, names in ((1, "abc"), (0, "def")):
+        other, other_sigma = draw_path(flow, latents, list(names), seed)
         assert (other != noise).flatten(1).any(1).all() and (other_sigma != sigma).all()
     assert noise[0].std() > 0.5 and not torch.equal(noise[0], noise[1])
 

@@ -68,7 +68,7 @@ def test_flow_loss_is_the_velocity_error_of_each_image_on_its_path(options, norm
     conditioning = restorer.conditioner(restorer.backbone.encode(batch["lq"]))
     errors = []
     for index, key in enumerate(batch["key"]):
-        generator = keyed_generator(4, 0, key)
+        generator = keyed_generator(4, key)
         sigma = restorer.flow.draw_sigma(generator)
         noise, x = torch.randn(3, 16, 16, generator=generator), clean[index]
         target, start = noise - x, restorer.flow.sigma_start

@@ -11,7 +11,7 @@ from mimdit.batch import Batch
 from mimdit.restorer import Restorer
 from tests.tiny_models import randomise, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients
-from tests.two_processes import run_in_two_processes
+from tests.processes import run_in_processes
 
 WEIGHTS = {"balance": 0.5, "z": 0.1, "importance": 2.0, "specialization": 1.0}
 NEGLIGIBLE = 1e-15
@@ -50,7 +50,7 @@ def train_one_rank(rank: int) -> list[dict[str, torch.Tensor]]:
 
 
 def test_two_processes_give_the_gradient_of_the_concatenated_batch(tmp_path):
-    ranks = run_in_two_processes(train_one_rank, tmp_path)
+    ranks = run_in_processes(train_one_rank, tmp_path)
     for index, window in enumerate((1, 4)):
         batches = of_rank(0, window) + of_rank(1, window)
         reference = concatenated_gradient(make(), batches)

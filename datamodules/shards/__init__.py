@@ -5,8 +5,10 @@ A sample is ``<key>.lq.png|jpg``, ``<key>.gt.png|jpg`` and ``<key>.json``; the k
 """
 
 from datamodules.shards.index import INDEX_NAME, SCHEMA, ShardEntry, ShardError, ShardIndex
+from datamodules.shards.locate import open_index, shard_place, sidecar_of
 from datamodules.shards.reader import RawSample, parse_sample, read_shard
 from datamodules.shards.sidecar import SampleSpan, Sidecar, sidecar_path
+from datamodules.shards.store import ShardStore
 from datamodules.shards.writer import shard_name, write_shard
 
 __all__ = [
@@ -17,10 +19,14 @@ __all__ = [
     "ShardEntry",
     "ShardError",
     "ShardIndex",
+    "ShardStore",
     "Sidecar",
+    "open_index",
     "parse_sample",
     "read_shard",
     "shard_name",
+    "shard_place",
+    "sidecar_of",
     "sidecar_path",
     "write_shard",
 ]

@@ -33,12 +33,14 @@ class ShardEntry:
 class ShardIndex:
     """The shards of one folder, sorted by name, with the options that made them.
 
-    ``samples`` of an entry may be below what its tar holds (`first`); the tar's size is always checked in full.
+    ``samples`` of an entry may be below what its tar holds (`first`); the tar's size is always checked in full. ``homes`` says where the
+    tars of an index that was joined from several lie, by their names; all others lie in ``folder``.
     """
 
-    folder: Path
+    folder: Path | str
     shards: tuple[ShardEntry, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ShardIndex":
@@ -53,9 +55,22 @@ class ShardIndex:
         folder = Path(folder)
         if not folder.is_dir():
             raise ShardError(f"The shard folder {folder} does not exist. Give a folder that `mimdit shards …` has written, or write it.")
-        index = cls(folder, *_parse(folder / INDEX_NAME))
+        path = folder / INDEX_NAME
+        if not path.is_file():
+            remedy = "so it is not a finished folder of shards. Let `mimdit shards …` finish writing it."
+            raise ShardError(f"{path} is missing, {remedy}")
+        index = cls.parse(folder, path.read_bytes())
         index.check_sizes()
         return index
+
+    @classmethod
+    def parse(cls, folder: Path | str, content: bytes) -> "ShardIndex":
+        """Read an index's content; no tar is looked at.
+
+        Raises:
+            ShardError: It is of another schema version or not valid.
+        """
+        return cls(folder, *_parse(f"{folder}/{INDEX_NAME}", content))
 
     def save(self) -> None:
         """Write ``index.json`` into the folder, whole or not at all."""
@@ -85,8 +100,8 @@ class ShardIndex:
                 )
 
     def path(self, shard: ShardEntry) -> Path:
-        """Return where the tar of an entry lies."""
-        return self.folder / shard.name
+        """Return where the tar of an entry of a local folder lies."""
+        return Path(self.homes.get(shard.name, self.folder)) / shard.name
 
     @property
     def samples(self) -> int:
@@ -102,10 +117,12 @@ class ShardIndex:
         return groups
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 over names, sample counts and checksums: equal when and only when the samples and their order are."""
-        listing = [(shard.name, shard.group, shard.samples, shard.sha256) for shard in self.shards]
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each group's names, sample counts and checksums: equal when and only when its samples and their order are."""
+        return {
+            group: hashlib.sha256(json.dumps([(s.name, s.samples, s.sha256) for s in shards]).encode()).hexdigest()
+            for group, shards in self.groups.items()
+        }
 
     def first(self, count: int) -> "ShardIndex":
         """Return an index of only ``count`` samples, spread evenly over the groups, the first of each group.
@@ -132,18 +149,14 @@ class ShardIndex:
         return dataclasses.replace(self, shards=tuple(kept))
 
 
-def _parse(path: Path) -> tuple[tuple[ShardEntry, ...], dict[str, Any]]:
-    """Read shards and options from an index file."""
-    if not path.is_file():
-        raise ShardError(
-            f"{path} is missing, so {path.parent} is not a finished folder of shards. Let `mimdit shards …` finish writing it."
-        )
+def _parse(name: str, content: bytes) -> tuple[tuple[ShardEntry, ...], dict[str, Any]]:
+    """Read shards and options from an index's content."""
     try:
-        content = json.loads(path.read_text())
-        schema = content["schema"]
+        read = json.loads(content)
+        schema = read["schema"]
         if schema == SCHEMA:
-            shards = tuple(sorted((ShardEntry(**shard) for shard in content["shards"]), key=lambda shard: shard.name))
-            return shards, content["options"]
+            shards = tuple(sorted((ShardEntry(**shard) for shard in read["shards"]), key=lambda shard: shard.name))
+            return shards, read["options"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ShardError(f"{path} is not a shard index ({type(error).__name__}: {error}). Write the folder anew.") from error
-    raise ShardError(f"{path} has schema version {schema!r}; this version of the project reads {SCHEMA}. Write the folder anew.")
+        raise ShardError(f"{name} is not a shard index ({type(error).__name__}: {error}). Write the folder anew.") from error
+    raise ShardError(f"{name} has schema version {schema!r}; this version of the project reads {SCHEMA}. Write the folder anew.")

@@ -17,18 +17,27 @@ from datamodules.shards.sidecar import Sidecar
 
 @dataclass(frozen=True)
 class RawSample:
-    """A sample as it is stored: still encoded, so that what waits in a queue is small. A missing part is None."""
+    """A sample as it is stored: still encoded, so that what waits in a queue is small. A missing part is None.
+
+    ``problem`` says why nothing of the sample could be read, where that is so; such a problem is its whole shard's.
+    """
 
     key: str
     shard: str
     lq: bytes | None
     gt: bytes | None
     json: bytes | None
+    problem: str | None = None
 
     @property
     def place(self) -> str:
-        """Name the sample for messages: its shard and its key."""
-        return f"{self.key} in {self.shard}"
+        """Name the sample for messages, its shard and its key; or only the shard where that is at fault."""
+        return self.shard if self.problem else f"{self.key} in {self.shard}"
+
+    @classmethod
+    def missing(cls, key: str, shard: str, problem: str) -> "RawSample":
+        """A sample of which nothing could be read."""
+        return cls(key, shard, None, None, None, problem)
 
 
 def read_shard(path: Path, *, samples: int, first: int = 0, limit: int | None = None) -> Iterator[RawSample]:

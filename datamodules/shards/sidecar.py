@@ -20,14 +20,23 @@ class SampleSpan:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a sidecar says: the tar's entry for the index, and the span of every sample in stored order."""
+    """What a sidecar says: the tar's entry for the index, the span of every sample in stored order, and what was not taken in.
+
+    ``rejects`` are names and reasons of pairs that were planned for the tar and could not be used.
+    """
 
     entry: ShardEntry
     spans: tuple[SampleSpan, ...]
+    rejects: tuple[tuple[str, str], ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write the sidecar beside its tar, whole or not at all."""
-        content = {"schema": SCHEMA, "entry": dataclasses.asdict(self.entry), "spans": [dataclasses.astuple(span) for span in self.spans]}
+        content = {
+            "schema": SCHEMA,
+            "entry": dataclasses.asdict(self.entry),
+            "spans": [dataclasses.astuple(span) for span in self.spans],
+            "rejects": self.rejects,
+        }
         with replace_when_whole(sidecar_path(folder / self.entry.name)) as path:
             path.write_text(json.dumps(content) + "\n")
 
@@ -41,13 +50,20 @@ class Sidecar:
         path = sidecar_path(shard)
         if not path.is_file():
             raise ShardError(f"The sidecar {path} of the shard {shard.name} is missing. Copy it again or write the folder anew.")
+        return cls.parse(str(path), path.read_bytes())
+
+    @classmethod
+    def parse(cls, name: str, content: bytes) -> "Sidecar":
+        """Read a sidecar's content; ``name`` is for the errors, which are those of `load`."""
         try:
-            content = json.loads(path.read_text())
-            if content["schema"] == SCHEMA:
-                return cls(ShardEntry(**content["entry"]), tuple(SampleSpan(*span) for span in content["spans"]))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ShardError(f"{path} is not a sidecar ({type(error).__name__}: {error}). Write the folder anew.") from error
-        raise ShardError(f"{path} has schema version {content['schema']!r}; this version of the project reads {SCHEMA}. Write it anew.")
+            read = json.loads(content)
+            if read["schema"] == SCHEMA:
+                spans = tuple(SampleSpan(*span) for span in read["spans"])
+                rejects = tuple((str(name), str(reason)) for name, reason in read.get("rejects", ()))
+                return cls(ShardEntry(**read["entry"]), spans, rejects)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{name} is not a sidecar ({type(error).__name__}: {error}). Write the folder anew.") from error
+        raise ShardError(f"{name} has schema version {read['schema']!r}; this version of the project reads {SCHEMA}. Write it anew.")
 
 
 def sidecar_path(shard: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import nn
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.pretrained import load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
-from mimdit.batch import Batch
+from mimdit.batch import Batch, draw_names
 from mimdit.flow import FlowMatching, keyed_generator
 from mimdit.optimization import parameter_groups
 from mimdit.weights import EMBEDDED_BACKBONE
@@ -104,7 +104,7 @@ class DiTBackbone(L.LightningModule):
     def flow_loss(self, batch: Batch, step: int) -> torch.Tensor:
         """Mean squared error of the velocity on the clean images of ``batch``; noise and sigma are drawn by (seed, step, key)."""
         clean = self.encode(batch["gt"])
-        noise, sigma = draw_path(self.flow, clean, batch["key"], self.seed, step)
+        noise, sigma = draw_path(self.flow, clean, draw_names(batch, step), self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
         return nn.functional.mse_loss(self.velocity(latents, sigma).float(), target)
 
@@ -130,9 +130,9 @@ class DiTBackbone(L.LightningModule):
         copy.deepcopy(self.transformer).to(dtype).save_pretrained(folder, safe_serialization=True)
 
 
-def draw_path(flow: FlowMatching, latents: torch.Tensor, keys: list[str], seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise like ``latents`` and ``sigma [B]``, drawn by (seed, step, key): ranks and resumption change no sample."""
-    generators = [keyed_generator(seed, step, key) for key in keys]
+def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise like ``latents`` and ``sigma [B]``, drawn by the seed and each image's `draw_names`: ranks and resumption change no sample."""
+    generators = [keyed_generator(seed, draw) for draw in draws]
     sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
     noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
     return noise.to(latents.device), sigma.to(latents.device)

@@ -41,7 +41,7 @@ def test_pretraining_loss_is_the_velocity_error_on_the_clean_image():
     backbone.seed = 7
     clean, expected = batch["gt"] * 2 - 1, []
     for image, key in zip(clean, batch["key"], strict=True):
-        generator = keyed_generator(7, 11, key)
+        generator = keyed_generator(7, f"11/{key}")
         sigma = FlowMatching().draw_sigma(generator)
         noise = torch.randn(image.shape, generator=generator)
         noisy = ((1 - sigma) * image + sigma * noise)[None]

@@ -5,8 +5,9 @@ import itertools
 import pytest
 
 from datamodules.line import Line
+from datamodules.mixture import Mixture
 from datamodules.shards import ShardIndex
-from tests.datamodules.made_shards import SIZES, keys_of, make_folder
+from tests.datamodules.made_shards import keys_of, make_folder
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def line(tmp_path_factory) -> Line:
 
 
 def read(line: Line, epoch: int, start: int = 0, stop: int = 25) -> list[str]:
-    return [sample.key for sample in line.read(epoch, start, stop)]
+    return [draw.sample.key for draw in line.read(epoch, start, stop)]
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
@@ -35,24 +36,36 @@ def test_epochs_and_seeds_differ_and_repeat(line):
     assert read(line, 0) == read(Line(ShardIndex.load(line.index.folder), seed=3), 0)
 
 
-def test_shards_are_permuted_and_read_in_stored_order(line):
-    orders = set()
-    for epoch in range(30):
+def test_shards_are_permuted_and_so_are_the_samples_inside_each(line):
+    shard_orders, sample_orders = set(), set()
+    for epoch in range(40):
         blur = [int(key.split("/")[1]) for key in read(line, epoch) if key.startswith("01Blur")]
-        shards = [range(0, 5), range(5, 9), range(9, 15)]
-        order = tuple(sorted(range(3), key=lambda shard: blur.index(shards[shard][0])))
-        assert blur == [number for shard in order for number in shards[shard]]
-        orders.add(order)
-    assert len(orders) == 6
+        shards = [sorted(part) for part in (range(0, 5), range(5, 9), range(9, 15))]
+        order = sorted(range(3), key=lambda shard: min(blur.index(number) for number in shards[shard]))
+        read_shards = [blur[sum(len(shards[s]) for s in order[:i]) :][: len(shards[s])] for i, s in enumerate(order)]
+        assert [sorted(part) for part in read_shards] == [shards[s] for s in order]  # one shard after the other
+        shard_orders.add(tuple(order))
+        sample_orders.add(tuple(read_shards[order.index(0)]))
+    assert len(shard_orders) == 6 and len(sample_orders) > 20
 
 
-@pytest.mark.parametrize("consumers", [1, 2, 4, 7, 40])
-def test_slices_cover_an_epoch_and_rotate(line, consumers):
-    for epoch in range(3):
-        slices = sorted(line.bounds(epoch, consumer, consumers) for consumer in range(consumers))
-        assert slices[0][0] == 0 and slices[-1][1] == sum(map(sum, SIZES.values()))
-        assert all(before[1] == after[0] for before, after in itertools.pairwise(slices))
-        assert line.bounds(epoch, 1 % consumers, consumers) == line.bounds(epoch + 1, 0, consumers)
+def test_quotas_continue_each_groups_line_over_passes(line):
+    mixture = Mixture({"01Blur": 4, "09Lowlight_Haze": 10}, {"01Blur": 3}, first_epoch=0)
+    mixed = Line(line.index, mixture, seed=3)
+    whole = {group: [draw for epoch in range(9) for draw in line.read(epoch, 0, 25) if draw.group == group] for group in mixture.quotas}
+    for group, start in (("01Blur", 3), ("09Lowlight_Haze", 0)):
+        drawn = [draw for epoch in range(3) for draw in mixed.read(epoch, 0, 14) if draw.group == group]
+        assert len(drawn) == 3 * mixture.quotas[group]
+        assert drawn == whole[group][start : start + len(drawn)]
+    assert len({draw.turn for epoch in range(3) for draw in mixed.read(epoch, 0, 14)}) > 3
+
+
+def test_a_composed_group_has_a_line_of_its_own(line):
+    composed = Line(line.index, seed=3, sources={"18Lowlight_Blur_Noise": "01Blur"})
+    draws = list(composed.read(0, 0, 40))
+    own = [draw.sample.key for draw in draws if draw.group == "18Lowlight_Blur_Noise"]
+    others = [draw.sample.key for draw in draws if draw.group == "01Blur"]
+    assert len(composed) == 40 and sorted(own) == sorted(others) and own != others
 
 
 def test_an_empty_folder_is_refused(tmp_path):

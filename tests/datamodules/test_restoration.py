@@ -1,5 +1,7 @@
 """The datamodule under a Trainer: what a checkpoint holds, who counts, what is refused."""
 
+import itertools
+from collections import Counter
 from types import SimpleNamespace
 
 import lightning as L
@@ -10,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.restoration import RestorationDataModule
 from datamodules.shards import ShardError
 from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder
-from tests.two_processes import run_in_two_processes
+from tests.processes import run_in_processes
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_numbers_out_of_range_are_named(folder, name, value):
 
 @pytest.mark.parametrize(
     "other, message",
-    [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"num_workers": 2}, "1 there, 2 here"), ({"overfit": 9}, "fingerprint")],
+    [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"overfit": 9}, "shards of group 01Blur are others")],
 )
 def test_a_state_of_another_stream_is_refused(folder, other, message):
     data = datamodule(folder)
@@ -124,6 +126,52 @@ def test_a_state_of_another_stream_is_refused(folder, other, message):
     resumed.load_state_dict(data.state_dict())
     with pytest.raises(ValueError, match=message):
         resumed.train_dataloader()
+
+
+def test_another_stage_goes_on_at_the_next_epoch_and_says_so(folder, caplog):
+    def consume(data, count: int) -> list[str]:
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0)
+        draws = []
+        for batch in itertools.islice(data.train_dataloader(), count):
+            data.trainer.global_step += 1
+            data.mark_consumed(batch)
+            draws += batch["draw"]
+        return draws
+
+    first = datamodule(folder, batch_size=1, groups=["00Clean", "01Blur"])
+    begun = consume(first, 20)  # 18 samples an epoch
+    second = datamodule(folder, batch_size=1, weights={"01Blur": 1, "09Lowlight_Haze": 2})
+    second.load_state_dict(first.state_dict())
+    rest = consume(second, 22)
+    assert "from now on 01Blur 31.8%, 09Lowlight_Haze 68.2%. 16 samples of epoch 1 are left out" in caplog.text
+    assert sorted({draw.split("/")[0] for draw in begun if "01Blur" in draw}) == ["0", "1"]
+    # Two passes over 01Blur were begun by epochs 0 and 1; its next epoch is the third pass.
+    assert {draw.split("/")[0] for draw in rest if "01Blur" in draw} == {"2"}
+    assert sum("01Blur" in draw for draw in rest) == 7 and sum("/09Lowlight_Haze" in draw for draw in rest) == 15
+
+
+def test_composed_groups_are_part_of_an_epoch(folder):
+    data = datamodule(folder, batch_size=1, composed={"18Lowlight_Blur_Noise": "01Blur"})
+    groups = [batch["group"][0] for batch in itertools.islice(data.train_dataloader(), 40)]
+    assert Counter(groups) == {"00Clean": 3, "01Blur": 15, "09Lowlight_Haze": 7, "18Lowlight_Blur_Noise": 15}
+
+
+@pytest.mark.parametrize(
+    "composed, message",
+    [
+        ({"18Lowlight_Blur_Noise": "02Blur_Noise"}, "from 02Blur_Noise, which the shards do not hold"),
+        ({"01Blur": "00Clean"}, "the shards hold pairs of it"),
+        ({"18Fog": "01Blur"}, "cannot make '18Fog'"),
+    ],
+)
+def test_composed_groups_that_cannot_be_are_named(folder, composed, message):
+    with pytest.raises(ValueError, match=message):
+        datamodule(folder, composed=composed).train_dataloader()
+
+
+def test_crops_must_divide_the_batch(folder):
+    with pytest.raises(ValueError, match="data.crops is 3, which does not divide data.batch_size of 4"):
+        datamodule(folder, crops=3)
 
 
 def test_images_of_different_sizes_are_no_evaluation_batch(tmp_path):
@@ -178,7 +226,7 @@ def test_two_processes_each_resume_their_own_part(folder, tmp_path):
     # Bad samples move the ranks' positions apart; without them all ranks would have one state.
     spoiled = {"00Clean/0001", "01Blur/0002", "01Blur/0003", "01Blur/0011", "09Lowlight_Haze/0004"}
     train = make_folder(tmp_path / "bad", edit=lambda sample: {**sample, "lq.png": b""} if sample["__key__"] in spoiled else sample)
-    ranks = run_in_two_processes(TwoRanks(str(train.folder), folder), tmp_path)
+    ranks = run_in_processes(TwoRanks(str(train.folder), folder), tmp_path)
     assert ranks[0]["state"] == ranks[1]["state"]
     assert ranks[0]["state"]["ranks"][0] != ranks[0]["state"]["ranks"][1]
     for rank in ranks:

@@ -8,8 +8,8 @@ import torch
 
 from datamodules.bad_samples import TooManyBadSamplesError
 from datamodules.line import Line
+from datamodules.mixture import Mixture
 from datamodules.progress import Progress
-from datamodules.shards import ShardError
 from datamodules.stream import StreamLoader, TrainStream
 from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder
 
@@ -57,7 +57,7 @@ def test_each_epoch_shows_every_sample_exactly_once(index, world_size, workers):
 def test_one_consumer_delivers_the_line(index):
     batches = take(loader(index, batch_size=4), 13)  # 52 samples: batches straddle two ends of epochs
     line = Line(index, seed=1)
-    expected = [sample.key for epoch in range(3) for sample in line.read(epoch, 0, 25)]
+    expected = [draw.sample.key for epoch in range(3) for draw in line.read(epoch, 0, 25)]
     assert [key for batch in batches for key in batch["key"]] == expected[:52]
     assert [batch["position"][1:] for batch in batches[5:7]] == [[0, 24], [1, 3]]
 
@@ -169,8 +169,38 @@ def test_no_good_sample_at_all_stops(tmp_path):
         next(iter(loader(index)))
 
 
-def test_a_shard_that_vanishes_while_training_is_named(tmp_path):
-    index = make_folder(tmp_path / "data")
-    (tmp_path / "data" / "09Lowlight_Haze-000000.tar").unlink()
-    with pytest.raises(ShardError, match=r"09Lowlight_Haze-000000\.tar cannot be opened"):
-        take(loader(index), 25)
+def test_a_shard_that_vanishes_is_one_bad_place_and_its_samples_take_up_their_positions(tmp_path):
+    index, whole = make_folder(tmp_path / "data"), make_folder(tmp_path / "whole")
+    (tmp_path / "data" / "01Blur-000001.tar").unlink()
+    batches = loader(index)
+    got = {batch["key"][0]: batch["position"] for batch in until_epoch(batches, 1, 0)}
+    expected = {batch["key"][0]: batch["position"] for batch in until_epoch(loader(whole), 1, 0)}
+    lost = {f"01Blur/{number:04d}" for number in range(5, 9)}
+    assert got == {key: position for key, position in expected.items() if key not in lost}
+    assert [place.rsplit("/")[-1] for place in batches.bad.reasons] == ["01Blur-000001.tar"]
+    assert "cannot be opened" in next(iter(batches.bad.reasons.values()))
+
+
+def test_several_crops_of_one_decoded_image(index):
+    batches = take(loader(index, batch_size=4, crops=2), 12)
+    plain = {batch["draw"][0]: batch["lq"][0] for batch in take(loader(index), 25)}
+    for batch in batches:
+        assert batch["key"][0::2] == batch["key"][1::2]
+        for name, image in zip(batch["draw"], batch["lq"], strict=True):
+            if name in plain:  # crop 0 is the same, however many follow
+                assert torch.equal(image, plain[name])
+    assert len({name for batch in batches for name in batch["draw"]}) == 48
+    assert sum(torch.equal(batch["lq"][0], batch["lq"][1]) for batch in batches) < 3
+
+
+def test_composed_groups_degrade_the_clean_image_anew_each_pass(index):
+    mixture = Mixture({"18Lowlight_Blur_Noise": 15})
+    stream = TrainStream(
+        Line(index, mixture, seed=1, sources={"18Lowlight_Blur_Noise": "01Blur"}), batch_size=15, crop=16, flip=False,
+        composed=frozenset({"18Lowlight_Blur_Noise"}),
+    )  # fmt: skip
+    first, second = take(StreamLoader(stream, Progress(1)), 2)
+    assert sorted(first["key"]) == sorted(second["key"]) == [key for key in keys_of() if key.startswith("01Blur")]
+    assert set(first["group"]) == {"18Lowlight_Blur_Noise"}
+    assert first["degradation"].tolist() == [[1, 1, 0, 0, 0, 0, 1]] * 15
+    assert (first["lq"].mean() < 0.8 * first["gt"].mean()) and not torch.equal(first["lq"], second["lq"])

@@ -13,7 +13,7 @@ def test_an_index_survives_saving(tmp_path):
     assert index.samples == 25
     assert {group: [shard.samples for shard in shards] for group, shards in index.groups.items()} == SIZES
     again = ShardIndex.load(tmp_path / "data")
-    assert again == index and again.fingerprint == index.fingerprint
+    assert again == index and again.hashes == index.hashes
 
 
 def test_a_missing_folder_is_named(tmp_path):

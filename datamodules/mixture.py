@@ -1,0 +1,91 @@
+"""How much of each group an epoch takes, and where each group's line stands: the mixture of the training stream.
+
+A group's line never starts over. Epoch e continues it by the group's quota; without weights the quota is the group's size, so an epoch is
+one pass over everything. (ours; FoundIR trains on isolated groups first, then on all, arXiv 2412.01427)
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Quotas of the chosen groups, in samples an epoch, and the positions of all groups' lines at ``first_epoch``.
+
+    ``bases`` also keeps the positions of groups that are not chosen now, for the day they are chosen again.
+    """
+
+    quotas: dict[str, int]
+    bases: dict[str, int] = dataclasses.field(default_factory=dict)
+    first_epoch: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples of one epoch."""
+        return sum(self.quotas.values())
+
+    def start(self, group: str, epoch: int) -> int:
+        """Position of a group's line at which ``epoch`` begins; passes over the group are counted through."""
+        return self.bases.get(group, 0) + (epoch - self.first_epoch) * self.quotas.get(group, 0)
+
+    def followed_by(self, quotas: dict[str, int], *, first_epoch: int) -> "Mixture":
+        """The mixture of other quotas from ``first_epoch`` on: every group's line continues where this one leaves it then."""
+        groups = sorted({*self.bases, *self.quotas, *quotas})
+        return Mixture(dict(quotas), {group: self.start(group, first_epoch) for group in groups}, first_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "Mixture":
+        """Return the mixture of a `state_dict`."""
+        return cls(dict(state["quotas"]), dict(state["bases"]), state["first_epoch"])
+
+
+def make_quotas(
+    sizes: dict[str, int], *, groups: list[str] | None = None, weights: dict[str, float] | None = None, temperature: float | None = None
+) -> dict[str, int]:
+    """Share out an epoch, as long as the chosen groups together, among them.
+
+    Args:
+        sizes: Samples of every group there is.
+        groups: The chosen groups; None for all, or for those that ``weights`` names.
+        weights: Relative number of samples of each chosen group; None for their sizes.
+        temperature: Takes ``size ** (1 / temperature)`` for weights: 1 is the sizes, large values make all groups alike.
+
+    Raises:
+        ValueError: A name is unknown, a weight is missing, negative or all are zero, or both weights and temperature are given.
+    """
+    if weights is not None and temperature is not None:
+        raise ValueError("data.weights and data.temperature are both set; each says how much of a group to take. Set one of them.")
+    chosen = list(groups) if groups is not None else sorted(weights) if weights is not None else sorted(sizes)
+    for name in (*chosen, *(weights or ())):
+        if name not in sizes:
+            raise ValueError(f"There is no training group {name!r}. The shards hold {', '.join(sorted(sizes))}.")
+    if not chosen:
+        raise ValueError("data.groups is empty; name at least one training group, or set null for all.")
+    total = sum(sizes[group] for group in set(chosen))
+    if weights is None and temperature in (None, 1):
+        return {group: sizes[group] for group in sorted(set(chosen)) if sizes[group]}
+    if temperature is not None and temperature <= 0:
+        raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 leaves the groups' sizes as they are).")
+    if weights is None:
+        weights = {group: sizes[group] ** (1 / temperature) for group in chosen}
+    if missing := sorted(set(chosen) - set(weights)):
+        raise ValueError(f"data.weights does not name {', '.join(missing)}; give every chosen group a weight (0 leaves it out).")
+    bad = {group: weights[group] for group in chosen if not weights[group] >= 0 or (weights[group] and not sizes[group])}
+    if bad or not any(weights[group] for group in chosen):
+        raise ValueError(f"data.weights must be at least 0, one of them above, and only groups with samples can have one, not {bad or weights}.")
+    return _largest_remainders({group: weights[group] for group in sorted(set(chosen)) if weights[group]}, total)
+
+
+def _largest_remainders(weights: dict[str, float], total: int) -> dict[str, int]:
+    """Whole numbers proportional to ``weights`` that add up to ``total``, at least one each."""
+    shares = {group: weight / sum(weights.values()) * total for group, weight in weights.items()}
+    quotas = {group: max(1, int(share)) for group, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda group: (quotas[group] - shares[group], group))
+    for group in by_remainder[: max(0, total - sum(quotas.values()))]:
+        quotas[group] += 1
+    return quotas

@@ -1,0 +1,104 @@
+"""Opening shards wherever they lie: in place, by a command, from a server, through a cache with a bound."""
+
+import http.server
+import os
+import shutil
+import threading
+from functools import partial
+
+import pytest
+
+from datamodules.shards import ShardError, ShardStore, open_index, shard_place
+from tests.datamodules.made_shards import make_folder
+
+
+@pytest.fixture
+def index(tmp_path):
+    return make_folder(tmp_path / "data")
+
+
+def read(store: ShardStore, place: str, size: int) -> bytes:
+    with store.open(place, size) as file:
+        file.seek(512)
+        return file.read(100)
+
+
+def test_local_shards_are_read_in_place(index):
+    for shard in index.shards:
+        assert read(ShardStore(), shard_place(index, shard), shard.bytes) == index.path(shard).read_bytes()[512:612]
+
+
+@pytest.mark.parametrize("template", ["pipe:cat {folder}/{{}}", "file://{folder}"])
+def test_what_cannot_seek_is_copied_once(index, tmp_path, template):
+    store = ShardStore(cache=str(tmp_path / "cache"))
+    remote = open_index(template.format(folder=index.folder), store)
+    assert remote.shards == index.shards
+    for _ in range(2):
+        for shard in remote.shards:
+            assert read(store, shard_place(remote, shard), shard.bytes) == index.path(shard).read_bytes()[512:612]
+        shutil.rmtree(index.folder / "gone", ignore_errors=True)
+        copies = {path.name: path.stat().st_ino for path in (tmp_path / "cache").iterdir()}
+        assert len(copies) == len(index.shards)
+    assert copies == {path.name: path.stat().st_ino for path in (tmp_path / "cache").iterdir()}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset opens http through curl")
+def test_shards_on_a_web_server(index, tmp_path):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(index.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = ShardStore(cache=str(tmp_path / "cache"), attempts=1)
+        url = f"http://127.0.0.1:{server.server_port}"
+        remote = open_index(url, store)
+        shard = remote.shards[0]
+        assert read(store, shard_place(remote, shard), shard.bytes) == index.path(shard).read_bytes()[512:612]
+        with pytest.raises(ShardError, match="could not be copied in 1 attempts"):
+            store.open(f"{url}/nowhere.tar", 10)
+        server.shutdown()
+
+
+def test_remote_shards_without_a_cache_name_the_remedy(index):
+    with pytest.raises(ShardError, match="Set data.cache"):
+        ShardStore().open("https://host/01Blur-000000.tar", 10)
+
+
+def test_the_copies_unused_for_longest_make_room(index, tmp_path):
+    sizes = [shard.bytes for shard in index.shards]
+    store = ShardStore(cache=str(tmp_path / "cache"), cache_gib=sum(sizes[:3]) / 2**30)
+    names = []
+    for number, shard in enumerate(index.shards[:3]):
+        store.open(f"file://{index.path(shard)}", shard.bytes).close()
+        names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+        for path in (tmp_path / "cache").iterdir():
+            if shard.name in path.name:
+                os.utime(path, (number, number))
+    assert len(names) == 3
+    kept_open = store.open(f"file://{index.path(index.shards[1])}", sizes[1])  # used last: now the first copy is the oldest
+    os.utime(next(path for path in (tmp_path / "cache").iterdir() if index.shards[1].name in path.name), (9, 9))
+    store.open(f"file://{index.path(index.shards[3])}", sizes[3]).close()
+    left = {path.name.split("-", 1)[1] for path in (tmp_path / "cache").iterdir()}
+    assert index.shards[3].name in left and index.shards[0].name not in left
+    assert kept_open.read() == index.path(index.shards[1]).read_bytes()
+
+
+def test_a_copy_of_another_size_is_fetched_again_and_a_wrong_source_refused(index, tmp_path):
+    shard = index.shards[0]
+    store = ShardStore(cache=str(tmp_path / "cache"), attempts=2)
+    store.open(f"file://{index.path(shard)}", shard.bytes).close()
+    (copy,) = (tmp_path / "cache").iterdir()
+    copy.write_bytes(b"cut")
+    assert read(store, f"file://{index.path(shard)}", shard.bytes) == index.path(shard).read_bytes()[512:612]
+    with pytest.raises(ShardError, match="could not be copied in 2 attempts .*the index lists 7"):
+        store.open(f"file://{index.path(shard)}", 7)
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_a_copy_that_takes_too_long_is_given_up(tmp_path):
+    store = ShardStore(cache=str(tmp_path), timeout=0.3, attempts=1)
+    with pytest.raises(ShardError, match="shard_timeout allows no more"):
+        store.open("pipe:for i in 1 2 3 4 5 6; do head -c 2000000 /dev/zero; sleep 0.2; done", 12_000_000)
+
+
+def test_numbers_out_of_range_are_named():
+    with pytest.raises(ValueError, match="cache_gib is 0"):
+        ShardStore(cache_gib=0)
