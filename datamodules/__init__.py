@@ -1,5 +1,15 @@
 """LightningDataModules and what they stream: shards, made scenes, photographs, degradations."""
 
-from datamodules.restoration import RestorationDataModule
+from importlib import import_module
+from typing import Any
 
-__all__ = ["RestorationDataModule"]
+_HOMES = {"FoundIRDataModule": "datamodules.foundir", "RestorationDataModule": "datamodules.restoration"}
+
+__all__ = ["FoundIRDataModule", "RestorationDataModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public class when it is first asked for: the processes that write shards need neither torch nor Lightning."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -63,7 +63,16 @@ def decode_pair(sample: RawSample) -> Pair:
         raise BadSampleError(f"The json of {sample.place} names unknown atoms {sorted(unknown)}; known are {list(ATOMS)}.")
     lq = decode_image(sample.lq, f"The lq image of {sample.place}")
     gt = decode_image(sample.gt, f"The gt image of {sample.place}")
+    check_sizes(lq, gt, f"The images of {sample.place}")
+    return Pair(sample.key, group, lq, gt, np.array([atom in atoms for atom in ATOMS], np.float32))
+
+
+def check_sizes(lq: np.ndarray, gt: np.ndarray, name: str) -> None:
+    """Check that two images are of one size.
+
+    Raises:
+        BadSampleError: They are not; ``name`` says which they are.
+    """
     if lq.shape != gt.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (lq, gt)]
-        raise BadSampleError(f"The images of {sample.place} differ in size: lq is {sizes[0]}, gt is {sizes[1]} (width x height).")
-    return Pair(sample.key, group, lq, gt, np.array([atom in atoms for atom in ATOMS], np.float32))
+        raise BadSampleError(f"{name} differ in size: lq is {sizes[0]}, gt is {sizes[1]} (width x height).")

@@ -1,15 +1,48 @@
 """Validation and test pairs: a fixed list, whole images, every pair on exactly one rank."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from datamodules.decoding import Pair, decode_pair
-from datamodules.shards import SampleSpan, ShardEntry, ShardIndex, ShardStore, parse_sample, shard_place, sidecar_of
+from datamodules.decoding import BadSampleError, Pair, check_sizes, decode_image, decode_pair
+from datamodules.degradations import atoms_of_group
+from datamodules.shards import (
+    INDEX_NAME,
+    SampleSpan,
+    ShardEntry,
+    ShardIndex,
+    ShardStore,
+    is_remote,
+    open_index,
+    parse_sample,
+    shard_place,
+    sidecar_of,
+)
+from datamodules.sources.listing import Listing, SourcePair, list_foundir
+from datamodules.sources.members import MemberReader
+from mimdit.batch import ATOMS
+
+_Entry = TypeVar("_Entry")
 
 
-class EvaluationPairs(Dataset):
+def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | ListedPairs":
+    """The pairs of what a config names: shards as in `open_index`, or one folder (or list, or archives) as in `list_foundir`.
+
+    Raises:
+        ShardError, ValueError: It is neither, or damaged.
+    """
+    if isinstance(places, str) and not is_remote(places):
+        place = Path(places)
+        if place.suffix.lower() == ".txt" or (place.is_dir() and not (place / INDEX_NAME).is_file() and any(place.iterdir())):
+            return ListedPairs(list_foundir(place))
+    return ShardPairs(open_index(places, store))
+
+
+class ShardPairs(Dataset):
     """The pairs of a folder of shards, read by their spans; any pair that cannot be used is an error.
 
     The groups take turns (first pair of each, second pair of each, …), so that a limited number of batches still shows every group.
@@ -25,11 +58,11 @@ class EvaluationPairs(Dataset):
 
     def __init__(self, index: ShardIndex, store: ShardStore | None = None) -> None:
         self.index, self.store = index, store or ShardStore()
-        lines = [
+        self.groups = {group: sum(shard.samples for shard in shards) for group, shards in index.groups.items()}
+        self._spans: list[tuple[ShardEntry, SampleSpan]] = _in_turns(
             [(shard, span) for shard in shards for span in sidecar_of(index, shard, self.store).spans[: shard.samples]]
             for shards in index.groups.values()
-        ]
-        self._spans: list[tuple[ShardEntry, SampleSpan]] = [entry for turn in zip_longest(*lines) for entry in turn if entry is not None]
+        )
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -41,6 +74,41 @@ class EvaluationPairs(Dataset):
             file.seek(span.offset)
             data = file.read(span.size)
         return decode_pair(parse_sample(data, place))
+
+
+class ListedPairs(Dataset):
+    """The pairs of a listed source, folders or archives, as they were released; the groups take turns as in `ShardPairs`.
+
+    Raises:
+        BadSampleError: The listing has rejects, such as an image without its partner: a test set must be whole. On access: the pair
+            cannot be decoded or its sizes differ; names the files.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        if listing.rejects:
+            first = "; ".join(f"{reject.group}/{reject.name}: {reject.reason}" for reject in listing.rejects[:5])
+            raise BadSampleError(f"{listing.root} is to be evaluated, but {len(listing.rejects)} of its files make no pair: {first}.")
+        groups: dict[str, list[SourcePair]] = {}
+        for pair in listing.pairs:
+            groups.setdefault(pair.group, []).append(pair)
+        self.root, self.files = listing.root, listing.files
+        self.groups = {group: len(pairs) for group, pairs in groups.items()}
+        self._pairs: list[SourcePair] = _in_turns(groups.values())
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, number: int) -> Pair:
+        pair = self._pairs[number]
+        with MemberReader(self.root, self.files) as reader:
+            lq, gt = (decode_image(reader.read(member), f"{member.name} of {self.root}") for member in (pair.lq, pair.gt))
+        check_sizes(lq, gt, f"{pair.lq.name} and {pair.gt.name} of {self.root}")
+        present = np.array([atom in atoms_of_group(pair.group) for atom in ATOMS], np.float32)
+        return Pair(f"{pair.group}/{pair.stem}", pair.group, lq, gt, present)
+
+
+def _in_turns(groups: Iterable[list[_Entry]]) -> list[_Entry]:
+    return [entry for turn in zip_longest(*groups) for entry in turn if entry is not None]
 
 
 class ShareSampler(DistributedSampler):

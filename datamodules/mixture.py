@@ -77,7 +77,9 @@ def make_quotas(
         raise ValueError(f"data.weights does not name {', '.join(missing)}; give every chosen group a weight (0 leaves it out).")
     bad = {group: weights[group] for group in chosen if not weights[group] >= 0 or (weights[group] and not sizes[group])}
     if bad or not any(weights[group] for group in chosen):
-        raise ValueError(f"data.weights must be at least 0, one of them above, and only groups with samples can have one, not {bad or weights}.")
+        raise ValueError(
+            f"data.weights must be at least 0, one of them above, and only groups with samples can have one, not {bad or weights}."
+        )
     return _largest_remainders({group: weights[group] for group in sorted(set(chosen)) if weights[group]}, total)
 
 

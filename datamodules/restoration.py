@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
 from datamodules.composed import check_composed
-from datamodules.evaluation import EvaluationPairs, ShareSampler
+from datamodules.evaluation import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.laps import Laps
 from datamodules.line import Line
 from datamodules.mixture import Mixture, make_quotas
@@ -23,8 +23,8 @@ _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test":
 class RestorationDataModule(L.LightningDataModule):
     """Pairs of degraded and clean images from folders of shards, as `mimdit.batch.Batch`; pretraining reads only their ``gt``.
 
-    Training is endless: give ``trainer.max_steps``. Its order depends on ``seed``, on what an epoch takes of each group, and on the number of
-    consumers (ranks × worker processes) alone, its crops not even on that. A checkpoint continues it with the very next batch; on
+    Training is endless: give ``trainer.max_steps``. Its order depends on ``seed``, on what an epoch takes of each group, and on the number
+    of consumers (ranks × worker processes) alone, its crops not even on that. A checkpoint continues it with the very next batch; on
     another number of consumers in another order, without repeating or losing a sample; with other groups or weights from the next
     epoch on.
 
@@ -109,7 +109,8 @@ class RestorationDataModule(L.LightningDataModule):
         self.seed = seed
         self.max_bad_samples = max_bad_samples
         self.overfit = overfit
-        self._indices: dict[str, ShardIndex] = {}
+        self._train: ShardIndex | None = None
+        self._evaluated: dict[str, ShardPairs | ListedPairs] = {}
         self._mixture: Mixture | None = None
         self._laps: Laps | None = None
         self._progress: Progress | None = None
@@ -133,9 +134,9 @@ class RestorationDataModule(L.LightningDataModule):
         """
         for name in _FOLDERS[stage]:
             if self.folders[name] is not None:
-                self._index(name)
+                self._index() if name == "train" else self._pairs(name)
         if stage == "fit" and self.trainer:
-            self._index("train")
+            self._index()
             _check_length(self.trainer)
             if self.trainer.global_step == 0:
                 self._progress = None
@@ -149,7 +150,7 @@ class RestorationDataModule(L.LightningDataModule):
         Raises:
             ValueError: The loaded state is of other data or another seed, or groups, weights or composed groups do not fit the shards.
         """
-        index, workers = self._index("train"), max(1, self.num_workers)
+        index, workers = self._index(), max(1, self.num_workers)
         quotas = self._quotas()
         if self._loaded:
             here = {"seed": self.seed, "hashes": index.hashes, "workers": workers, "world_size": self._world_size, "rank": self._rank}
@@ -176,7 +177,7 @@ class RestorationDataModule(L.LightningDataModule):
 
     def _quotas(self) -> dict[str, int]:
         """How many samples an epoch takes of each group, composed ones included."""
-        sizes = {group: sum(shard.samples for shard in shards) for group, shards in self._index("train").groups.items()}
+        sizes = {group: sum(shard.samples for shard in shards) for group, shards in self._index().groups.items()}
         check_composed(self.composed, sorted(sizes))
         sizes |= {group: sizes[source] for group, source in self.composed.items()}
         return make_quotas(sizes, groups=self.groups, weights=self.weights, temperature=self.temperature)
@@ -209,25 +210,33 @@ class RestorationDataModule(L.LightningDataModule):
         """Return every rank's position in the stream. Gathers over the ranks, so all of them must call it, as Lightning's saving does."""
         if self._progress is None:
             return self._loaded
-        return stream_state(self.seed, self._index("train").hashes, self._mixture, self._laps, self._progress)
+        return stream_state(self.seed, self._index().hashes, self._mixture, self._laps, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next `train_dataloader` continue from a state; there each rank picks its own part."""
         self._loaded = state_dict
 
-    def _index(self, name: str) -> ShardIndex:
-        """Load a folder's index once."""
-        folder = self.folders[name]
-        if folder is None:
+    def _index(self) -> ShardIndex:
+        """Load the training index once."""
+        if self._train is None:
+            index = open_index(self._place("train"), self.store)
+            self._train = index.first(self.overfit) if self.overfit else index
+        return self._train
+
+    def _pairs(self, name: str) -> ShardPairs | ListedPairs:
+        """List the pairs of validation or test once."""
+        if name not in self._evaluated:
+            self._evaluated[name] = open_pairs(self._place(name), self.store)
+        return self._evaluated[name]
+
+    def _place(self, name: str) -> str | list[str]:
+        if self.folders[name] is None:
             raise ValueError(f"data.{name} is not set. Give a folder of shards, such as one that `mimdit shards quickstart` wrote.")
-        if name not in self._indices:
-            index = open_index(folder, self.store)
-            self._indices[name] = index.first(self.overfit) if name == "train" and self.overfit else index
-        return self._indices[name]
+        return self.folders[name]
 
     def _evaluation(self, name: str) -> DataLoader:
         """Return a loader over a fixed list of pairs, shared out over the ranks."""
-        pairs = EvaluationPairs(self._index(name), self.store)
+        pairs = self._pairs(name)
         sampler = ShareSampler(pairs, num_replicas=self._world_size, rank=self._rank, shuffle=False) if self._world_size > 1 else None
         return DataLoader(
             pairs,

@@ -49,14 +49,14 @@ def continue_stream(
     """
     if state["seed"] != seed:
         raise ValueError(
-            f"The checkpoint was written with another value of data.seed: {state['seed']} there, {seed} here. The order of the training data "
-            "cannot be continued. Resume with the same seed, or start a new run from the checkpoint's weights."
+            f"The checkpoint was written with another value of data.seed: {state['seed']} there, {seed} here. The order of the training "
+            "data cannot be continued. Resume with the same seed, or start a new run from the checkpoint's weights."
         )
     for group, digest in state["hashes"].items():
         if hashes.get(group, digest) != digest:
             raise ValueError(
-                f"The training shards of group {group} are others than those of the checkpoint (their checksums differ). Resume with the same "
-                "data.train and data.overfit, or start a new run from the checkpoint's weights."
+                f"The training shards of group {group} are others than those of the checkpoint (their checksums differ). Resume with the "
+                "same data.train and data.overfit, or start a new run from the checkpoint's weights."
             )
     mixture, laps = Mixture.from_state_dict(state["mixture"]), Laps.from_state_dict(state["laps"])
     positions = [(lap, offset) for each in state["ranks"] for lap, offset in each["positions"]]
@@ -65,7 +65,8 @@ def continue_stream(
         unread = sum(stop - start for _, start, stop in laps.recut(positions).remainder)
         mixture = mixture.followed_by(quotas, first_epoch=begun + 1)
         laps = Laps(mixture.samples, (), begun + 1)
-        _say(rank, f"The groups or their weights changed: from now on {_described(quotas)}. {unread} samples of epoch {begun} are left out.")
+        described = _described(quotas)
+        _say(rank, f"The groups or their weights changed: from now on {described}. {unread} samples of epoch {begun} are left out.")
     elif len(positions) != world_size * workers:
         laps = laps.recut(positions)
         unread = sum(stop - start for _, start, stop in laps.remainder)

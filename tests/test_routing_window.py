@@ -9,9 +9,9 @@ import torch
 
 from mimdit.batch import Batch
 from mimdit.restorer import Restorer
+from tests.processes import run_in_processes
 from tests.tiny_models import randomise, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients
-from tests.processes import run_in_processes
 
 WEIGHTS = {"balance": 0.5, "z": 0.1, "importance": 2.0, "specialization": 1.0}
 NEGLIGIBLE = 1e-15

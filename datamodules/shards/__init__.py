@@ -8,7 +8,7 @@ from datamodules.shards.index import INDEX_NAME, SCHEMA, ShardEntry, ShardError,
 from datamodules.shards.locate import open_index, shard_place, sidecar_of
 from datamodules.shards.reader import RawSample, parse_sample, read_shard
 from datamodules.shards.sidecar import SampleSpan, Sidecar, sidecar_path
-from datamodules.shards.store import ShardStore
+from datamodules.shards.store import ShardStore, is_remote
 from datamodules.shards.writer import shard_name, write_shard
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ShardIndex",
     "ShardStore",
     "Sidecar",
+    "is_remote",
     "open_index",
     "parse_sample",
     "read_shard",

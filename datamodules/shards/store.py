@@ -117,7 +117,7 @@ class ShardStore:
 
 
 def _open_local(path: str, size: int) -> BinaryIO:
-    file = open(path, "rb", buffering=0)
+    file = open(path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
     if (found := os.fstat(file.fileno()).st_size) != size:
         file.close()
         raise ShardError(f"The shard {path} has {found} bytes but the index lists {size}: it was cut short or replaced. Copy it again.")
