@@ -182,47 +182,54 @@ class Restorer(L.LightningModule):
         Raises:
             ValueError: ``start``, ``sigma_start`` or ``steps`` is out of range, or this conditioner makes no estimate to start from.
         """
-        settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "routing": routing, "use_residuals": use_residuals}
-        return self._restore(images, steps, **settings)[0]
+        settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "use_residuals": use_residuals}
+        return self._sample(images, *self._condition(images, routing), steps, **settings)
 
     @torch.no_grad()
-    def _restore(
-        self, images: torch.Tensor, steps: int | None = None, *, start: str | None = None, sigma_start: float | None = None,
-        seed: int | None = None, routing: Routing | None = None, use_residuals: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, Routing]:  # fmt: skip
-        """`restore`, with the estimate (as images) and the routing."""
+    def _condition(self, images: torch.Tensor, routing: Routing | None = None) -> tuple[torch.Tensor, Conditioning]:
+        """The latents of ``images``, padded, and what the conditioner says of them."""
+        degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * self.backbone.codec.downscale))
+        return degraded, self.conditioner(degraded, routing)
+
+    @torch.no_grad()
+    def _sample(
+        self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, steps: int | None = None, *,
+        start: str | None = None, sigma_start: float | None = None, seed: int | None = None, use_residuals: bool = True,
+    ) -> torch.Tensor:  # fmt: skip
+        """`restore`, from what `_condition` gave."""
         steps = self.flow.steps if steps is None else steps
         start = self.flow.start if start is None else start
         sigma_start = self.flow.sigma_start if sigma_start is None else sigma_start
         check_sampling(start, sigma_start, steps)
-        height, width = images.shape[2:]
-        degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * self.backbone.codec.downscale))
-        conditioning = self.conditioner(degraded, routing)
-
-        def finish(latents: torch.Tensor | None) -> torch.Tensor | None:
-            return None if latents is None else self.backbone.decode(latents)[..., :height, :width].clamp(0, 1)
-
         anchor = degraded if start == "degraded" else conditioning.estimate
         if steps == 0:
-            return finish(degraded if anchor is None else anchor), finish(conditioning.estimate), conditioning.routing
+            return self._finish(degraded if anchor is None else anchor, images)
         generator = keyed_generator("restore", self.seed if seed is None else seed)
         noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
         latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
         steering = conditioning if use_residuals else None
-        latents = self.flow.sample(lambda z, sigma: self.velocity(z, sigma, steering), latents, sigma_start, steps)
-        return finish(latents), finish(conditioning.estimate), conditioning.routing
+        return self._finish(self.flow.sample(lambda z, sigma: self.velocity(z, sigma, steering), latents, sigma_start, steps), images)
+
+    def _finish(self, latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Images of the size of ``images`` from padded latents."""
+        return self.backbone.decode(latents)[..., : images.shape[2], : images.shape[3]].clamp(0, 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore with the settings of the flow."""
-        restored, estimate, routing = self._restore(batch["lq"])
-        return {"restored": restored, "estimate": estimate, "routing": routing}
+        return self._evaluated(batch["lq"], *self._condition(batch["lq"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore, and once more with the residuals left out and with all gates uniform: what the DiT's steering and the MoE are worth."""
-        outputs = self.validation_step(batch, batch_idx)
-        outputs["residuals_zeroed"] = self.restore(batch["lq"], use_residuals=False)
-        outputs["gates_uniform"] = self.restore(batch["lq"], routing=uniform_routing(outputs["routing"]))
+        degraded, conditioning = self._condition(batch["lq"])
+        outputs = self._evaluated(batch["lq"], degraded, conditioning)
+        outputs["residuals_zeroed"] = self._sample(batch["lq"], degraded, conditioning, use_residuals=False)
+        outputs["gates_uniform"] = self.restore(batch["lq"], routing=uniform_routing(conditioning.routing))
         return outputs
+
+    def _evaluated(self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning) -> dict:
+        with torch.no_grad():
+            estimate = None if conditioning.estimate is None else self._finish(conditioning.estimate, images)
+        return {"restored": self._sample(images, degraded, conditioning), "estimate": estimate, "routing": conditioning.routing}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Restored images ``[B, 3, H, W]``."""

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from mimdit.commands.precision import emulates_bfloat16
 from mimdit.commands.shards import quickstart as write_shards
 
 
@@ -23,6 +26,9 @@ def quickstart(config: str = "configs/quickstart.yaml", data: str = "data/quicks
     results, checkpoint = Path(run) / "results.json", Path(run) / "checkpoints" / "last.ckpt"
     places = [f"--data.init_args.{split}={data}/{split}" for split in ("train", "validation", "test")]
     options = ["--config", config, f"--trainer.default_root_dir={run}", *places]
+    if emulates_bfloat16() and not torch.cuda.is_available():
+        print("this CPU has no bf16 instructions: training in fp32")
+        options.append("--trainer.precision=32-true")
     _say(f"1/3  data: {data}")
     write_shards(data)
     _say(f"2/3  training: {run}")

@@ -12,10 +12,12 @@ import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
 
 import callbacks  # noqa: F401 - for the short names of its classes
-import datamodules  # noqa: F401 - likewise
+import datamodules
 import mimdit
+from mimdit.commands.precision import slow_precision
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -79,6 +81,8 @@ class TrainerCLI(LightningCLI):
         A model that did this in its ``__init__`` would keep copies of its parts wherever it is built without a command line.
         """
         super().instantiate_classes()
+        if (warning := slow_precision(self.trainer)) is not None:
+            rank_zero_warn(warning)
         self._dump_config()
         built = self.config_dump["model"]
         hparams = {"_class_path": built["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module", **built["init_args"]}
@@ -135,8 +139,9 @@ def run(args: list[str]) -> TrainerCLI:
 
 def import_plugins() -> None:
     """Load what a config may name by its short name: jsonargparse knows only classes whose module is imported, as above."""
-    for name in mimdit.__all__:
-        getattr(mimdit, name)
+    for package in (mimdit, datamodules):
+        for name in package.__all__:
+            getattr(package, name)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -22,13 +22,13 @@ class StackedPointwise(nn.Module):
     def fan_out(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor) -> torch.Tensor:
         """Give the same ``[B, I, H, W]`` to the K chosen layers of each image: ``[B, K * O, H, W]``, sub-expert major."""
         weight = self.weight_EOI[indices_BK].flatten(1, 2)
-        return torch.bmm(weight.to(hidden_states.dtype), hidden_states.flatten(2)).unflatten(2, hidden_states.shape[2:])
+        return _per_image(hidden_states, weight.to(hidden_states.dtype))
 
     def fan_in(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
         """Sum the K chosen layers, each on its own channels of ``[B, K * I, H, W]`` and times its gate: ``[B, O, H, W]``."""
         weight = self.weight_EOI[indices_BK] * weights_BK[..., None, None]
         weight = weight.permute(0, 2, 1, 3).flatten(2)
-        return torch.bmm(weight.to(hidden_states.dtype), hidden_states.flatten(2)).unflatten(2, hidden_states.shape[2:])
+        return _per_image(hidden_states, weight.to(hidden_states.dtype))
 
 
 class StackedDepthwise(nn.Module):
@@ -41,6 +41,16 @@ class StackedDepthwise(nn.Module):
     def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor) -> torch.Tensor:
         """Filter ``[B, K * C, H, W]``, each sub-expert its own C channels."""
         batch, channels, height, width = hidden_states.shape
-        weight = self.weight[indices_BK].flatten(0, 2).to(hidden_states.dtype)
+        weight = self.weight[indices_BK].flatten(1, 2).to(hidden_states.dtype)
+        if hidden_states.device.type == "cpu":
+            # Image by image in channels-last memory: oneDNN filters that three times faster than the folded form.
+            pairs = zip(hidden_states.split(1), weight)
+            return torch.cat([nn.functional.conv2d(image, filters, padding=1, groups=channels) for image, filters in pairs])
         folded = hidden_states.reshape(1, batch * channels, height, width)
-        return nn.functional.conv2d(folded, weight, padding=1, groups=batch * channels).view_as(hidden_states)
+        return nn.functional.conv2d(folded, weight.flatten(0, 1), padding=1, groups=batch * channels).view_as(hidden_states)
+
+
+def _per_image(hidden_states: torch.Tensor, weight_BOI: torch.Tensor) -> torch.Tensor:
+    """Apply every image's own matrix at each position of ``[B, I, H, W]``: ``[B, O, H, W]`` in channels-last memory."""
+    tokens = hidden_states.flatten(2).transpose(1, 2)
+    return (tokens @ weight_BOI.transpose(1, 2)).transpose(1, 2).unflatten(2, hidden_states.shape[2:])

@@ -38,6 +38,25 @@ def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
     assert torch.equal(inter.logits, expected_inter.logits) and torch.equal(intra.logits, expected_intra.logits)
 
 
+def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_back():
+    block, x = MiMBlock(6, InterMoE(6, 4, num_experts=3), moe_stride=2), images().repeat(1, 1, 2, 2)
+    randomise(block, 0)
+    output, inter, _, features = block(x)
+    torch.testing.assert_close(features, router_features(x))
+    normed = F.rms_norm(x.permute(0, 2, 3, 1), (6,), block.norm1.scale.flatten(), eps=1e-6).permute(0, 3, 1, 2)
+    pooled = normed.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean(dim=(3, 5))
+    fused, expected_inter, _ = block.inter_moe(pooled, router_features(x))
+    middle = x + F.interpolate(fused, size=(16, 16), mode="bilinear")
+    torch.testing.assert_close(output, middle + block.feed_forward(block.norm2(middle)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(inter.logits, expected_inter.logits)
+
+
+def test_feed_forward_is_its_three_convolutions_around_a_gate():
+    layer = FeedForward(6, 2.0)
+    value, gate = layer.local(layer.into(images())).chunk(2, dim=1)
+    torch.testing.assert_close(layer(images()), layer.out(value * gate))
+
+
 @pytest.mark.parametrize("expansion", [1.0, 2.0])
 def test_feed_forward_sees_eight_neighbours_and_no_further(expansion):
     layer, x = FeedForward(6, expansion), images().requires_grad_()

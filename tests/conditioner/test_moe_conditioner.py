@@ -67,10 +67,11 @@ def gradients(loss, module):
 
 
 @pytest.mark.parametrize(
-    ("token_patch", "patch_size", "multiple"), [(4, 2, 16), (8, 2, 16), (2, 2, 16), (2, 1, 8), (6, 2, 48), (16, 1, 16)]
+    ("token_patch", "patch_size", "moe_stride", "multiple"),
+    [(4, 2, 1, 16), (8, 2, 1, 16), (2, 2, 1, 16), (2, 1, 1, 8), (6, 2, 1, 48), (16, 1, 1, 16), (8, 2, 2, 32), (6, 1, 3, 24)],
 )
-def test_the_multiple_fits_tokens_and_windows(token_patch, patch_size, multiple):
-    conditioner = tiny_conditioner(token_patch=token_patch, patch_size=patch_size)
+def test_the_multiple_fits_tokens_and_windows(token_patch, patch_size, moe_stride, multiple):
+    conditioner = tiny_conditioner(token_patch=token_patch, patch_size=patch_size, moe_stride=moe_stride)
     assert conditioner.multiple == multiple
     assert conditioner(torch.zeros(1, 3, multiple, 2 * multiple)).residuals[0].shape[1] == 2 * (multiple // token_patch) ** 2
 
@@ -112,6 +113,7 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, missing):
         ({"groups": ["fourier"]}, ("'fourier'", "spatial, channel, swin, se")),
         ({"num_blocks": 2}, ("num_blocks=2", "use 1..1")),
         ({"num_blocks": 0}, ("num_blocks=0", "use 1..1")),
+        ({"moe_stride": 0}, ("moe_stride=0", "at least 1")),
         ({"top_k": 4}, ("top_k=4 of 3", "1..3")),
         ({"top_k": 0}, ("top_k=0", "at least 1")),
         ({"hidden": 0}, ("hidden=0", "at least 1")),
