@@ -5,11 +5,8 @@ the number of processes nor on interruptions.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,8 @@ from datamodules.photographs import TEST, VALIDATION, photograph_crop
 from datamodules.scenes import make_scene
 from datamodules.seeding import named_rng
 from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
+from datamodules.shards.pool import in_processes
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
@@ -116,33 +113,8 @@ def write_folders(folders: dict[Path, list[Recipe]], options: dict[str, Any], *,
 def _written(plans: list[ShardPlan], workers: int) -> Iterator[ShardPlan]:
     """Write shards in a pool of processes, the largest first, and yield each when it is done."""
     plans = sorted(plans, key=lambda plan: (-len(plan.recipes) * plan.recipes[0].size ** 2, plan.path))
-    if workers == 1 or not plans:
-        for plan in plans:
-            write_plan(plan)
-            yield plan
-        return
-    # Spawned, not forked: OpenCV's and torch's thread pools do not survive a fork. The variables must be set before numpy loads.
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        with ProcessPoolExecutor(min(workers, len(plans)), mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-            running = {pool.submit(write_plan, plan): plan for plan in plans}
-            try:
-                for future in as_completed(running):
-                    future.result()
-                    yield running[future]
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
+    for plan, _ in in_processes(write_plan, plans, workers):
+        yield plan
 
 
 def _is_done(plan: ShardPlan) -> bool:

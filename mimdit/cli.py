@@ -5,9 +5,10 @@ Nothing heavy is imported before a verb is known, so that ``mimdit --help`` answ
 
 import ast
 import difflib
+import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -25,6 +26,10 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "export": "mimdit.commands.export:export",
     "shards": {
         "quickstart": "mimdit.commands.shards:quickstart",
+        "foundir": "mimdit.commands.convert:foundir",
+        "pairs": "mimdit.commands.convert:pairs",
+        "finalise": "mimdit.commands.convert:finalise",
+        "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
     },
 }
@@ -59,7 +64,8 @@ def _run_command(commands: dict[str, str | dict[str, str]], args: list[str], pro
     if isinstance(target, str):
         from jsonargparse import auto_cli
 
-        auto_cli(_load(target), args=[_with_underscores(arg) for arg in rest], prog=prog)
+        function = _load(target)
+        auto_cli(function, args=_bare_flags_are_true(function, [_with_underscores(arg) for arg in rest]), prog=prog)
     elif not rest or rest[0] in ("-h", "--help"):
         print(f"usage: {prog} <command> [options]\n\n" + "\n".join(_listing(target)))
     else:
@@ -77,6 +83,16 @@ def _with_underscores(arg: str) -> str:
         return arg
     name, equals, value = arg.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _bare_flags_are_true(function: Callable[..., object], args: list[str]) -> list[str]:
+    """``--dry_run`` as ``--dry_run=true`` where no value follows: jsonargparse wants one for a bool, fingers often leave it out."""
+    flags = {f"--{name}" for name, parameter in inspect.signature(function).parameters.items() if parameter.annotation is bool}
+    followers = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg in flags and follower.lower() not in ("true", "false", "yes", "no") else arg
+        for arg, follower in zip(args, followers)
+    ]
 
 
 def _fail_unknown(verb: str, commands: dict[str, str | dict[str, str]], prog: str) -> None:

@@ -1,7 +1,8 @@
 """The shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder.
 
-A sample is ``<key>.lq.png|jpg``, ``<key>.gt.png|jpg`` and ``<key>.json``; the key is ``<group>/<name>`` and holds no dot. The json says
-``group``, ``atoms`` (a list out of `mimdit.batch.ATOMS`), ``width``, ``height`` and whatever else its maker knew. (ours)
+A sample is ``<key>.lq.<suffix>``, ``<key>.gt.<suffix>`` (png, jpg, bmp, tif, webp) and ``<key>.json``; the key is
+``<group>/<name>`` and holds no dot. The json says ``group``, ``atoms`` (a list out of `mimdit.batch.ATOMS`), ``width``, ``height`` and
+whatever else its maker knew. (ours)
 """
 
 from datamodules.shards.index import INDEX_NAME, SCHEMA, ShardEntry, ShardError, ShardIndex

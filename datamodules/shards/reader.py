@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
 from datamodules.shards.index import ShardError
 from datamodules.shards.sidecar import Sidecar
 
@@ -57,7 +54,7 @@ def read_shard(path: Path, *, samples: int, first: int = 0, limit: int | None = 
     wanted = samples - first if limit is None else min(limit, samples - first)
     offset = Sidecar.load(path).spans[first].offset if first and wanted else 0
     try:
-        stream = gopen(str(path))
+        stream = open(path, "rb")  # noqa: SIM115 - closed by the block below
     except OSError as error:
         raise ShardError(f"The shard {path} cannot be opened ({error}). Copy it again or write the folder anew.") from error
     found = 0
@@ -94,6 +91,9 @@ def parse_sample(data: bytes, shard: str) -> RawSample:
 
 def _group(stream: BinaryIO, shard: str) -> Iterable[RawSample]:
     """Group a tar's members to samples."""
+    # Not at the top: webdataset imports torch, which the processes that write shards do without.
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     for sample in group_by_keys(tar_file_expander([{"url": shard, "stream": stream}])):
         yield RawSample(sample["__key__"], shard, _image(sample, "lq"), _image(sample, "gt"), sample.get("json"))
 

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from webdataset.gopen import gopen
-
 from datamodules.shards.index import ShardError
 from mimdit.files import replace_when_whole
 
@@ -81,7 +79,7 @@ class ShardStore:
             ShardError: It is missing or cannot be read.
         """
         try:
-            with gopen(place) as stream:
+            with _stream(place) as stream:
                 return stream.read()
         except OSError as error:
             raise ShardError(f"{place} cannot be read ({error}). Is it a finished folder of shards?") from error
@@ -90,7 +88,7 @@ class ShardStore:
         """Copy a shard into the cache and make room for it."""
         self.cache.mkdir(parents=True, exist_ok=True)
         started, copied = time.monotonic(), 0
-        with gopen(place) as source, replace_when_whole(copy) as temporary, open(temporary, "wb") as target:
+        with _stream(place) as source, replace_when_whole(copy) as temporary, open(temporary, "wb") as target:
             while chunk := source.read(_CHUNK):
                 copied += target.write(chunk)
                 if time.monotonic() - started > self.timeout:
@@ -114,6 +112,13 @@ class ShardStore:
             if path != newest:
                 path.unlink(missing_ok=True)
                 excess -= size
+
+
+def _stream(place: str) -> BinaryIO:
+    """Open a place through webdataset's openers, to be read once from front to back."""
+    from webdataset.gopen import gopen  # here: it imports torch, which the processes that write shards do without
+
+    return gopen(place)
 
 
 def _open_local(path: str, size: int) -> BinaryIO:

@@ -60,3 +60,36 @@ def test_reading_from_a_sample_on_equals_skipping(tmp_path, first):
     everything = list(read_shard(tmp_path / "a.tar", samples=4))
     assert list(read_shard(tmp_path / "a.tar", samples=4, first=first)) == everything[first:]
     assert list(read_shard(tmp_path / "a.tar", samples=4, first=first, limit=1)) == everything[first : first + 1]
+
+
+@pytest.mark.parametrize("name", ["0001", "a name of more than a hundred characters " * 4, "Übung-ß", "deep/er"])
+def test_the_bytes_are_those_of_webdataset_s_writer(tmp_path, name):
+    samples = [made_sample(f"01Blur/{name}-{number}", "01Blur") for number in range(2)]
+    write_shard(tmp_path / "a.tar", "01Blur", samples)
+    with webdataset.TarWriter(str(tmp_path / "b.tar"), encoder=False, mtime=0) as tar:
+        for sample in samples:
+            tar.write({**sample, "json": json.dumps(sample["json"], sort_keys=True).encode()})
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "webp"])
+def test_images_of_other_formats_keep_their_suffix(tmp_path, suffix):
+    sample = {"__key__": "01Blur/1", f"lq.{suffix}": b"degraded", f"gt.{suffix}": b"clean", "json": {}}
+    write_shard(tmp_path / "a.tar", "01Blur", [sample])
+    (read,) = read_shard(tmp_path / "a.tar", samples=1)
+    assert (read.lq, read.gt) == (b"degraded", b"clean")
+
+
+def test_the_sidecar_keeps_what_was_rejected(tmp_path):
+    rejects = [("0007", "its png data is damaged"), ("0009", "no reason")]
+    write_shard(tmp_path / "a.tar", "01Blur", [], rejects)
+    sidecar = Sidecar.load(tmp_path / "a.tar")
+    assert sidecar.rejects == tuple(rejects) and sidecar.entry.samples == 0
+
+
+def test_a_sidecar_without_rejects_is_read(tmp_path):
+    written = write_shard(tmp_path / "a.tar", "01Blur", SAMPLES)
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["rejects"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert Sidecar.load(tmp_path / "a.tar") == written

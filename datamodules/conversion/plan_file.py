@@ -1,0 +1,104 @@
+"""``plan.jsonl``: a plan on disk, of which a process reads the one line that it needs."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.conversion.options import Options
+from datamodules.conversion.planned import Plan, PlannedShard, pair_bytes
+from datamodules.shards import SCHEMA
+from datamodules.sources.members import Member
+from datamodules.sources.pairing import SourcePair
+from mimdit.files import replace_when_whole
+
+PLAN_NAME = "plan.jsonl"
+_PAIRS = b', "pairs": '
+
+
+@dataclass(frozen=True)
+class ShardLine:
+    """A shard of a stored plan: what to know of it without its pairs, and where in the file its line begins."""
+
+    name: str
+    group: str
+    count: int
+    bytes: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A plan on disk: the header of `Plan` and a line of every shard. 920,224 pairs are 200 MB there, and few in memory."""
+
+    path: Path
+    header: dict[str, Any]
+    shards: tuple[ShardLine, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "StoredPlan":
+        """Read the header, and of every line what precedes its pairs.
+
+        Raises:
+            ValueError: The file is missing, is no plan, or is one of another schema version.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: begin the conversion with `mimdit shards foundir` or `mimdit shards pairs`.")
+        try:
+            with open(path, "rb") as file:
+                first = file.readline()
+                header = json.loads(first)
+                shards, offset = [], len(first)
+                for line in file:
+                    shards.append(ShardLine(**json.loads(line.partition(_PAIRS)[0] + b"}"), offset=offset))
+                    offset += len(line)
+            schema = header["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a plan ({type(error).__name__}: {error}). Convert into another folder.") from error
+        if schema != SCHEMA:
+            raise ValueError(f"{path} has schema version {schema!r}; this version of the project reads {SCHEMA}. Convert anew.")
+        return cls(path, header, tuple(shards))
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards go."""
+        return self.path.parent
+
+    @cached_property
+    def options(self) -> Options:
+        """How to convert."""
+        return Options(**self.header["options"])
+
+    def command(self) -> str:
+        """The command that continues the conversion."""
+        source = dict(self.header["source"])
+        verb, src = source.pop("command", "foundir"), source.pop("src", None)
+        given = {**source, **self.header["options"]}
+        defaults = Options().to_dict() | {"groups": None}
+        options = [f"--{name}={_shown(value)}" for name, value in given.items() if name not in defaults or value != defaults[name]]
+        return " ".join(["mimdit shards", verb, *([str(src)] if src else []), str(self.folder), *options])
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write a plan, whole or not at all."""
+    with replace_when_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(plan.header) + "\n")
+        for shard in plan.shards:
+            size = sum(map(pair_bytes, shard.pairs))
+            pairs = [[pair.stem, pair.lq.to_list(), pair.gt.to_list()] for pair in shard.pairs]
+            line = {"name": shard.name, "group": shard.group, "count": len(pairs), "bytes": size, "pairs": pairs}
+            file.write(json.dumps(line) + "\n")
+
+
+def read_planned_shard(path: Path, offset: int) -> PlannedShard:
+    """Read the one line of a stored plan that begins at byte ``offset``."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        line = json.loads(file.readline())
+    pairs = (SourcePair(line["group"], stem, Member.from_list(lq), Member.from_list(gt)) for stem, lq, gt in line["pairs"])
+    return PlannedShard(line["name"], line["group"], tuple(pairs))
+
+
+def _shown(value: Any) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)

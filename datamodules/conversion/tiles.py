@@ -1,0 +1,86 @@
+"""Cutting a pair into aligned tiles, because decoding a 20-megapixel photograph for one crop of 512 pixels starves a GPU."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from datamodules.seeding import named_rng
+
+_ENCODINGS = {
+    "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # above 100 is lossless
+}
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Where tiles of ``side`` pixels lie in an image: in rows and columns from the top left on, the last ones shifted back inside."""
+
+    height: int
+    width: int
+    side: int
+
+    @property
+    def rows(self) -> list[int]:
+        """Top of every row of tiles."""
+        return _starts(self.height, self.side)
+
+    @property
+    def columns(self) -> list[int]:
+        """Left side of every column of tiles."""
+        return _starts(self.width, self.side)
+
+
+def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cut a pair into samples ``<key>_t<row>x<column>`` that together show every pixel.
+
+    Tiles are ``side`` pixels high and wide. Where the image's size is no multiple of that, the last row and column begin further up and
+    left and overlap the ones before; an image smaller than a tile stays whole in that direction. Stored tiles stand upright.
+
+    Args:
+        key: Key of the pair.
+        lq: Degraded image, uint8 BGR ``[H, W, 3]``.
+        gt: Ground truth of the same shape.
+        side: Side of the tiles in pixels.
+        codec: ``png`` or ``webp``, both lossless.
+        fields: The json of the pair; those that a tile changes are replaced: size, orientations, checksums, and ``tile``, [top, left].
+    """
+    suffix, parameters = _ENCODINGS[codec]
+    grid = TileGrid(lq.shape[0], lq.shape[1], side)
+    samples = []
+    for row, top in enumerate(grid.rows):
+        for column, left in enumerate(grid.columns):
+            crops = [image[top : top + side, left : left + side] for image in (lq, gt)]
+            lq_data, gt_data = (_encode(crop, suffix, parameters) for crop in crops)
+            height, width = crops[0].shape[:2]
+            changed = {
+                "tile": [top, left],
+                "width": width,
+                "height": height,
+                "lq_orientation": 1,
+                "gt_orientation": 1,
+                "lq_sha256": hashlib.sha256(lq_data).hexdigest(),
+                "gt_sha256": hashlib.sha256(gt_data).hexdigest(),
+            }
+            name = f"{key}_t{row:02d}x{column:02d}"
+            samples.append({"__key__": name, f"lq{suffix}": lq_data, f"gt{suffix}": gt_data, "json": {**fields, **changed}})
+    return samples
+
+
+def shuffled(samples: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return samples in an order drawn from (seed, key), so that neighbours part company and a missing one does not move the others."""
+    return sorted(samples, key=lambda sample: named_rng(seed, "tile", sample["__key__"]).random())
+
+
+def _starts(length: int, side: int) -> list[int]:
+    return [0] if length <= side else [*range(0, length - side, side), length - side]
+
+
+def _encode(image: np.ndarray, suffix: str, parameters: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, image, parameters)
+    assert done
+    return data.tobytes()

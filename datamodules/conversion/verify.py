@@ -1,0 +1,119 @@
+"""Reading a folder of shards again, byte by byte, and comparing it with what its index, sidecars and samples say."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from datamodules.conversion.images import look_at
+from datamodules.conversion.problems import BadImageError
+from datamodules.shards import INDEX_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
+from datamodules.shards.pool import in_processes
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """One shard to read again; with ``decode`` its images are decoded too."""
+
+    folder: Path
+    entry: ShardEntry
+    decode: bool
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """Read the index of a folder without looking at its shards.
+
+    Raises:
+        ShardError: The index is missing or damaged.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise ShardError(f"{path} is missing, so there is nothing to compare the shards with. Let the conversion finish, or finalise it.")
+    return ShardIndex.parse(folder, path.read_bytes())
+
+
+def verify(index: ShardIndex, *, decode: bool = False, workers: int = 1) -> Iterator[tuple[ShardEntry, list[str]]]:
+    """Read every shard of an index again and yield it with what is wrong with it, in words."""
+    checks = [ShardCheck(Path(index.folder), entry, decode) for entry in index.shards]
+    for check, problems in in_processes(check_shard, checks, workers):
+        yield check.entry, problems
+
+
+def check_shard(check: ShardCheck) -> list[str]:
+    """Return what is wrong with a shard: its tar's size and checksum, its sidecar, its samples, their checksums and images."""
+    tar, entry = check.folder / check.entry.name, check.entry
+    if not tar.is_file():
+        return ["the tar is missing"]
+    problems = []
+    if (size := tar.stat().st_size) != entry.bytes:
+        problems.append(f"the tar has {size} bytes, the index says {entry.bytes}")
+    spans: tuple[SampleSpan, ...] = ()
+    try:
+        sidecar = Sidecar.load(tar)
+        spans = sidecar.spans
+        if sidecar.entry != entry:
+            problems.append(f"the sidecar describes {sidecar.entry}, the index {entry}")
+        if len(spans) != entry.samples:
+            problems.append(f"the sidecar lists {len(spans)} samples, the index {entry.samples}")
+    except ShardError as error:
+        problems.append(str(error))
+    digest = hashlib.sha256()
+    with open(tar, "rb") as file:
+        for span in spans:
+            if span.offset != file.tell():
+                problems.append(f"{span.key} lies at byte {file.tell()}, the sidecar says {span.offset}")
+                break
+            data = file.read(span.size)
+            digest.update(data)
+            problems += [f"{span.key}: {problem}" for problem in _sample_problems(span, data, entry.group, check.decode)]
+        _digest_rest(file, digest)
+    if digest.hexdigest() != entry.sha256:
+        problems.append("the tar has another checksum than the index says")
+    return problems
+
+
+def _digest_rest(file: BinaryIO, digest: Any) -> None:
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+
+
+def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) -> Iterator[str]:
+    """What is wrong with one sample."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+    except (tarfile.TarError, OSError) as error:
+        yield f"its span is no part of a tar ({error})"
+        return
+    parts = {name.removeprefix(f"{span.key}."): content for name, content in members.items()}
+    sides = {name.partition(".")[0]: content for name, content in parts.items() if name != "json"}
+    if len(parts) != 3 or "json" not in parts or sides.keys() != {"lq", "gt"}:
+        yield f"its span holds {', '.join(sorted(members)) or 'nothing'}"
+        return
+    try:
+        fields = json.loads(parts["json"])
+        stored = {"group": fields["group"], "width": fields["width"], "height": fields["height"]}
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"its json is damaged ({type(error).__name__}: {error})"
+        return
+    if stored["group"] != group:
+        yield f"its json says group {stored['group']}, the index {group}"
+    for side, content in sides.items():
+        if fields.get(f"{side}_sha256", found := hashlib.sha256(content).hexdigest()) != found:  # the quickstart records none
+            yield f"the {side} image has another checksum than its json says"
+        if decode:
+            yield from _image_problems(side, content, stored)
+
+
+def _image_problems(side: str, content: bytes, stored: dict[str, Any]) -> Iterator[str]:
+    try:
+        facts = look_at(content, "decode")
+    except BadImageError as error:
+        yield f"the {side} image cannot be decoded: {error}"
+        return
+    if (facts.width, facts.height) != (stored["width"], stored["height"]):
+        yield f"the {side} image is {facts.width}x{facts.height}, its json says {stored['width']}x{stored['height']} (width x height)"
