@@ -31,12 +31,12 @@ import webdataset
 from datamodules.augmentation import crop_and_flip
 from datamodules.collation import collate
 from datamodules.decoding import Pair, decode_image
-from datamodules.line import Line
-from datamodules.progress import Progress
-from datamodules.scenes import make_scene
+from datamodules.made.scenes import make_scene
 from datamodules.seeding import named_rng
 from datamodules.shards import ShardIndex
-from datamodules.stream import StreamLoader, TrainStream
+from datamodules.streaming.line import Line
+from datamodules.streaming.progress import Progress
+from datamodules.streaming.stream import StreamLoader, TrainStream
 from mimdit.commands.convert import foundir
 from mimdit.files import replace_when_whole
 

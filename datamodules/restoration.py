@@ -7,15 +7,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
-from datamodules.composed import check_composed
 from datamodules.evaluation import ListedPairs, ShardPairs, ShareSampler, open_pairs
-from datamodules.laps import Laps
-from datamodules.line import Line
-from datamodules.mixture import Mixture, make_quotas
-from datamodules.progress import Progress
 from datamodules.shards import ShardIndex, ShardStore, open_index
-from datamodules.stream import StreamBatch, StreamLoader, TrainStream, one_thread
-from datamodules.stream_state import continue_stream, stream_state
+from datamodules.streaming.composed import check_composed
+from datamodules.streaming.laps import Laps
+from datamodules.streaming.line import Line
+from datamodules.streaming.mixture import Mixture, make_quotas
+from datamodules.streaming.progress import Progress
+from datamodules.streaming.state import continue_stream, stream_state
+from datamodules.streaming.stream import StreamBatch, StreamLoader, TrainStream, one_thread
 
 _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datamodules.quickstart import quickstart_folders, write_folders
+from datamodules.made.quickstart import quickstart_folders, write_folders
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
 from mimdit.files import replace_when_whole
 

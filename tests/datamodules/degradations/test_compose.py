@@ -10,7 +10,7 @@ import torch
 
 from datamodules.degradations import CLEAN, GROUPS, degrade
 from datamodules.degradations.compose import IN_ORDER
-from datamodules.photographs import photograph_crop
+from datamodules.made.photographs import photograph_crop
 from mimdit.batch import ATOMS
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.degradations.jpeg import compress, jpeg, jpeg_quality
-from datamodules.photographs import photograph_crop
+from datamodules.made.photographs import photograph_crop
 
 
 @pytest.mark.parametrize("quality", [10, 45, 90])

@@ -1,8 +1,8 @@
 """The order of the training stream: pure arithmetic on (seed, epoch, position), so that any position can be reached without replay.
 
 Pass ``p`` over a group is a line: its shards permuted by (seed, group, p), the samples inside each by (seed, group, p, shard). Epoch ``e``
-continues each group's line by the group's quota (`datamodules.mixture`); the groups' lines are interleaved by a permutation of group labels
-drawn from (seed, e). This one line is cut by sample count among the consumers (`datamodules.laps`). (ours)
+continues each group's line by the group's quota (`datamodules.streaming.mixture`); the groups' lines are interleaved by a permutation of
+group labels drawn from (seed, e). This one line is cut by sample count among the consumers (`datamodules.streaming.laps`). (ours)
 """
 
 import logging
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.mixture import Mixture
 from datamodules.seeding import named_rng
 from datamodules.shards import RawSample, ShardEntry, ShardError, ShardIndex, ShardStore, parse_sample, shard_place, sidecar_of
+from datamodules.streaming.mixture import Mixture
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Line:
         mixture: How much of each group an epoch takes; None for all of everything.
         seed: Seed of the order.
         store: Opens the shards; None for local ones.
-        sources: Where the samples of a group that has no shards come from: another group's name. See `datamodules.composed`.
+        sources: Where the samples of a group that has no shards come from: another group's name. See `datamodules.streaming.composed`.
         slow: Seconds of reading one sample after which its shard is reported as slow.
 
     Raises:

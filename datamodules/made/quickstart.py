@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.degradations import CLEAN, GROUPS, degrade
-from datamodules.photographs import TEST, VALIDATION, photograph_crop
-from datamodules.scenes import make_scene
+from datamodules.made.photographs import TEST, VALIDATION, photograph_crop
+from datamodules.made.scenes import make_scene
 from datamodules.seeding import named_rng
 from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
 from datamodules.shards.pool import in_processes

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from datamodules.line import Line
-from datamodules.mixture import Mixture
 from datamodules.shards import ShardIndex
+from datamodules.streaming.line import Line
+from datamodules.streaming.mixture import Mixture
 from tests.datamodules.made_shards import keys_of, make_folder
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from datamodules.decoding import decode_pair
 from datamodules.degradations import CLEAN, GROUPS
-from datamodules.photographs import TEST, VALIDATION, photograph_crop
-from datamodules.quickstart import photograph_recipes, plan_shards, train_recipes, write_folders, write_plan
-from datamodules.scenes import make_scene
+from datamodules.made.photographs import TEST, VALIDATION, photograph_crop
+from datamodules.made.quickstart import photograph_recipes, plan_shards, train_recipes, write_folders, write_plan
+from datamodules.made.scenes import make_scene
 from datamodules.shards import ShardIndex, read_shard
 from mimdit.commands.shards import quickstart
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.laps import Laps
+from datamodules.streaming.laps import Laps
 
 
 def positions_of(laps: Laps, lap: int, consumer: int, consumers: int, offset: int = 0) -> list[tuple[int, int]]:

@@ -6,11 +6,11 @@ import logging
 import pytest
 import torch
 
-from datamodules.bad_samples import TooManyBadSamplesError
-from datamodules.line import Line
-from datamodules.mixture import Mixture
-from datamodules.progress import Progress
-from datamodules.stream import StreamLoader, TrainStream
+from datamodules.streaming.bad_samples import TooManyBadSamplesError
+from datamodules.streaming.line import Line
+from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.progress import Progress
+from datamodules.streaming.stream import StreamLoader, TrainStream
 from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder
 
 
@@ -139,7 +139,7 @@ BAD = {"01Blur/0003", "01Blur/0007", "09Lowlight_Haze/0001"}
 def test_bad_samples_are_skipped_counted_and_logged(tmp_path, caplog, workers):
     index = make_folder(tmp_path / "data", edit=spoil)
     batches = loader(index, workers=workers)
-    with caplog.at_level(logging.WARNING, "datamodules.stream"):
+    with caplog.at_level(logging.WARNING, "datamodules.streaming.stream"):
         # Three epochs: a bad sample met again is the same bad sample.
         keys = [batch["key"][0] for batch in until_epoch(batches, 3, workers)]
     assert sorted(set(keys)) == sorted(set(keys_of()) - BAD) and len(keys) == 3 * 22

@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 import skimage.io
 
-from datamodules.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.made.photographs import TEST, VALIDATION, load_photograph, photograph_crop
 
 
 def test_lists_are_disjoint_and_without_undefined_exposure():

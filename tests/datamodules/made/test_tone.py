@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.tone import random_tone
+from datamodules.made.tone import random_tone
 
 
 def test_median_follows_the_draw_and_not_the_input():

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
-from datamodules.leaves import LeafStyle, paint_labels, shade_labels
+from datamodules.made.leaves import LeafStyle, paint_labels, shade_labels
+from datamodules.made.tone import random_tone
 from datamodules.spectrum import power_law_noise
-from datamodules.tone import random_tone
 
 _OVERSAMPLING = 2
 _KINDS = {"dense": 0.35, "objects": 0.35, "smooth": 0.08, "texture": 0.12, "text": 0.1}

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from datamodules.laps import Laps
-from datamodules.mixture import Mixture
-from datamodules.progress import Progress
+from datamodules.streaming.laps import Laps
+from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.progress import Progress
 
 _log = logging.getLogger(__name__)
 

@@ -9,15 +9,17 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give a non-negative float image ``[H, W, 3]`` a random tone and return it as uint8. (ours)
 
     The image is first stretched to its own range, so that the tone that comes out depends on the draw and not on what was painted.
-    About two in ten images are dark by nature, one is bright, some are pale and some grey.
+    About two in ten images are dark by nature, one is bright, some are pale and some grey. Few photographs reach from black to white: the
+    1st and 99th percentiles of lightness of two dozen were 0 to 0.33 (half of them below 0.06) and 0.64 to 1, evenly. A set of images
+    that all do would teach that a dull photograph is a fault.
     """
     low, high = np.percentile(image[::2, ::2], [1.0, 99.0])
     image = np.clip((image - low) / max(high - low, 0.05), 0.0, 1.15).astype(np.float32)
-    mood = rng.choice(["plain", "dark", "bright", "pale"], p=[0.65, 0.18, 0.1, 0.07])
+    mood = rng.choice(["plain", "dark", "bright", "pale"], p=[0.69, 0.18, 0.1, 0.03])
     middle = float(rng.uniform(*{"plain": (0.25, 0.6), "dark": (0.05, 0.22), "bright": (0.55, 0.85), "pale": (0.2, 0.8)}[mood]))
-    black, white = float(rng.uniform(-0.05, 0.08)), float(rng.uniform(0.85, 1.08))
+    black, white = float(np.clip(rng.exponential(0.1) - 0.04, -0.04, 0.35)), float(rng.uniform(0.78, 1.15))
     if mood == "dark":
-        white *= float(rng.uniform(0.3, 1.0))
+        black, white = np.array([black, white]) * rng.uniform(0.3, 1.0)
     elif mood == "pale":
         black, white = sorted(rng.uniform(0.1, 0.85, 2).tolist())
         white = max(white, black + 0.25)

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from datamodules.leaves import LeafStyle, paint_labels
-from datamodules.scenes import make_scene
+from datamodules.made.leaves import LeafStyle, paint_labels
+from datamodules.made.scenes import make_scene
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,8 @@ def test_is_uint8_rgb_of_the_size(size):
 
 def test_another_process_makes_the_same_bytes():
     program = (
-        "import zlib; from datamodules.scenes import make_scene; print([zlib.crc32(make_scene(48, seed=s).tobytes()) for s in range(5)])"
+        "import zlib; from datamodules.made.scenes import make_scene; "
+        "print([zlib.crc32(make_scene(48, seed=s).tobytes()) for s in range(5)])"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.strip() == str([zlib.crc32(make_scene(48, seed=seed).tobytes()) for seed in range(5)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from datamodules.mixture import Mixture, make_quotas
+from datamodules.streaming.mixture import Mixture, make_quotas
 
 SIZES = {"01Blur": 100, "05Noise": 40, "08Haze": 60}
 

@@ -1,7 +1,8 @@
 """The endless training stream: batches cut from the line by the workers, each batch carrying its reader's position.
 
 A consumer is one worker process of one rank (without worker processes: the rank itself); there are ``world_size × max(1, num_workers)`` of
-them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state; see `datamodules.laps`. (ours)
+them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state: see `datamodules.streaming.laps`.
+(ours)
 """
 
 import itertools
@@ -14,14 +15,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.augmentation import crop_and_flip
-from datamodules.bad_samples import BadSamples, TooManyBadSamplesError
 from datamodules.collation import collate
-from datamodules.composed import composed_pair
 from datamodules.decoding import BadSampleError, Pair, decode_pair
-from datamodules.laps import Laps
-from datamodules.line import Draw, Line
-from datamodules.progress import Progress
 from datamodules.seeding import named_rng
+from datamodules.streaming.bad_samples import BadSamples, TooManyBadSamplesError
+from datamodules.streaming.composed import composed_pair
+from datamodules.streaming.laps import Laps
+from datamodules.streaming.line import Draw, Line
+from datamodules.streaming.progress import Progress
 from mimdit.batch import Batch
 
 _log = logging.getLogger(__name__)
