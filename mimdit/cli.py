@@ -32,6 +32,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
     },
+    "prompts": {"encode": "mimdit.commands.prompts:encode"},
 }
 """Verbs of our own: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
 

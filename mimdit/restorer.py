@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from functools import cached_property
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
+from mimdit.backbone.identity import check_identity, frozen_identity
 from mimdit.batch import Batch, draw_names
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
@@ -109,13 +112,14 @@ class Restorer(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
-        degraded, clean = self.backbone.encode(batch["lq"]), self.backbone.encode(batch["gt"])
+        draws = draw_names(batch, self.global_step)
+        degraded, clean = self.backbone.encode(batch["lq"]), self.backbone.encode(batch["gt"], draws)
         last = self._ends_window(batch_idx)
         reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses = {}
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, draw_names(batch, self.global_step))
+            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, draws)
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean)
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
@@ -243,15 +247,25 @@ class Restorer(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Leave a frozen backbone, and always the codec, out: they can be had again from where they came."""
+        """Leave a frozen backbone, and always the codec, out, but for their identity: they can be had again from where they came."""
+        checkpoint["frozen"] = self._identity
         for name in [name for name in checkpoint["state_dict"] if name.startswith(self._refilled)]:
             del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put those weights back, so that loading stays strict for all others."""
+        """Put those weights back, if they are those it was trained on, so that loading stays strict for all others."""
+        if "frozen" in checkpoint:
+            check_identity(checkpoint["frozen"], self._identity)
+        else:
+            warnings.warn("the checkpoint does not say which backbone it was trained on, and this one is taken for it", stacklevel=2)
         for name, tensor in self.backbone.state_dict(prefix="backbone.").items():
             if name.startswith(self._refilled):
                 checkpoint["state_dict"].setdefault(name, tensor)
+
+    @cached_property
+    def _identity(self) -> dict[str, dict[str, str | None]]:
+        """Which weights checkpoints leave out; they never change, so they are read once."""
+        return frozen_identity(self.backbone)
 
     @property
     def _refilled(self) -> str:

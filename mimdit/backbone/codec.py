@@ -7,6 +7,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from mimdit.backbone.pretrained import load_pretrained
+from mimdit.flow import keyed_generator
+
+POSTERIORS = ("mean", "sample")
 
 
 class PixelCodec(nn.Module):
@@ -14,8 +17,8 @@ class PixelCodec(nn.Module):
 
     channels, downscale = 3, 1
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images in 0..1 to fp32 latents in -1..1."""
+    def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Images in 0..1 to fp32 latents in -1..1; there is nothing to draw."""
         return images.float() * 2 - 1
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -24,27 +27,60 @@ class PixelCodec(nn.Module):
 
 
 class VAECodec(nn.Module):
-    """A frozen diffusers ``AutoencoderKL``; latents are ``(mean - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
+    """A frozen diffusers ``AutoencoderKL``; latents are ``(z - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
+
+    It works in the precision of its weights or of autocast; the posterior's arithmetic, scaling and shift, latents and images are fp32.
 
     Args:
-        pretrained: Folder of the autoencoder (with ``config.json``), a pipeline's folder with a ``vae`` sub-folder, or a pipeline's hub id.
+        pretrained: Folder of the autoencoder (with ``config.json``), a pipeline's folder with a ``vae`` sub-folder, or a hub id of either.
+        variant: Which set of its weights to read, such as ``fp16``; None for the plain one.
+        revision: Branch, tag or commit of a hub id.
+        posterior: What ``z`` is in training: the posterior's ``mean``, or a ``sample`` of it. Inference takes the mean.
+        tiling: Whether images larger than the autoencoder's own ``sample_size`` go through it in overlapping tiles. That bounds memory, and
+            changes the result a little: its norms see a tile instead of the image.
+        slicing: Whether the images of a batch go through it one by one. That bounds memory.
 
     Raises:
-        ValueError: It is no autoencoder, or its files are missing, broken or incomplete.
+        ValueError: It is no autoencoder, its files are missing, broken or incomplete, or ``posterior`` is unknown.
     """
 
-    def __init__(self, pretrained: str) -> None:
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        variant: str | None = None,
+        revision: str | None = None,
+        posterior: str = "mean",
+        tiling: bool = False,
+        slicing: bool = False,
+    ) -> None:
         super().__init__()
-        self.vae = load_pretrained(AutoencoderKL, pretrained, "vae").requires_grad_(False)
+        if posterior not in POSTERIORS:
+            raise ValueError(f"posterior {posterior!r} is unknown; choose {' or '.join(POSTERIORS)}")
+        self.vae = load_pretrained(AutoencoderKL, pretrained, "vae", variant=variant, revision=revision).requires_grad_(False)
+        self.origin = self.vae.origin
         self.channels = self.vae.config.latent_channels
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.scale, self.shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0.0
+        self.posterior = posterior
+        if tiling:
+            self.vae.enable_tiling()
+        if slicing:
+            self.vae.enable_slicing()
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Posterior means of images in 0..1, as fp32 latents."""
+    def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Images ``[B, 3, H, W]`` in 0..1 to fp32 latents.
+
+        ``draws`` are the images' `draw_names` in training: where the posterior is sampled, each image's noise is drawn by its own, so
+        ranks, workers and the place in the batch change no sample. Without them it is the posterior's mean.
+        """
         posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
-        return (posterior.mean.float() - self.shift) * self.scale
+        latents = posterior.mean.float()
+        if self.posterior == "sample" and draws is not None:
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=keyed_generator("posterior", draw)) for draw in draws])
+            latents = latents + torch.exp(0.5 * posterior.logvar.float()) * noise.to(latents.device)
+        return (latents - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to fp32 images, not clamped."""

@@ -27,9 +27,12 @@ class DiTBackbone(L.LightningModule):
     Args:
         pretrained: ``embedded`` for the small one that comes with the package, a diffusers folder (a transformer, or a pipeline with a
             ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
+        variant: Which set of its weights to read, such as ``fp16``; None for the plain one.
+        revision: Branch, tag or commit of a hub id.
         architecture: Arguments of ``SD3Transformer2DModel``, where pretrained is None.
         codec: Between images and latents; None for pixels.
-        prompt: Safetensors file of the prompt embeddings; None for a token of zeros.
+        prompt: Safetensors file of the prompt embeddings, of ``mimdit prompts encode``; None for a token of zeros.
+        prompt_text: Which of the file's prompts, where it holds several.
         trainable: Whether a restorer trains it too. Fitted on its own it always trains.
         flow: Path and draw of sigma for pretraining; None for SD3's. Only ``source: noise`` makes sense here.
         optimizer: Optimiser of the pretraining.
@@ -45,9 +48,12 @@ class DiTBackbone(L.LightningModule):
         self,
         pretrained: str | None = "embedded",
         *,
+        variant: str | None = None,
+        revision: str | None = None,
         architecture: dict | None = None,
         codec: nn.Module | None = None,
         prompt: str | None = None,
+        prompt_text: str | None = None,
         trainable: bool = False,
         flow: FlowMatching | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -56,10 +62,12 @@ class DiTBackbone(L.LightningModule):
     ) -> None:
         super().__init__()
         if pretrained is None:
+            if variant is not None or revision is not None:
+                raise ValueError("variant and revision choose among pretrained weights, but pretrained is null; set it, or leave them out")
             self.transformer = _make_transformer(architecture or {})
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
-            self.transformer = load_pretrained(SD3Transformer2DModel, place, "transformer")
+            self.transformer = load_pretrained(SD3Transformer2DModel, place, "transformer", variant=variant, revision=revision)
         self.codec = codec or PixelCodec()
         config = self.transformer.config
         if config.in_channels != self.codec.channels:
@@ -67,7 +75,7 @@ class DiTBackbone(L.LightningModule):
                 f"the transformer works on {config.in_channels} latent channels but {type(self.codec).__name__} makes "
                 f"{self.codec.channels}; give the codec that belongs to this backbone"
             )
-        self.prompts = PromptEmbeddings(config.joint_attention_dim, config.pooled_projection_dim, prompt)
+        self.prompts = PromptEmbeddings(config.joint_attention_dim, config.pooled_projection_dim, prompt, prompt_text)
         self.flow = flow or FlowMatching()
         self.trainable, self.seed = trainable, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -75,9 +83,9 @@ class DiTBackbone(L.LightningModule):
         self.token_dim, self.num_layers = self.transformer.inner_dim, config.num_layers
         self.max_size = config.pos_embed_max_size * config.patch_size
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32."""
-        return self.codec.encode(images)
+    def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32; ``draws`` as the codec's ``encode`` takes them."""
+        return self.codec.encode(images, draws)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to images, fp32, not clamped."""
@@ -103,8 +111,9 @@ class DiTBackbone(L.LightningModule):
 
     def flow_loss(self, batch: Batch, step: int) -> torch.Tensor:
         """Mean squared error of the velocity on the clean images of ``batch``; noise and sigma are drawn by (seed, step, key)."""
-        clean = self.encode(batch["gt"])
-        noise, sigma = draw_path(self.flow, clean, draw_names(batch, step), self.seed)
+        draws = draw_names(batch, step)
+        clean = self.encode(batch["gt"], draws)
+        noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
         return nn.functional.mse_loss(self.velocity(latents, sigma).float(), target)
 

@@ -1,0 +1,59 @@
+"""Which backbone a checkpoint was trained on: its frozen weights are gigabytes and can be had again, if it is known which they are."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.pretrained import Origin
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of the names, shapes and values of everything in ``module``'s state, floats rounded to bf16.
+
+    The rounding makes it the same whether the module was loaded for fp32, bf16-mixed or bf16-true work. (ours)
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
+        rounded = tensor.detach().bfloat16() if tensor.is_floating_point() else tensor.detach()
+        digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def frozen_identity(backbone: DiTBackbone) -> dict[str, dict[str, str | None]]:
+    """The `identity` of each part of a backbone that checkpoints leave out: the codec, and the transformer unless it trains."""
+    parts = {"codec": backbone.codec} if backbone.trainable else {"transformer": backbone.transformer, "codec": backbone.codec}
+    return {name: identity(part) for name, part in parts.items() if part.state_dict()}
+
+
+def identity(module: nn.Module) -> dict[str, str | None]:
+    """``source`` and ``revision`` of a model (what ``load_pretrained`` was given and found), and the ``sha256`` of its weights."""
+    origin = getattr(module, "origin", Origin("random weights"))
+    return {"source": origin.source, "revision": origin.revision, "sha256": weights_sha256(module)}
+
+
+def check_identity(saved: dict[str, dict], present: dict[str, dict]) -> None:
+    """Refuse parts of a backbone whose weights are not those that a checkpoint was trained on, wherever they were read from.
+
+    Args:
+        saved: The `frozen_identity` in the checkpoint.
+        present: That of the backbone at hand.
+
+    Raises:
+        ValueError: The weights of a part are others; both identities are named.
+    """
+    for name in saved.keys() & present.keys():
+        if saved[name]["sha256"] != present[name]["sha256"]:
+            raise ValueError(
+                f"the checkpoint was trained on another {name}: it knows {_words(saved[name])}, but this backbone has "
+                f"{_words(present[name])}; load it with the {name} it was trained on"
+            )
+
+
+def _words(part: dict[str, str | None]) -> str:
+    revision = f" at revision {part['revision']}" if part["revision"] else ""
+    return f"{part['source']}{revision} (sha256 {part['sha256']})"

@@ -1,0 +1,36 @@
+"""``mimdit prompts``: prompt embeddings, made once."""
+
+from pathlib import Path
+
+from mimdit.backbone.prompts import write_prompts
+from mimdit.backbone.text_encoders import embed_prompts, find_pipeline
+
+
+def encode(
+    pipeline: str,
+    file: str,
+    prompts: list[str] | None = None,
+    t5: bool = True,
+    t5_tokens: int = 256,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write the embeddings of prompts, so that neither training nor inference needs a text encoder.
+
+    The encoders run one after the other on the CPU, in fp32: T5-XXL takes 19 GB of memory for a moment.
+
+    Args:
+        pipeline: Folder or hub id of an SD3 pipeline with its text encoders and tokenizers.
+        file: The safetensors file to write; a backbone takes it as ``prompt``.
+        prompts: The prompts, such as '["", "a sharp photograph"]'; the empty one if left out.
+        t5: Whether T5 is asked; if not, its tokens are zeros, as in diffusers.
+        t5_tokens: Tokens of T5 after the 77 of CLIP; 0 for none. Each token costs time at every step of training and restoration.
+        variant: Which set of the encoders' weights to read, such as fp16.
+        revision: Branch, tag or commit of a hub id.
+    """
+    prompts = [""] if prompts is None else prompts
+    folder = find_pipeline(pipeline, t5=t5, variant=variant, revision=revision)
+    tokens, pooled = embed_prompts(prompts, folder, t5=t5, t5_tokens=t5_tokens, variant=variant)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    write_prompts(Path(file), prompts, tokens, pooled, made_with=f"{pipeline}, t5={t5}, t5_tokens={t5_tokens}")
+    print(f"wrote {file}: {len(prompts)} prompts of {tokens.shape[1]} tokens, {tokens.shape[2]} wide, pooled {pooled.shape[1]} wide")

@@ -1,0 +1,156 @@
+"""Prompt embeddings, against diffusers' own pipeline with tiny text encoders."""
+
+import json
+import string
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+from mimdit import cli
+from mimdit.backbone.prompts import PromptEmbeddings
+from tests.tiny_checkpoints import tiny_transformer, tiny_vae
+from tests.tiny_models import randomise, tiny_backbone
+
+WIDTH, POOLED, CLIP_TOKENS = 24, 16, 16
+PROMPTS = ["", "a sharp photo", "rain"]
+
+
+def clip_tokenizer(padding):
+    pieces = ["<|startoftext|>", "<|endoftext|>", "!", *string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CLIP_TOKENS, pad_token=padding)
+
+
+def clip_encoder(width, projection, seed):
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": projection}
+    config = CLIPTextConfig(**sizes, vocab_size=60, max_position_embeddings=CLIP_TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    model = CLIPTextModelWithProjection(config).eval()
+    randomise(model, seed)
+    return model
+
+
+def t5_parts():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in string.ascii_lowercase)]
+    sizes = {"d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    model = T5EncoderModel(T5Config(**sizes, vocab_size=40)).eval()
+    randomise(model, 3)
+    return T5TokenizerFast(vocab=pieces, extra_ids=0), model
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A whole SD3 pipeline, saved, with the pipeline itself."""
+    transformer = tiny_transformer("sd3-medium", joint_attention_dim=WIDTH, pooled_projection_dim=POOLED)
+    tokenizer, encoder = t5_parts()
+    whole = StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=tiny_vae(),
+        text_encoder=clip_encoder(8, 6, 1), tokenizer=clip_tokenizer("<|endoftext|>"),
+        text_encoder_2=clip_encoder(12, 10, 2), tokenizer_2=clip_tokenizer("!"),
+        text_encoder_3=encoder, tokenizer_3=tokenizer,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("pipeline")
+    whole.save_pretrained(folder)
+    return folder, whole
+
+
+@torch.no_grad()
+def expected(whole, prompts, t5_tokens):
+    embeds, _, pooled, _ = whole.encode_prompt(
+        prompts, prompts, prompts, device="cpu", do_classifier_free_guidance=False, max_sequence_length=t5_tokens
+    )
+    return embeds, pooled
+
+
+def assert_alike(found, wanted):
+    """Equal but for how a matrix product rounds where its weights lie elsewhere in memory."""
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def encode(folder, file, *options):
+    cli.main(["prompts", "encode", str(folder), str(file), *options])
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor("prompt_embeds"), opened.get_tensor("pooled_prompt_embeds"), json.loads(opened.metadata()["prompts"])
+
+
+def test_several_prompts_are_those_of_diffusers_and_each_can_be_chosen(pipeline, tmp_path):
+    folder, whole = pipeline
+    file = tmp_path / "new" / "prompts.safetensors"
+    embeds, pooled, prompts = encode(folder, file, f"--prompts={json.dumps(PROMPTS)}", "--t5-tokens=20")
+    wanted = expected(whole, PROMPTS, 20)
+    assert prompts == PROMPTS
+    assert_alike((embeds, pooled), wanted)
+    assert embeds.shape == (3, CLIP_TOKENS + 20, WIDTH) and pooled.shape == (3, POOLED)
+    assert all(not torch.allclose(embeds[one], embeds[other], atol=1e-3) for one, other in ((0, 1), (1, 2), (0, 2)))
+
+    read = PromptEmbeddings(WIDTH, POOLED, str(file), "rain")(2)
+    assert torch.equal(read[0], embeds[2].repeat(2, 1, 1)) and torch.equal(read[1], pooled[2].repeat(2, 1))
+    with pytest.raises(ValueError, match=r"hold '', 'a sharp photo', 'rain'; name one as prompt_text"):
+        PromptEmbeddings(WIDTH, POOLED, str(file))
+    with pytest.raises(ValueError, match=r"prompt text 'snow' is not among '', 'a sharp photo', 'rain'; choose one of them"):
+        PromptEmbeddings(WIDTH, POOLED, str(file), "snow")
+
+
+def test_the_empty_prompt_is_the_default_and_a_backbone_reads_it(pipeline, tmp_path, capsys):
+    folder, whole = pipeline
+    file = tmp_path / "empty.safetensors"
+    embeds, pooled, prompts = encode(folder, file)
+    wanted = expected(whole, [""], 256)
+    assert prompts == [""]
+    assert_alike((embeds, pooled), (wanted[0][0], wanted[1][0]))
+    assert capsys.readouterr().out == f"wrote {file}: 1 prompts of 272 tokens, 24 wide, pooled 16 wide\n"
+    shape = dict(tiny_backbone().transformer.config) | {"joint_attention_dim": WIDTH, "pooled_projection_dim": POOLED}
+    told = tiny_backbone(architecture={name: value for name, value in shape.items() if not name.startswith("_")}, prompt=str(file))
+    assert torch.equal(told.prompts(1)[0], embeds[None])
+
+
+def test_without_t5_its_tokens_are_zeros_and_its_encoder_is_not_needed(pipeline, tmp_path):
+    folder, whole = pipeline
+    small = tmp_path / "small"
+    for part in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "transformer"):
+        (small / part).mkdir(parents=True)
+        for file in (folder / part).iterdir():
+            (small / part / file.name).symlink_to(file)
+    encoder, whole.text_encoder_3 = whole.text_encoder_3, None
+    try:
+        wanted = expected(whole, PROMPTS, 20)
+    finally:
+        whole.text_encoder_3 = encoder
+    options = [f"--prompts={json.dumps(PROMPTS)}", "--t5=false"]
+    embeds, pooled, _ = encode(small, tmp_path / "without.safetensors", *options, "--t5_tokens=20")
+    assert_alike((embeds, pooled), wanted)
+    assert not embeds[:, CLIP_TOKENS:].any()
+    short, _, _ = encode(small, tmp_path / "short.safetensors", *options, "--t5_tokens=0")
+    assert_alike((short,), (wanted[0][:, :CLIP_TOKENS],))
+    with pytest.raises(SystemExit):
+        cli.main(["prompts", "encode", str(small), str(tmp_path / "with.safetensors")])
+    assert not (tmp_path / "with.safetensors").exists()
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(pipeline, tmp_path):
+    folder, whole = pipeline
+    long = "a very long prompt of many words"
+    with pytest.warns(UserWarning, match=rf"text_encoder_2 cuts the prompt '{long}' of \d+ tokens at {CLIP_TOKENS}"):
+        embeds, _, _ = encode(folder, tmp_path / "long.safetensors", f"--prompts={json.dumps([long])}", "--t5_tokens=40")
+    assert_alike((embeds,), (expected(whole, [long], 40)[0][0],))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["{empty}", "file"], "transformer/config.json is missing; give the folder of an SD3 pipeline"),
+        (["/no/where", "file"], "'/no/where' is neither a pipeline's folder nor a hub id such as stabilityai/"),
+        (["{folder}", "file", "--prompts=[]"], "0 prompts and t5_tokens=256: give a prompt, which may be empty"),
+        (["{folder}", "file", "--t5_tokens=-1"], "t5_tokens=-1: give a prompt, which may be empty, and no negative number"),
+        (["{folder}", "file", "--variant=fp16"], "cannot be read"),
+    ],
+)
+def test_mistakes_are_told_in_one_paragraph(pipeline, tmp_path, capsys, options, words):
+    places = {"empty": tmp_path, "folder": pipeline[0]}
+    with pytest.raises(SystemExit) as end:
+        cli.main(["prompts", "encode", *(option.format(**places) for option in options)])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and words in error and error.startswith("error: ") and error.count("\n") == 2

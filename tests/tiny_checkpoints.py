@@ -1,0 +1,73 @@
+"""Checkpoints of the SD3 family as diffusers writes them, with random weights and a few thousand parameters."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+from tests.tiny_models import ARCHITECTURE, randomise
+
+LATENT = ARCHITECTURE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "sample_size": 16}
+
+FAMILY = {
+    "sd3-medium": LATENT | {"pos_embed_max_size": 12},
+    "sd3.5-medium": LATENT | {"pos_embed_max_size": 24, "num_layers": 3, "dual_attention_layers": [0, 1], "qk_norm": "rms_norm"},
+    "sd3.5-large": LATENT | {"pos_embed_max_size": 12, "num_layers": 4, "qk_norm": "rms_norm"},
+}
+"""What tells the members apart: depth, second attention, normed queries and keys, and the reach of the positions."""
+
+LAYOUTS = ("pipeline", "transformer", "sharded", "variant", "sharded variant")
+
+VAE = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "sample_size": 32,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+"""An autoencoder as SD3 has it: shifted, without the convolutions around the latents."""
+
+
+def tiny_transformer(member: str, seed: int = 0, **sizes) -> SD3Transformer2DModel:
+    """A transformer of the family with random weights, none of them zero; ``sizes`` change its architecture."""
+    model = SD3Transformer2DModel(**FAMILY[member] | sizes).eval()
+    randomise(model, seed)
+    return model
+
+
+def tiny_vae(seed: int = 0) -> AutoencoderKL:
+    """An autoencoder with random weights for latents of 4 channels at half the size."""
+    model = AutoencoderKL(**VAE).eval()
+    randomise(model, seed, scale=0.1)
+    return model
+
+
+def write_checkpoint(model: SD3Transformer2DModel, folder: Path, layout: str) -> dict:
+    """Write ``model`` in one of the `LAYOUTS`, and what ``DiTBackbone`` must be told to read it."""
+    if layout in ("pipeline", "transformer"):
+        model.save_pretrained(folder if layout == "transformer" else folder / "transformer")
+    elif layout == "sharded":
+        model.save_pretrained(folder, max_shard_size="20KB")
+    else:  # a variant, with other weights beside it under the plain name
+        model.half().save_pretrained(folder, variant="fp16", max_shard_size="10KB" if layout.startswith("sharded") else "10GB")
+        model.float()
+        tiny = SD3Transformer2DModel.from_config(model.config)
+        tiny.save_pretrained(folder / "other")
+        (folder / "other" / "diffusion_pytorch_model.safetensors").rename(folder / "diffusion_pytorch_model.safetensors")
+    if layout == "pipeline":
+        tiny_vae().save_pretrained(folder / "vae")
+        parts = {"transformer": ["diffusers", "SD3Transformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"} | parts))
+    return {"pretrained": str(folder), "variant": "fp16" if "variant" in layout else None}
+
+
+def latents(seed: int = 0) -> torch.Tensor:
+    """Two latents ``[2, 4, 16, 16]``."""
+    return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
