@@ -6,7 +6,7 @@ images and to tiles, and measures in one run, with one thread each:
 - crops/s/core of the stream in this process, of a bare loop (read the tar from front to back, decode both images, crop), and of random
   reading of the unpacked files; for whole images, for several crops an image, and for tiles. The loops take turns; medians are given.
 - Seconds to the first batch, of a start and of a resumption in mid-epoch.
-- Memory of a worker process over three epochs.
+- Memory of a worker process at the end of each of some epochs.
 
     python benchmarks/data.py [--pairs 48] [--crop 512] [--rounds 5] [--folder DIR] [--json data.json]
 """
@@ -127,17 +127,19 @@ def first_batch(index: ShardIndex, crop: int, progress: Progress) -> float:
     stream = TrainStream(Line(index, seed=0), batch_size=8, crop=crop, num_workers=1)
     batches = iter(StreamLoader(stream, progress, num_workers=1, multiprocessing_context="fork"))
     next(batches)
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    batches.close()
+    return seconds
 
 
-def worker_memory(index: ShardIndex, crop: int, epochs: int = 3) -> list[float]:
-    """MiB that a worker process has for itself at the end of each third of ``epochs`` epochs."""
+def worker_memory(index: ShardIndex, crop: int, epochs: int = 12) -> list[float]:
+    """MiB that a worker process has for itself at the end of each epoch."""
     stream = TrainStream(Line(index, seed=0), batch_size=4, crop=crop, num_workers=1)
     # Spawned: a forked worker slowly makes its parent's pages its own, which is no growth of the stream's.
     batches = iter(StreamLoader(stream, Progress(1), num_workers=1, multiprocessing_context="spawn"))
-    third, found = max(1, index.samples // 12), []
-    for _ in range(3 * epochs):
-        for _ in itertools.islice(batches, third):
+    found = []
+    for _ in range(epochs):
+        for _ in itertools.islice(batches, index.samples // 4):
             pass
         (worker,) = multiprocessing.active_children()
         rollup = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
@@ -186,7 +188,7 @@ def report(figures: dict) -> str:
         [
             *lines,
             f"first batch {figures['first_batch_s']:.2f} s; resumed in mid-epoch {figures['resumed_batch_s']:.2f} s, {ratio:.2f} of it",
-            f"private memory of a worker over three epochs, MiB: {memory}",
+            f"private memory of a worker at the end of each epoch, MiB: {memory}",
             f"disk: whole {figures['gib']['whole']:.3f} GiB, tiles {figures['gib']['tiles']:.3f} GiB",
         ]
     )
