@@ -107,7 +107,9 @@ class DiTBackbone(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.latent_channels, self.token_patch = geometry.latent_channels, geometry.token_patch
         self.token_dim, self.num_layers, self.max_size = geometry.token_dim, geometry.num_layers, geometry.max_size
-        self.family.prepare(self.transformer.to(getattr(torch, dtype)))
+        if dtype == "bfloat16":
+            self.transformer.bfloat16()
+        self.family.prepare(self.transformer)
         if lora is not None:
             add_lora(self.transformer, self.family, lora)
         if checkpointing:
