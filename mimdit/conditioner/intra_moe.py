@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mimdit.conditioner.dispatch import DISPATCHES, Rows, is_grouped
 from mimdit.conditioner.experts import KINDS
 from mimdit.routing.router import Router
 from mimdit.routing.routing import Gates
@@ -27,16 +28,20 @@ class IntraMoE(nn.Module):
         mode: ``sparse`` (the paper), ``dense`` (all sub-experts, softmax weights) or ``none`` (one expert, as wide as the ``top_k``
             sub-experts together).
         shift: Shift the windows of Swin experts.
+        dispatch: How images reach their sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
     """
 
     def __init__(
-        self, kind: str, dim: int, hidden: int, num_experts: int, *, top_k: int = 2, mode: str = "sparse", shift: bool = False
-    ) -> None:
+        self, kind: str, dim: int, hidden: int, num_experts: int, *, top_k: int = 2, mode: str = "sparse", shift: bool = False,
+        dispatch: str = "auto",
+    ) -> None:  # fmt: skip
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"expert kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
         if mode not in MODES:
             raise ValueError(f"intra mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if dispatch not in DISPATCHES:
+            raise ValueError(f"dispatch {dispatch!r} is unknown; choose one of {', '.join(DISPATCHES)}")
         if mode == "sparse" and not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k={top_k} of {num_experts} {kind} sub-experts cannot be chosen; set top_k to 1..{num_experts}")
         if mode == "none":
@@ -45,11 +50,13 @@ class IntraMoE(nn.Module):
         if num_experts == 1:
             self.router.requires_grad_(False)
         self.experts = KINDS[kind](dim, hidden, num_experts, shift=shift)
-        self.num_experts = num_experts
+        self.num_experts, self.dispatch, self.channels = num_experts, dispatch, (dim, hidden)
 
     def forward(self, hidden_states: torch.Tensor, features_BF: torch.Tensor, gates: Gates | None = None) -> tuple[torch.Tensor, Gates]:
         """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how."""
         if gates is None:
             gates = self.router(features_BF)
         weights_BK = gates.weights.gather(-1, gates.indices)
-        return self.experts(hidden_states, gates.indices, weights_BK), gates
+        grouped = is_grouped(self.dispatch, hidden_states, self.channels)
+        rows = Rows.sort(gates.indices, self.num_experts) if grouped else Rows.in_order(gates.indices)
+        return self.experts(hidden_states, rows, weights_BK), gates

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise
+from mimdit.conditioner.dispatch import Rows
+from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
 
 class ChannelAttention(nn.Module):
@@ -16,14 +17,14 @@ class ChannelAttention(nn.Module):
         self.temperature_E = nn.Parameter(torch.ones(num_experts))
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
-        qkv = self.local(self.qkv.fan_out(hidden_states, indices_BK), indices_BK)
-        query, key, value = qkv.view(batch, num_chosen, -1, height * width).chunk(3, dim=2)
-        # The product over positions is normalised after the fact: the same as normalised rows, with one pass less over the image.
-        norm_q, norm_k = (rows.float().square().sum(dim=-1, keepdim=True).clamp_min(1e-6).rsqrt() for rows in (query, key))
-        similarity = (query @ key.transpose(-1, -2)).float() * norm_q * norm_k.transpose(-1, -2)
-        attention = (similarity * self.temperature_E[indices_BK][..., None, None]).softmax(dim=-1)
-        attended = (attention.to(value.dtype) @ value).reshape(batch, -1, height, width)
-        return self.out.fan_in(attended, indices_BK, weights_BK)
+        qkv = self.local(self.qkv.fan_out(images, rows), rows)
+        # [R, N, h] each: split along what is last in memory, so that their gradients lie together as they come.
+        query, key, value = qkv.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=2)
+        # The product over positions is normalised after the fact: the same as normalised channels, with one pass less over the image.
+        norm_q, norm_k = (tokens.float().square().sum(dim=1).clamp_min(1e-6).rsqrt() for tokens in (query, key))
+        similarity = (query.mT @ key).float() * norm_q[:, :, None] * norm_k[:, None, :]
+        attention = (similarity * pick(self.temperature_E, rows.indices_R)[:, None, None]).softmax(dim=-1)
+        attended = value @ attention.to(value.dtype).mT
+        return self.out.fan_in(attended.mT.unflatten(2, images.shape[2:]), rows, weights_BK)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise
+from mimdit.conditioner.dispatch import Rows
+from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
 
 class SqueezeExcitation(nn.Module):
@@ -20,13 +21,11 @@ class SqueezeExcitation(nn.Module):
         self.excite_EOI = nn.Parameter(torch.empty(num_experts, hidden, squeezed).uniform_(-1, 1) * squeezed**-0.5)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
-        filtered = self.local(self.into.fan_out(hidden_states, indices_BK), indices_BK)
-        value, gate = filtered.view(batch, num_chosen, -1, height, width).chunk(2, dim=2)
+        value, gate = self.local(self.into.fan_out(images, rows), rows).chunk(2, dim=1)
         gated = value * gate
-        pooled = gated.mean(dim=(3, 4))[..., None]
-        excited = self.excite_EOI[indices_BK].to(pooled.dtype) @ (self.squeeze_EOI[indices_BK].to(pooled.dtype) @ pooled).relu()
-        scaled = gated * 2 * excited.sigmoid()[..., None]
-        return self.out.fan_in(scaled.flatten(1, 2), indices_BK, weights_BK)
+        pooled = gated.mean(dim=(2, 3))[..., None]
+        squeeze, excite = (pick(stack, rows.indices_R).to(pooled.dtype) for stack in (self.squeeze_EOI, self.excite_EOI))
+        excited = excite @ (squeeze @ pooled).relu()
+        return self.out.fan_in(gated * (2 * excited.sigmoid()[..., None]), rows, weights_BK)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
 from mimdit.conditioner.stacked import StackedPointwise
 
@@ -21,11 +22,10 @@ class SpatialAttention(nn.Module):
         self.key_value = StackedPointwise(num_experts, dim, 2 * hidden)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
-        pooled = nn.functional.adaptive_avg_pool2d(hidden_states, self.grid)
-        query = self.query.fan_out(hidden_states, indices_BK).view(batch, num_chosen, -1, height * width)
-        key, value = self.key_value.fan_out(pooled, indices_BK).view(batch, num_chosen, -1, self.grid**2).chunk(2, dim=2)
-        attended = attend(query, key, value).reshape(batch, -1, height, width)
-        return self.out.fan_in(attended, indices_BK, weights_BK)
+        pooled = nn.functional.adaptive_avg_pool2d(images, self.grid)
+        query = self.query.fan_out(images, rows).flatten(2)
+        key, value = self.key_value.fan_out(pooled, rows).flatten(2).chunk(2, dim=1)
+        attended = attend(query, key, value)
+        return self.out.fan_in(attended.unflatten(2, images.shape[2:]), rows, weights_BK)

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
-from mimdit.conditioner.stacked import StackedPointwise
+from mimdit.conditioner.stacked import StackedPointwise, pick
 
 
 class SwinAttention(nn.Module):
@@ -23,26 +24,26 @@ class SwinAttention(nn.Module):
         self.position_bias_EP = nn.Parameter(torch.randn(num_experts, (2 * self.window - 1) ** 2) * 0.02)
         self.register_buffer("position_NN", _relative_positions(self.window), persistent=False)
 
-    def forward(self, hidden_states: torch.Tensor, indices_BK: torch.Tensor, weights_BK: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`. Raises ValueError where the window does not divide the size."""
-        (batch, num_chosen), (height, width) = indices_BK.shape, hidden_states.shape[2:]
+        height, width = images.shape[2:]
         if height % self.window or width % self.window:
             raise ValueError(f"{height}x{width} positions do not divide into windows of {self.window}; pad it as Restorer.restore does")
-        qkv = self.qkv.fan_out(hidden_states, indices_BK)
+        qkv = self.qkv.fan_out(images, rows)
         if self.shift:
             qkv = qkv.roll((-self.shift, -self.shift), dims=(2, 3))
-        rows, columns = height // self.window, width // self.window
-        # [B, K, 3h, rows, w, columns, w] -> [B, rows, columns, K, 3h, w * w]
-        windows = qkv.view(batch, num_chosen, -1, rows, self.window, columns, self.window).permute(0, 3, 5, 1, 2, 4, 6).flatten(-2)
-        query, key, value = windows.chunk(3, dim=4)
-        bias = self.position_bias_EP[indices_BK][..., self.position_NN][:, None, None].to(query.dtype)
+        down, across = height // self.window, width // self.window
+        # [R, 3h, down * w, across * w] -> three of [R, down, across, h, w * w], with the channels last in memory
+        windows = qkv.permute(0, 2, 3, 1).view(-1, down, self.window, across, self.window, qkv.shape[1]).transpose(2, 3)
+        query, key, value = (part.mT for part in windows.flatten(3, 4).chunk(3, dim=4))
+        bias = pick(self.position_bias_EP, rows.indices_R)[:, self.position_NN][:, None, None].to(query.dtype)
         if self.shift:
-            bias = bias + _shift_mask(rows, columns, self.window, self.shift, query)
-        attended = attend(query, key, value, bias).unflatten(-1, (self.window, self.window))
-        attended = attended.permute(0, 3, 4, 1, 5, 2, 6).reshape(batch, -1, height, width)
+            bias = bias + _shift_mask(down, across, self.window, self.shift, query)
+        attended = attend(query, key, value, bias).mT.unflatten(3, (self.window, self.window)).transpose(2, 3)
+        attended = attended.reshape(-1, height, width, query.shape[3]).permute(0, 3, 1, 2)
         if self.shift:
             attended = attended.roll((self.shift, self.shift), dims=(2, 3))
-        return self.out.fan_in(attended, indices_BK, weights_BK)
+        return self.out.fan_in(attended, rows, weights_BK)
 
 
 def _relative_positions(window: int) -> torch.Tensor:
@@ -52,18 +53,18 @@ def _relative_positions(window: int) -> torch.Tensor:
     return offset[0] * (2 * window - 1) + offset[1]
 
 
-def _shift_mask(rows: int, columns: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
+def _shift_mask(down: int, across: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
     """A large negative number between positions that only the cyclic shift brought together.
 
-    ``[1, rows, columns, 1, window^2, window^2]``, to be added to the scores of every image and sub-expert.
+    ``[1, down, across, window^2, window^2]``, to be added to the scores of every row.
     """
     strips = []
-    for count in (rows, columns):
+    for count in (down, across):
         region = torch.zeros(count * window, device=like.device)
         region[-window:] = 1
         region[-shift:] = 2
         strips.append(region)
     region = strips[0][:, None] * 3 + strips[1][None, :]
-    region = region.view(rows, window, columns, window).permute(0, 2, 1, 3).flatten(-2)
+    region = region.view(down, window, across, window).permute(0, 2, 1, 3).flatten(-2)
     apart = region[..., :, None] != region[..., None, :]
-    return torch.zeros(apart.shape, device=like.device, dtype=like.dtype).masked_fill(apart, -1e4)[None, :, :, None]
+    return torch.zeros(apart.shape, device=like.device, dtype=like.dtype).masked_fill(apart, -1e4)[None]

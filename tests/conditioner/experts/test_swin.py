@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import shifted_window_attention
 
+from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts import SwinAttention
 from tests.tiny_models import randomise
 
@@ -15,7 +16,7 @@ def test_one_sub_expert_is_torchvisions_shifted_window_attention(size, shift):
     swin = SwinAttention(dim, dim, 2, shift=shift).double()
     randomise(swin, 0, scale=0.7)
     images = torch.randn(2, dim, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    output = swin(images, torch.ones(2, 1, dtype=torch.long), torch.ones(2, 1, dtype=torch.float64))
+    output = swin(images, Rows.in_order(torch.ones(2, 1, dtype=torch.long)), torch.ones(2, 1, dtype=torch.float64))
 
     # torchvision stores the offset of query minus key in the same order, a row of 15 x 15 offsets per head
     bias = swin.position_bias_EP[1][swin_positions()][None, None]
@@ -38,11 +39,11 @@ def test_a_shifted_window_does_not_look_across_the_border_of_the_image():
     images = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     changed = images.clone()
     changed[:, :, :, -4:] += 1  # rolled into the window of the first columns
-    first, second = (swin(i, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1)) for i in (images, changed))
+    first, second = (swin(i, Rows.in_order(torch.zeros(1, 1, dtype=torch.long)), torch.ones(1, 1)) for i in (images, changed))
     assert torch.equal(first[..., :4], second[..., :4])
     assert not torch.allclose(first[..., -4:], second[..., -4:])
 
 
 def test_a_size_that_windows_do_not_divide_is_an_error():
     with pytest.raises(ValueError, match=r"12x16 .* windows of 8; pad"):
-        SwinAttention(4, 4, 1)(torch.zeros(1, 4, 12, 16), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1))
+        SwinAttention(4, 4, 1)(torch.zeros(1, 4, 12, 16), Rows.in_order(torch.zeros(1, 1, dtype=torch.long)), torch.ones(1, 1))

@@ -1,0 +1,319 @@
+"""What routing costs: an Intra-MoE of each kind against its growth, against computing everything, and against a loop over experts.
+
+Forward, backward and the zeroing of gradients (`set_to_none`) of one IntraMoE, for E = 4, 8, 16, 32 sub-experts of which k = 2 are chosen, with
+gates drawn from a seed. Three implementations with the same weights, which take turns in one process; medians of the rounds are given:
+
+- ours: stacked weights, dispatched as ``--dispatch`` says (see `mimdit.conditioner.dispatch`).
+- loop: one ordinary module per sub-expert, each called on the rows that chose it (also on none, as DDP demands), the results added up.
+- dense: the same modules, each called on all rows, the results weighed by gates that are mostly zero.
+
+Before anything is timed, output and gradients of ours and of the loop are compared with those of the dense one, and the program stops where they
+differ by more than rounding. On a CPU the times are those that the process worked, so that others beside it matter less, and freed memory is
+kept: a model of one layer would otherwise hand it back and fault it in again in every step (see --trim), which larger ones do not.
+
+The optimiser's step and the memory of parameters, gradients and moments grow with E, whatever the dispatch: they are shown beside.
+
+    python benchmarks/dispatch.py [--width 128 256] [--rounds 9] [--device cpu] [--json dispatch.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mimdit.conditioner.intra_moe import IntraMoE
+from mimdit.files import replace_when_whole
+from mimdit.routing.router import decide
+from mimdit.routing.routing import Gates
+
+TOP_K = 2
+TOLERANCE = {"fp32": 2e-5, "bf16": 4e-2}
+"""Largest error that counts as rounding, of the largest value of a tensor."""
+
+
+class PlainSpatial(nn.Module):
+    """One spatial sub-expert of ordinary layers."""
+
+    def __init__(self, stack: nn.Module, index: int) -> None:
+        super().__init__()
+        self.query, self.key_value, self.out = (linear(part, index) for part in (stack.query, stack.key_value, stack.out))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        key, value = self.key_value(tokens(F.adaptive_avg_pool2d(images, 8))).chunk(2, dim=2)
+        return as_images(self.out(attention(self.query(tokens(images)), key, value)), images)
+
+
+class PlainChannel(nn.Module):
+    """One channel-attention sub-expert of ordinary layers."""
+
+    def __init__(self, stack: nn.Module, index: int) -> None:
+        super().__init__()
+        self.qkv, self.local, self.out = linear(stack.qkv, index), depthwise(stack.local, index), linear(stack.out, index)
+        self.temperature = nn.Parameter(stack.temperature_E[index].detach().clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        qkv = self.local(as_images(self.qkv(tokens(images)), images)).flatten(2)
+        query, key, value = qkv.chunk(3, dim=1)
+        norm_q, norm_k = (rows.float().square().sum(-1, keepdim=True).clamp_min(1e-6).rsqrt() for rows in (query, key))
+        similarity = (query @ key.transpose(1, 2)).float() * norm_q * norm_k.transpose(1, 2)
+        attended = (similarity * self.temperature).softmax(-1).to(value.dtype) @ value
+        return as_images(self.out(attended.transpose(1, 2)), images)
+
+
+class PlainSwin(nn.Module):
+    """One (unshifted) window-attention sub-expert of ordinary layers."""
+
+    def __init__(self, stack: nn.Module, index: int) -> None:
+        super().__init__()
+        self.qkv, self.out, self.window = linear(stack.qkv, index), linear(stack.out, index), stack.window
+        self.position_bias = nn.Parameter(stack.position_bias_EP[index].detach().clone())
+        self.register_buffer("position_NN", stack.position_NN)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows, columns = images.shape[2] // self.window, images.shape[3] // self.window
+        grid = self.qkv(tokens(images)).view(len(images), rows, self.window, columns, self.window, self.qkv.out_features).transpose(2, 3)
+        query, key, value = grid.flatten(0, 2).flatten(1, 2).chunk(3, dim=2)
+        bias = self.position_bias[self.position_NN]
+        attended = attention(query, key, value, bias).view(len(images), rows, columns, self.window, self.window, query.shape[2]).transpose(2, 3)
+        return as_images(self.out(attended.reshape(len(images), images.shape[2] * images.shape[3], query.shape[2])), images)
+
+
+class PlainSqueezeExcitation(nn.Module):
+    """One squeeze-and-excitation sub-expert of ordinary layers."""
+
+    def __init__(self, stack: nn.Module, index: int) -> None:
+        super().__init__()
+        self.into, self.local, self.out = linear(stack.into, index), depthwise(stack.local, index), linear(stack.out, index)
+        self.squeeze, self.excite = (nn.Linear(1, 1, bias=False) for _ in range(2))
+        for layer, weight in ((self.squeeze, stack.squeeze_EOI), (self.excite, stack.excite_EOI)):
+            layer.weight = nn.Parameter(weight[index].detach().clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value, gate = self.local(as_images(self.into(tokens(images)), images)).chunk(2, dim=1)
+        gated = value * gate
+        scale = 2 * self.excite(self.squeeze(gated.mean(dim=(2, 3))).relu()).sigmoid()
+        return as_images(self.out(tokens(gated * scale[..., None, None])), images)
+
+
+PLAIN = {"spatial": PlainSpatial, "channel": PlainChannel, "swin": PlainSwin, "se": PlainSqueezeExcitation}
+
+
+def linear(stack: nn.Module, index: int) -> nn.Linear:
+    """One layer out of a `StackedPointwise`."""
+    weight = stack.weight_EOI[index].detach().clone()
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+def depthwise(stack: nn.Module, index: int) -> nn.Conv2d:
+    """One filter out of a `StackedDepthwise`."""
+    weight = stack.weight[index].detach().clone()
+    layer = nn.Conv2d(len(weight), len(weight), 3, padding=1, groups=len(weight), bias=False, device=weight.device)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Attention of ``[B, N, d]``, written out as in the package: faster than the fused kernel with so few keys, on a CPU."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
+    return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1).to(value.dtype) @ value
+
+
+def tokens(images: torch.Tensor) -> torch.Tensor:
+    """``[B, C, H, W]`` to ``[B, N, C]``: no copy, the memory is channels-last."""
+    return images.flatten(2).transpose(1, 2)
+
+
+def as_images(sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``[B, N, C]`` to ``[B, C, H, W]`` of the size of ``like``."""
+    return sequence.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+def run_loop(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torch.Tensor:
+    """Every sub-expert on the rows that chose it."""
+    channels_last = images.permute(0, 2, 3, 1)  # so that a selection keeps the layout of the memory
+    output = torch.zeros_like(channels_last)
+    for index, expert in enumerate(experts):
+        rows = (gates.indices == index).any(dim=1).nonzero().flatten()
+        answer = expert(channels_last.index_select(0, rows).permute(0, 3, 1, 2))
+        weighed = answer * gates.weights[:, index].index_select(0, rows)[:, None, None, None].to(answer.dtype)
+        output = output.index_add(0, rows, weighed.permute(0, 2, 3, 1))
+    return output.permute(0, 3, 1, 2)
+
+
+def run_dense(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torch.Tensor:
+    """Every sub-expert on all rows."""
+    return sum(expert(images) * gates.weights[:, index, None, None, None] for index, expert in enumerate(experts))
+
+
+class Case:
+    """One Intra-MoE, the same weights in three implementations, and a batch."""
+
+    def __init__(self, kind: str, width: int, num_experts: int, precision: str, options: argparse.Namespace) -> None:
+        generator = torch.Generator().manual_seed(options.seed)
+        torch.manual_seed(options.seed)
+        extra = {"dispatch": options.dispatch} if options.dispatch else {}
+        moe = IntraMoE(kind, width, width // TOP_K, num_experts, top_k=TOP_K, **extra).to(options.device)
+        self.moe, self.precision = moe, precision
+        self.plain = nn.ModuleList(PLAIN[kind](moe.experts, index) for index in range(num_experts)).to(options.device)
+        side = int(options.tokens**0.5)
+        images = torch.randn(options.batch, width, side, side, generator=generator)
+        direction = torch.randn(images.shape, generator=generator)
+        # Channels-last and of the autocast's type, as the blocks before it leave them.
+        kept = {"device": options.device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+        self.images = images.to(**kept).contiguous(memory_format=torch.channels_last).requires_grad_()
+        self.direction = direction.to(**kept).contiguous(memory_format=torch.channels_last)
+        self.logits = torch.randn(options.batch, num_experts, generator=generator).to(options.device).requires_grad_()
+        self.parts = {"ours": moe.experts, "loop": self.plain, "dense": self.plain}
+
+    def forward(self, variant: str) -> torch.Tensor:
+        """The output of one implementation, gates decided anew."""
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            gates = decide(self.logits, TOP_K)
+            if variant == "ours":
+                return self.moe(self.images, None, gates)[0]
+            return {"loop": run_loop, "dense": run_dense}[variant](self.plain, self.images, gates)
+
+    def step(self, variant: str) -> None:
+        """Zero the gradients, forward, backward."""
+        for parameter in self.parts[variant].parameters():
+            parameter.grad = None
+        self.images.grad = self.logits.grad = None
+        output = self.forward(variant)
+        output.backward(self.direction.to(output.dtype))
+
+    def results(self, variant: str) -> dict[str, torch.Tensor]:
+        """Output and gradients by the names of the stack's parameters."""
+        self.step(variant)
+        found = {"output": self.forward(variant).detach(), "images": self.images.grad, "gates": self.logits.grad}
+        if variant == "ours":
+            return found | {f"parameter {n}": p.grad for n, p in enumerate(self.parts["ours"].parameters())}
+        wanted = [dict(expert.named_parameters()) for expert in self.plain]
+        for n, name in enumerate(dict(self.parts["ours"].named_parameters())):
+            plain = PLAIN_NAME.get(name.rpartition("_")[0], name.replace("_EOI", ""))
+            gradients = [expert.get(plain, expert.get(f"{plain}.weight")).grad for expert in wanted]
+            found[f"parameter {n}"] = torch.stack(gradients)
+        return found
+
+    def worst_error(self) -> float:
+        """Largest error of ours and of the loop against the dense one; raises if it is no rounding error."""
+        dense = self.results("dense")
+        errors = {
+            (variant, name): float((value.float() - dense[name].float()).abs().max() / dense[name].float().abs().max().clamp_min(1e-20))
+            for variant in ("ours", "loop")
+            for name, value in self.results(variant).items()
+        }
+        where, worst = max(errors.items(), key=lambda item: item[1])
+        if not worst <= TOLERANCE[self.precision]:
+            raise SystemExit(f"{where} differs from the dense reference by {worst:.1e} of its largest value: not rounding")
+        return worst
+
+
+PLAIN_NAME = {"temperature": "temperature", "position_bias": "position_bias", "squeeze": "squeeze", "excite": "excite"}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", default=list(PLAIN), choices=list(PLAIN))
+    parser.add_argument("--width", type=int, nargs="+", default=[128, 256], help="channels; a sub-expert is half as wide")
+    parser.add_argument("--experts", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"], help="bf16 is autocast")
+    parser.add_argument("--tokens", type=int, default=256, help="positions of an image, a square number")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9, help="times that each implementation runs, after one to warm up")
+    parser.add_argument("--dispatch", help="gather, grouped or auto; auto by default")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trim", action="store_true", help="let the C library give freed memory back to the system in every step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
+
+
+def keep_memory() -> None:
+    """Tell the C library's allocator to keep what is freed, as PyTorch's allocator on CUDA does."""
+    libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_max, 0)
+
+
+def timed(function: Callable[[], None], device: str) -> float:
+    """Seconds of one call; on a CPU those that this process worked, so that others beside it matter less."""
+    if device != "cuda":
+        started = time.process_time()
+        function()
+        return time.process_time() - started
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(kind: str, width: int, precision: str, options: argparse.Namespace) -> dict:
+    """Milliseconds of each implementation at each number of experts; all of them take turns."""
+    cases = {count: Case(kind, width, count, precision, options) for count in options.experts}
+    error = max(case.worst_error() for case in cases.values())
+    variants = [(count, variant) for count in cases for variant in ("ours", "loop")] + [(max(cases), "dense")]
+    seconds = {key: [] for key in variants}
+    for _ in range(options.rounds + 1):
+        for count, variant in variants:
+            seconds[count, variant].append(timed(lambda: cases[count].step(variant), options.device))
+    times = {key: statistics.median(values[1:]) * 1e3 for key, values in seconds.items()}
+    few, many = min(cases), max(cases)
+    return {
+        "kind": kind, "width": width, "precision": precision, "error": error,
+        "ms": {f"{variant} {count}": value for (count, variant), value in times.items()},
+        "growth": times[many, "ours"] / times[few, "ours"],
+        "dense_over_ours": times[many, "dense"] / times[many, "ours"],
+        "loop_over_ours": {count: times[count, "loop"] / times[count, "ours"] for count in cases},
+    }  # fmt: skip
+
+
+def row(figures: dict) -> str:
+    """One line of the table."""
+    few, many = min(figures["loop_over_ours"]), max(figures["loop_over_ours"])
+    loops = " ".join(f"{value:.2f}" for value in figures["loop_over_ours"].values())
+    return (
+        f"| {figures['kind']} | {figures['width']} | {figures['precision']} | {figures['ms'][f'ours {few}']:.1f} "
+        f"| {figures['ms'][f'ours {many}']:.1f} | {figures['growth']:.2f} | {figures['dense_over_ours']:.1f} | {loops} | {figures['error']:.0e} |"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    if not options.trim:
+        keep_memory()
+    few, many = min(options.experts), max(options.experts)
+    counts = " ".join(str(count) for count in options.experts)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
+    print(f"{name}, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start")
+    print(f"| kind | width | precision | ours E={few}, ms | E={many}, ms | growth | dense/ours E={many} | loop/ours E={counts} | error |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
+    for precision in options.precision:
+        for width in options.width:
+            for kind in options.kinds:
+                rows.append(measure(kind, width, precision, options))
+                print(row(rows[-1]), flush=True)
+    if options.json:
+        with replace_when_whole(options.json) as path:
+            path.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

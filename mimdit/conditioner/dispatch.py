@@ -1,0 +1,81 @@
+"""How images reach the sub-experts that were chosen for them: as rows, one for each pair of an image and a sub-expert.
+
+All shapes are static: there is no loop over sub-experts or images, and nobody asks the device how many rows a sub-expert got. One that got none
+has a gradient of zero, never none. The two ways to multiply rows by the weights of their sub-experts give the same to rounding:
+
+- ``gather`` copies the weights of every row and multiplies a batch of matrices. Any device and type; the copies live for the product alone.
+- ``grouped`` sorts the rows by sub-expert and multiplies each run of them with the stack itself (`torch.nn.functional.grouped_mm`), so no
+  weight is copied however many images there are.
+
+Shape legend: B images, E sub-experts, K chosen per image, R = B * K rows, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+DISPATCHES = ("auto", "gather", "grouped")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pairs of an image and one of its sub-experts, image by image, or sorted by sub-expert.
+
+    ``indices_R`` (int64) names the sub-expert of each row. Sorted rows also have ``ends_E`` (int32), where the rows of each sub-expert end,
+    ``pairs_R``, the pair ``b * K + k`` that each row is, and ``places_R``, the row of each pair; they are None for rows in order.
+    """
+
+    indices_R: torch.Tensor
+    num_chosen: int
+    ends_E: torch.Tensor | None = None
+    pairs_R: torch.Tensor | None = None
+    places_R: torch.Tensor | None = None
+
+    @staticmethod
+    def in_order(indices_BK: torch.Tensor) -> Rows:
+        """Row ``b * K + k`` is image b for its sub-expert k."""
+        return Rows(indices_BK.flatten(), indices_BK.shape[1])
+
+    @staticmethod
+    def sort(indices_BK: torch.Tensor, num_experts: int) -> Rows:
+        """Rows of equal sub-experts side by side, images in order among them."""
+        indices_R, pairs_R = indices_BK.flatten().sort(stable=True)
+        counts_E = (indices_R[:, None] == torch.arange(num_experts, device=indices_R.device)).sum(dim=0)
+        return Rows(indices_R, indices_BK.shape[1], counts_E.cumsum(dim=0).to(torch.int32), pairs_R, pairs_R.argsort())
+
+
+def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
+    """The type that products are computed in: autocast's where it is on, else that of ``hidden_states``."""
+    device = hidden_states.device.type
+    if not hidden_states.is_meta and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return hidden_states.dtype
+
+
+def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, ...]) -> bool:
+    """Whether to sort the rows and group the products, by ``dispatch`` and what is to be multiplied.
+
+    Args:
+        dispatch: ``gather``, ``grouped``, or ``auto``: grouped where one kernel does it all, which is in bf16 on CUDA devices of
+            capability 9 (others loop over sub-experts inside, and wait for the device to do so), and gather everywhere else.
+        hidden_states: The input.
+        channels: Numbers of channels that go in and out of the products.
+
+    Raises:
+        ValueError: ``grouped`` was asked for, and the type or the channels do not allow it.
+    """
+    if dispatch == "gather":
+        return False
+    dtype = compute_dtype(hidden_states)
+    multiple = max(1, 16 // dtype.itemsize)
+    fits = all(count % multiple == 0 for count in channels)
+    if dispatch == "auto":
+        return fits and dtype == torch.bfloat16 and hidden_states.is_cuda and torch.cuda.get_device_capability(hidden_states.device)[0] == 9
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dispatch 'grouped' cannot multiply {dtype}; use float32, bfloat16 or float16, or dispatch: gather")
+    if not fits:
+        remedy = f"grouped products in {dtype} need multiples of {multiple} (16 bytes); change dim and hidden, or use dispatch: gather"
+        raise ValueError(f"dispatch 'grouped' does not fit sub-experts of {' and '.join(map(str, channels))} channels: {remedy}")
+    return True
