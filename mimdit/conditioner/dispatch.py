@@ -73,6 +73,8 @@ def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, 
     fits = all(count % multiple == 0 for count in channels)
     if dispatch == "auto":
         return fits and dtype == torch.bfloat16 and hidden_states.is_cuda and torch.cuda.get_device_capability(hidden_states.device)[0] == 9
+    if dtype == torch.float32 and torch.compiler.is_compiling():
+        raise ValueError("dispatch 'grouped' cannot be compiled in float32, by PyTorch 2.14; use bf16-mixed, or dispatch: gather")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dispatch 'grouped' cannot multiply {dtype}; use float32, bfloat16 or float16, or dispatch: gather")
     if not fits:

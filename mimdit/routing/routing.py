@@ -32,7 +32,7 @@ class Gates:
     @staticmethod
     def stack(gates: list[Gates]) -> Gates:
         """Stack records of equal shape along a new first axis."""
-        return Gates(*(torch.stack([getattr(g, field.name) for g in gates]) for field in fields(Gates)))
+        return Gates(*(torch.stack([getattr(g, field.name) for g in gates]) for field in fields(gates[0])))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,62 @@ def test_output_and_gradients_are_those_of_the_dense_reference(kind, top_k, shif
         assert_close(one, other, kind, name)
 
 
+@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.04)])
+@pytest.mark.parametrize(("kind", "shift"), [("spatial", False), ("channel", False), ("swin", True), ("se", False)])
+def test_both_dispatches_agree_with_the_dense_reference_also_where_a_sub_expert_gets_nothing(kind, shift, precision, tolerance, dispatch):
+    moe = IntraMoE(kind, 16, 8, E, shift=shift, dispatch=dispatch)
+    randomise(moe, 0, scale=0.3)
+    images = torch.randn(B, 16, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    logits = unlike_logits().detach().float().requires_grad_()
+    names, parameters = zip(*moe.experts.named_parameters(), strict=True)
+    wanted = [images, logits, *parameters]
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        output, _ = moe(images, None, decide(logits, 2))
+    reference = dense_intra_moe(kind, moe.experts, images, sparse_weights(logits, 2), shift=shift)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
+    actual = [output, *torch.autograd.grad(output, wanted, direction.to(output.dtype))]
+    expected = [reference, *torch.autograd.grad(reference, wanted, direction)]
+    for name, one, other in zip(("output", "images", "logits", *names), actual, expected, strict=True):
+        error = (one.float() - other).abs().max() / other.abs().max()
+        assert error < tolerance, f"{name}: relative error {error:.1e}"
+        assert name in ("output", "images", "logits") or torch.count_nonzero(one[0]) == 0, f"{name} of the idle sub-expert"
+
+
+@pytest.mark.parametrize("top_k", [1, E])
+def test_grouped_dispatch_gives_what_gather_gives_for_any_number_of_chosen_ones(top_k):
+    gathered, grouped = (IntraMoE("se", 16, 8, E, top_k=top_k, dispatch=dispatch) for dispatch in ("gather", "grouped"))
+    grouped.load_state_dict(gathered.state_dict())
+    images, gates = torch.randn(B, 16, 16, 24), decide(unlike_logits().float(), top_k)
+    torch.testing.assert_close(grouped(images, None, gates)[0], gathered(images, None, gates)[0])
+
+
+def test_on_a_cpu_auto_is_gather():
+    images, gates = torch.randn(B, 16, 16, 16), decide(unlike_logits().float(), 2)
+    torch.manual_seed(0)
+    auto = IntraMoE("se", 16, 8, E)
+    torch.manual_seed(0)
+    gather = IntraMoE("se", 16, 8, E, dispatch="gather")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(auto(images, None, gates)[0], gather(images, None, gates)[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "hidden", "words"),
+    [
+        (torch.float32, 16, 6, ("16 and 6 channels", "multiples of 4", "dispatch: gather")),
+        (torch.bfloat16, 12, 8, ("12 and 8 channels", "multiples of 8", "dispatch: gather")),
+        (torch.float64, 16, 8, ("float64", "bfloat16", "dispatch: gather")),
+    ],
+)
+def test_what_cannot_be_grouped_is_refused_with_a_remedy(dtype, dim, hidden, words):
+    moe = IntraMoE("se", dim, hidden, E, dispatch="grouped").to(dtype)
+    with pytest.raises(ValueError) as error:
+        moe(torch.zeros(B, dim, 8, 8, dtype=dtype), None, decide(unlike_logits().float(), 2))
+    assert all(word in str(error.value) for word in words), error.value
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_router_gradient_is_that_of_the_dense_reference(kind):
     moe, images = make(kind)
@@ -133,6 +189,7 @@ def test_mode_none_is_one_expert_as_wide_as_the_chosen_ones_and_no_gate():
     [
         ({"kind": "fourier"}, ("'fourier'", "spatial, channel, swin, se")),
         ({"mode": "hard"}, ("'hard'", "sparse, dense, none")),
+        ({"dispatch": "loop"}, ("'loop'", "auto, gather, grouped")),
         ({"top_k": 5}, ("top_k=5", "1..4")),
         ({"top_k": 0}, ("top_k=0", "1..4")),
     ],
