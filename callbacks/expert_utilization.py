@@ -6,11 +6,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.expert_maps import expert_map
 from callbacks.scalar_layout import scalar_layout
 from callbacks.tensorboard import has_tensorboard, tensorboard_writer
+from mimdit.conditioner import MoEConditioner
 from mimdit.routing.utilization import Utilization, UtilizationCounts, utilization
 
 
@@ -42,6 +44,13 @@ class ExpertUtilization(L.Callback):
         self._age_MGE: torch.Tensor | None = None
         self._active = self._laid_out = False
         self._last_step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how many parameters a conditioner stores, and how many an image meets."""
+        conditioner = getattr(pl_module, "conditioner", None)
+        if isinstance(conditioner, MoEConditioner):
+            stored, active = conditioner.parameter_counts()
+            rank_zero_info(f"ExpertUtilization: the conditioner stores {stored:,} parameters, of which {active:,} are active for an image")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the step that training begins or resumes from."""

@@ -1,7 +1,7 @@
 """How images reach the sub-experts that were chosen for them: as rows, one for each pair of an image and a sub-expert.
 
-All shapes are static: there is no loop over sub-experts or images, and nobody asks the device how many rows a sub-expert got. One that got none
-has a gradient of zero, never none. The two ways to multiply rows by the weights of their sub-experts give the same to rounding:
+All shapes are static: there is no loop over sub-experts or images, and nobody asks the device how many rows a sub-expert got. One that
+got none has a gradient of zero, never none. The two ways to multiply rows by the weights of their sub-experts agree to rounding:
 
 - ``gather`` copies the weights of every row and multiplies a batch of matrices. Any device and type; the copies live for the product alone.
 - ``grouped`` sorts the rows by sub-expert and multiplies each run of them with the stack itself (`torch.nn.functional.grouped_mm`), so no

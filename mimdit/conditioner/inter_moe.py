@@ -28,6 +28,7 @@ class InterMoE(nn.Module):
         inter_top_k: Groups kept when ``inter`` is sparse.
         intra: ``sparse`` (the paper), ``dense`` or ``none``; see `IntraMoE`.
         shift: Shift the windows of Swin experts.
+        dispatch: How images reach their sub-experts; see `IntraMoE`.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class InterMoE(nn.Module):
         inter_top_k: int = 1,
         intra: str = "sparse",
         shift: bool = False,
+        dispatch: str = "auto",
     ) -> None:
         super().__init__()
         self.router = Router(2 * dim, len(groups), mode=inter, top_k=inter_top_k)
         self.groups = nn.ModuleList(
-            IntraMoE(kind, dim, hidden, num_experts, top_k=top_k, mode=intra, shift=shift) for kind in groups
+            IntraMoE(kind, dim, hidden, num_experts, top_k=top_k, mode=intra, shift=shift, dispatch=dispatch) for kind in groups
         )
 
     def forward(

@@ -52,6 +52,12 @@ class IntraMoE(nn.Module):
         self.experts = KINDS[kind](dim, hidden, num_experts, shift=shift)
         self.num_experts, self.dispatch, self.channels = num_experts, dispatch, (dim, hidden)
 
+    @property
+    def num_idle_parameters(self) -> int:
+        """Parameters of the sub-experts that an image is not given to."""
+        stored = sum(parameter.numel() for parameter in self.experts.parameters())
+        return stored * (self.num_experts - self.router.top_k) // self.num_experts
+
     def forward(self, hidden_states: torch.Tensor, features_BF: torch.Tensor, gates: Gates | None = None) -> tuple[torch.Tensor, Gates]:
         """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how."""
         if gates is None:

@@ -9,11 +9,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mimdit.conditioner.estimate import EstimateHead
 from mimdit.conditioner.experts import SwinAttention
@@ -22,6 +24,8 @@ from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.files import replace_when_whole
 from mimdit.routing.routing import Gates, Routing
+
+_HOW_IT_RUNS = ("dispatch", "compile", "checkpointing")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class Conditioning:
         """Residuals and estimate of the first ``count`` images alone; the routing stays that of all."""
         estimate = None if self.estimate is None else self.estimate[:count]
         return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted)
+
+
+class ParameterCounts(NamedTuple):
+    """Numbers of parameters: ``stored`` in all, and ``active``, which take part in the answer for one image."""
+
+    stored: int
+    active: int
 
 
 class MoEConditioner(L.LightningModule):
@@ -72,6 +83,11 @@ class MoEConditioner(L.LightningModule):
             made scenes then misjudges the colours of photographs more often.
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may differ from place to place (haze grows with the
             distance); 0 for one tone for the whole image.
+        dispatch: How images reach their sub-experts, with the same result: ``gather``, ``grouped`` or ``auto``, which chooses by device and
+            type; see `mimdit.conditioner.dispatch`.
+        compile: Whether the MiM blocks are compiled, each by itself (``torch.compile``). Names of weights stay as they are.
+        checkpointing: Whether the MiM blocks are run a second time in the backward pass instead of keeping what is inside them. The routing
+            is that of the first run.
     """
 
     def __init__(
@@ -97,9 +113,13 @@ class MoEConditioner(L.LightningModule):
         tone_powers: list[float] = [],  # noqa: B006
         tone_histogram: bool = False,
         tone_grid: int = 0,
+        dispatch: str = "auto",
+        compile: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
+        # What it is, not how it is run: that is chosen anew by whoever loads it.
+        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_HOW_IT_RUNS}}
         if token_patch % patch_size:
             raise ValueError(f"patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does")
         if not groups:
@@ -117,7 +137,7 @@ class MoEConditioner(L.LightningModule):
         self.moe_stride = moe_stride
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
-        gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra}
+        gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra, "dispatch": dispatch}
         self.blocks = nn.ModuleList(
             MiMBlock(
                 dim,
@@ -134,6 +154,11 @@ class MoEConditioner(L.LightningModule):
         self.tone_grid = tone_grid if estimate and tone_powers else 0
         tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
+        self.checkpointing = checkpointing
+        if compile:
+            _allow_recompiling()
+            for block in self.blocks:
+                block.compile()
 
     @property
     def multiple(self) -> int:
@@ -164,7 +189,7 @@ class MoEConditioner(L.LightningModule):
             forced = (None, None)
             if routing is not None:
                 forced = [gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra)]
-            hidden_states, inter_gates, intra_gates, features_BF = block(hidden_states, *forced)
+            hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *forced)
             inter.append(inter_gates)
             intra.append(intra_gates)
             features.append(features_BF.detach())
@@ -174,6 +199,12 @@ class MoEConditioner(L.LightningModule):
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
         return Conditioning(residuals, decided, estimate, rerouted)
 
+    def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
+        """Around the compiled block, not in it: DDP cuts the graphs that it meets, and cannot cut one with a checkpoint inside."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
     def _reroute(self, features_MBF: torch.Tensor) -> Routing:
         decisions = [block.inter_moe.route(features_BF) for block, features_BF in zip(self.blocks, features_MBF)]
         return self._record(Gates.stack([inter for inter, _ in decisions]), Gates.stack([intra for _, intra in decisions]), features_MBF)
@@ -181,6 +212,12 @@ class MoEConditioner(L.LightningModule):
     def _record(self, inter: Gates, intra: Gates, features_MBF: torch.Tensor) -> Routing:
         mask_GE = torch.ones(intra.probs.shape[1], intra.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
         return Routing(inter, intra, features_MBF, mask_GE, self.groups)
+
+    def parameter_counts(self) -> ParameterCounts:
+        """How many parameters are stored, and how many of them an image meets: of E sub-experts the K chosen ones, and all of the rest."""
+        stored = sum(parameter.numel() for parameter in self.parameters())
+        idle = sum(group.num_idle_parameters for block in self.blocks for group in block.inter_moe.groups)
+        return ParameterCounts(stored, stored - idle)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""
@@ -202,3 +239,11 @@ class MoEConditioner(L.LightningModule):
         conditioner = cls(**json.loads((folder / "config.json").read_text()))
         conditioner.load_state_dict(load_file(folder / "conditioner.safetensors"))
         return conditioner
+
+
+def _allow_recompiling() -> None:
+    """Let a block have as many compiled versions as it needs; PyTorch gives up after 8 and then runs uncompiled.
+
+    All blocks share them: shifted windows or not, training or validation, and a few versions for the sizes of images.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

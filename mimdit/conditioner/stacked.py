@@ -3,8 +3,8 @@
 A stack holds E structure-identical layers in one parameter, so all sub-experts are part of every step on every rank (their gradient is zero
 where nothing chose them), which DDP and FSDP need. Rows come from `mimdit.conditioner.dispatch`.
 
-Shape legend: B images, K chosen sub-experts per image, R = B * K rows, E sub-experts in the stack, N positions, I input and O output channels
-of one sub-expert, C and J any channels.
+Shape legend: B images, K chosen sub-experts per image, R = B * K rows, E sub-experts in the stack, N positions, I input and O output
+channels of one sub-expert, C and J any channels.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """The conditioner as a whole."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from mimdit.conditioner import MoEConditioner
 from mimdit.routing import router_features
@@ -139,3 +142,32 @@ def test_a_wrong_argument_is_named_with_its_remedy(options, words):
 def test_a_size_that_does_not_fit_is_named_with_its_remedy():
     with pytest.raises(ValueError, match=r"20x16 .* pad height and width to multiples of 16"):
         living()(torch.zeros(1, 3, 20, 16))
+
+
+def test_parameter_counts_are_those_of_the_closed_form():
+    dim, hidden, experts, top_k, token_dim = 16, 6, 5, 2, 24
+    conditioner = MoEConditioner(3, token_dim, 4, 4, dim=dim, hidden=hidden, num_blocks=2, num_experts=experts, top_k=top_k)
+    squeezed = 4
+    sub_experts = (
+        (4 * dim * hidden)  # spatial: query, key, value, out
+        + (4 * dim * hidden + 9 * 3 * hidden + 1)  # channel: and a filter and a temperature
+        + (4 * dim * hidden + 15**2)  # swin: and a position bias
+        + (3 * dim * hidden + 9 * 2 * hidden + 2 * squeezed * hidden)  # se
+    )
+    routers = (2 * dim + 1) * (4 + 4 * experts)
+    feed_forward = (dim + 1) * 2 * dim + 10 * 2 * dim + (dim + 1) * dim + 2 * dim
+    shared = (9 * 12 + 1) * dim + 2 * (routers + feed_forward + (4 * dim + 1) * token_dim) + (64 + 1) * 64 + (64 + 1) * 3 * token_dim
+    assert conditioner.parameter_counts() == (shared + 2 * experts * sub_experts, shared + 2 * top_k * sub_experts)
+
+
+@pytest.mark.parametrize("intra", ["dense", "none"])
+def test_without_a_choice_all_parameters_are_active(intra):
+    stored, active = tiny_conditioner(intra=intra).parameter_counts()
+    assert stored == active == sum(parameter.numel() for parameter in tiny_conditioner(intra=intra).parameters())
+
+
+def test_the_full_size_keeps_to_its_budget_of_flops():
+    config = yaml.safe_load((Path(__file__).parents[2] / "configs/conditioner/sd35_medium.yaml").read_text())["init_args"]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        MoEConditioner(**config)(torch.empty(1, 16, 64, 64))  # the latent of 512 x 512 pixels
+    assert counter.get_total_flops() <= 0.139e12  # a tenth of a training step through the frozen SD3.5-medium, a third of it the forward

@@ -1,8 +1,8 @@
 """The four heterogeneous kinds of experts. Each module holds a whole stack of E sub-experts of its kind.
 
-Contract: ``Kind(dim, hidden, num_experts, shift)`` and ``forward(images [B, C, H, W], rows, weights_BK) -> [B, C, H, W]``, the sum of the K
-sub-experts that ``rows`` (see `mimdit.conditioner.dispatch`) names for each image, times their gates. Sub-experts that no image chose do not
-touch the output.
+Contract: ``Kind(dim, hidden, num_experts, shift)`` and ``forward(images [B, C, H, W], rows, weights_BK) -> [B, C, H, W]``, the sum of
+the K sub-experts that ``rows`` (see `mimdit.conditioner.dispatch`) names for each image, times their gates. Sub-experts that no image chose
+do not touch the output.
 """
 
 from mimdit.conditioner.experts.channel import ChannelAttention
