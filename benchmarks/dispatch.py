@@ -1,19 +1,18 @@
-"""What routing costs: an Intra-MoE of each kind against its growth, against computing everything, and against a loop over experts.
+"""What routing costs: an Intra-MoE of each kind as E grows, against computing everything, and against a loop over experts.
 
-Forward, backward and the zeroing of gradients (`set_to_none`) of one IntraMoE, for E = 4, 8, 16, 32 sub-experts of which k = 2 are chosen, with
-gates drawn from a seed. Three implementations with the same weights, which take turns in one process; medians of the rounds are given:
+Forward, backward and the zeroing of gradients (``set_to_none``) of one IntraMoE with E = 4, 8, 16, 32 sub-experts, of which k = 2 are
+chosen by gates drawn from a seed. Three implementations with the same weights take turns in one process; medians of the rounds are given:
 
 - ours: stacked weights, dispatched as ``--dispatch`` says (see `mimdit.conditioner.dispatch`).
 - loop: one ordinary module per sub-expert, each called on the rows that chose it (also on none, as DDP demands), the results added up.
 - dense: the same modules, each called on all rows, the results weighed by gates that are mostly zero.
 
-Before anything is timed, output and gradients of ours and of the loop are compared with those of the dense one, and the program stops where they
-differ by more than rounding. On a CPU the times are those that the process worked, so that others beside it matter less, and freed memory is
-kept: a model of one layer would otherwise hand it back and fault it in again in every step (see --trim), which larger ones do not.
+First, output and gradients of ours and of the loop are compared with those of the dense one; the program stops where they differ by more
+than rounding. On a CPU, times are those that the process worked, so that others beside it matter less, and freed memory is kept: a model of
+one layer would otherwise hand it back and fault it in again in every step (see ``--trim``). AdamW's step, and the memory of weights,
+gradients and moments, grow with E whatever the dispatch; they are shown beside, for the fewest and the most sub-experts.
 
-The optimiser's step and the memory of parameters, gradients and moments grow with E, whatever the dispatch: they are shown beside.
-
-    python benchmarks/dispatch.py [--width 128 256] [--rounds 9] [--device cpu] [--json dispatch.json]
+    python benchmarks/dispatch.py [--width 128 256 512] [--rounds 9] [--device cpu] [--json dispatch.json]
 """
 
 from __future__ import annotations
@@ -22,9 +21,11 @@ import argparse
 import ctypes
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,12 +81,13 @@ class PlainSwin(nn.Module):
         self.register_buffer("position_NN", stack.position_NN)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        rows, columns = images.shape[2] // self.window, images.shape[3] // self.window
-        grid = self.qkv(tokens(images)).view(len(images), rows, self.window, columns, self.window, self.qkv.out_features).transpose(2, 3)
-        query, key, value = grid.flatten(0, 2).flatten(1, 2).chunk(3, dim=2)
-        bias = self.position_bias[self.position_NN]
-        attended = attention(query, key, value, bias).view(len(images), rows, columns, self.window, self.window, query.shape[2]).transpose(2, 3)
-        return as_images(self.out(attended.reshape(len(images), images.shape[2] * images.shape[3], query.shape[2])), images)
+        batch, size, channels = len(images), self.window, self.qkv.out_features
+        down, across = images.shape[2] // size, images.shape[3] // size
+        windows = self.qkv(tokens(images)).view(batch, down, size, across, size, channels).transpose(2, 3)
+        query, key, value = windows.flatten(0, 2).flatten(1, 2).chunk(3, dim=2)
+        attended = attention(query, key, value, self.position_bias[self.position_NN])
+        attended = attended.view(batch, down, across, size, size, channels // 3).transpose(2, 3)
+        return as_images(self.out(attended.reshape(batch, down * across * size**2, channels // 3)), images)
 
 
 class PlainSqueezeExcitation(nn.Module):
@@ -94,14 +96,12 @@ class PlainSqueezeExcitation(nn.Module):
     def __init__(self, stack: nn.Module, index: int) -> None:
         super().__init__()
         self.into, self.local, self.out = linear(stack.into, index), depthwise(stack.local, index), linear(stack.out, index)
-        self.squeeze, self.excite = (nn.Linear(1, 1, bias=False) for _ in range(2))
-        for layer, weight in ((self.squeeze, stack.squeeze_EOI), (self.excite, stack.excite_EOI)):
-            layer.weight = nn.Parameter(weight[index].detach().clone())
+        self.squeeze, self.excite = (nn.Parameter(layer[index].detach().clone()) for layer in (stack.squeeze_EOI, stack.excite_EOI))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         value, gate = self.local(as_images(self.into(tokens(images)), images)).chunk(2, dim=1)
         gated = value * gate
-        scale = 2 * self.excite(self.squeeze(gated.mean(dim=(2, 3))).relu()).sigmoid()
+        scale = 2 * F.linear(F.linear(gated.mean(dim=(2, 3)), self.squeeze).relu(), self.excite).sigmoid()
         return as_images(self.out(tokens(gated * scale[..., None, None])), images)
 
 
@@ -199,11 +199,9 @@ class Case:
         found = {"output": self.forward(variant).detach(), "images": self.images.grad, "gates": self.logits.grad}
         if variant == "ours":
             return found | {f"parameter {n}": p.grad for n, p in enumerate(self.parts["ours"].parameters())}
-        wanted = [dict(expert.named_parameters()) for expert in self.plain]
         for n, name in enumerate(dict(self.parts["ours"].named_parameters())):
-            plain = PLAIN_NAME.get(name.rpartition("_")[0], name.replace("_EOI", ""))
-            gradients = [expert.get(plain, expert.get(f"{plain}.weight")).grad for expert in wanted]
-            found[f"parameter {n}"] = torch.stack(gradients)
+            plain = re.sub("_E[A-Z]*$", "", name)
+            found[f"parameter {n}"] = torch.stack([expert.get_parameter(plain).grad for expert in self.plain])
         return found
 
     def worst_error(self) -> float:
@@ -218,9 +216,6 @@ class Case:
         if not worst <= TOLERANCE[self.precision]:
             raise SystemExit(f"{where} differs from the dense reference by {worst:.1e} of its largest value: not rounding")
         return worst
-
-
-PLAIN_NAME = {"temperature": "temperature", "position_bias": "position_bias", "squeeze": "squeeze", "excite": "excite"}
 
 
 def arguments() -> argparse.Namespace:
@@ -266,30 +261,35 @@ def measure(kind: str, width: int, precision: str, options: argparse.Namespace) 
     """Milliseconds of each implementation at each number of experts; all of them take turns."""
     cases = {count: Case(kind, width, count, precision, options) for count in options.experts}
     error = max(case.worst_error() for case in cases.values())
-    variants = [(count, variant) for count in cases for variant in ("ours", "loop")] + [(max(cases), "dense")]
-    seconds = {key: [] for key in variants}
-    for _ in range(options.rounds + 1):
-        for count, variant in variants:
-            seconds[count, variant].append(timed(lambda: cases[count].step(variant), options.device))
-    times = {key: statistics.median(values[1:]) * 1e3 for key, values in seconds.items()}
     few, many = min(cases), max(cases)
+    turns = {f"{variant} {count}": partial(cases[count].step, variant) for count in cases for variant in ("ours", "loop")}
+    turns[f"dense {many}"] = partial(cases[many].step, "dense")
+    for count in (few, many):
+        turns[f"optimizer {count}"] = torch.optim.AdamW(cases[count].moe.experts.parameters()).step
+    seconds = {name: [] for name in turns}
+    for _ in range(options.rounds + 1):
+        for name, turn in turns.items():
+            seconds[name].append(timed(turn, options.device))
+    ms = {name: statistics.median(values[1:]) * 1e3 for name, values in seconds.items()}
+    parameters = {count: sum(p.numel() for p in case.moe.experts.parameters()) for count, case in cases.items()}
     return {
-        "kind": kind, "width": width, "precision": precision, "error": error,
-        "ms": {f"{variant} {count}": value for (count, variant), value in times.items()},
-        "growth": times[many, "ours"] / times[few, "ours"],
-        "dense_over_ours": times[many, "dense"] / times[many, "ours"],
-        "loop_over_ours": {count: times[count, "loop"] / times[count, "ours"] for count in cases},
+        "kind": kind, "width": width, "precision": precision, "error": error, "ms": ms, "few": few, "many": many,
+        "growth": ms[f"ours {many}"] / ms[f"ours {few}"],
+        "dense_over_ours": ms[f"dense {many}"] / ms[f"ours {many}"],
+        "loop_over_ours": {count: ms[f"loop {count}"] / ms[f"ours {count}"] for count in cases},
+        "mib": {count: 16 * number / 2**20 for count, number in parameters.items()},
     }  # fmt: skip
 
 
 def row(figures: dict) -> str:
     """One line of the table."""
-    few, many = min(figures["loop_over_ours"]), max(figures["loop_over_ours"])
-    loops = " ".join(f"{value:.2f}" for value in figures["loop_over_ours"].values())
-    return (
-        f"| {figures['kind']} | {figures['width']} | {figures['precision']} | {figures['ms'][f'ours {few}']:.1f} "
-        f"| {figures['ms'][f'ours {many}']:.1f} | {figures['growth']:.2f} | {figures['dense_over_ours']:.1f} | {loops} | {figures['error']:.0e} |"
-    )
+    few, many, ms, mib = figures["few"], figures["many"], figures["ms"], figures["mib"]
+    cells = [
+        figures["kind"], figures["width"], figures["precision"], f"{ms[f'ours {few}']:.1f}", f"{figures['growth']:.2f}",
+        f"{figures['dense_over_ours']:.1f}", " ".join(f"{value:.2f}" for value in figures["loop_over_ours"].values()),
+        f"{figures['error']:.0e}", f"{ms[f'optimizer {few}']:.1f} {ms[f'optimizer {many}']:.1f}", f"{mib[few]:.0f} {mib[many]:.0f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def main() -> None:
@@ -302,8 +302,10 @@ def main() -> None:
     counts = " ".join(str(count) for count in options.experts)
     name = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} thread(s)"
     print(f"{name}, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start")
-    print(f"| kind | width | precision | ours E={few}, ms | E={many}, ms | growth | dense/ours E={many} | loop/ours E={counts} | error |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"| kind | width | precision | ours E={few}, ms | ours E={many} / E={few} | dense / ours E={many} | loop / ours E={counts} "
+        f"| error | AdamW E={few} {many}, ms | MiB E={few} {many} |\n|{'---|' * 10}"
+    )
     rows = []
     for precision in options.precision:
         for width in options.width:

@@ -1,5 +1,7 @@
 """Expert utilisation as TensorBoard reads it back."""
 
+import logging
+
 import pytest
 import torch
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -9,6 +11,7 @@ from mimdit.routing.routing import Routing
 from mimdit.routing.utilization import UtilizationCounts, utilization
 from tests.callbacks.dummy import DummyRestorer, events, loader, samples, trainer
 from tests.routing.made_routing import chosen_routing, images_of
+from tests.tiny_models import tiny_conditioner
 
 
 def expected_window(module: DummyRestorer, first: int, last: int):
@@ -95,3 +98,12 @@ def test_modules_without_routing_and_trainers_without_tensorboard_are_left_alone
 def test_intervals_below_one_are_refused():
     with pytest.raises(ValueError, match="every_n_steps=0"):
         ExpertUtilization(every_n_steps=0)
+
+
+def test_the_parameters_of_a_conditioner_are_told_at_the_start(tmp_path, caplog):
+    module = DummyRestorer()
+    module.conditioner = tiny_conditioner()
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, ExpertUtilization(), max_steps=1).fit(module, loader())
+    stored, active = module.conditioner.parameter_counts()
+    assert f"the conditioner stores {stored:,} parameters, of which {active:,} are active for an image" in caplog.text
