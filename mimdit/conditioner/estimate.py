@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mimdit.conditioner.mim_block import ChannelNorm, FeedForward
-from mimdit.routing.router import router_features
+from mimdit.routing.router import outside_autocast, router_features
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _MOST_SAMPLES = 65536
@@ -47,7 +47,7 @@ class ToneCurve(nn.Module):
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with outside_autocast(latents):
             statistics = [router_features(hidden_states), router_features(latents)]
             if self.histogram:
                 statistics.append(tone_statistics(latents))

@@ -5,6 +5,8 @@ Shape legend: B images, C channels, F features (F = 2C), N choices, K chosen.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -13,12 +15,17 @@ from mimdit.routing.routing import Gates
 MODES = ("dense", "sparse", "uniform")
 
 
+def outside_autocast(tensor: torch.Tensor) -> AbstractContextManager:
+    """No autocast on the device of ``tensor``; the meta device, on which FLOPs are counted, knows none and refuses to be asked."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
 def router_features(hidden_states: torch.Tensor) -> torch.Tensor:
     """Mean and log-std over the positions of un-normalised ``hidden_states [B, C, H, W]``, as fp32 ``[B, 2C]``.
 
     The spread tells degradations apart where the mean alone cannot: noise and blur leave the mean where it was. (ours)
     """
-    with torch.autocast(hidden_states.device.type, enabled=False):
+    with outside_autocast(hidden_states):
         std, mean = torch.std_mean(hidden_states.float(), dim=(2, 3), correction=0)
         return torch.cat([mean, (std + 1e-4).log()], dim=1)
 
@@ -49,7 +56,7 @@ class Router(nn.Module):
 
     def forward(self, features_BF: torch.Tensor) -> Gates:
         """Decide for each image; all of it in fp32 whatever the precision around it."""
-        with torch.autocast(features_BF.device.type, enabled=False):
+        with outside_autocast(features_BF):
             logits_BN = nn.functional.linear(features_BF.float(), self.linear.weight.float(), self.linear.bias.float())
             if self.mode == "uniform":
                 logits_BN = torch.zeros_like(logits_BN)
