@@ -54,6 +54,26 @@ def check_identity(saved: dict[str, dict], present: dict[str, dict]) -> None:
             )
 
 
+def check_latents(recorded: dict[str, str | None], codec: nn.Module, place: str) -> None:
+    """Refuse cached latents that another autoencoder than the backbone's made.
+
+    Args:
+        recorded: The `identity` of the codec that made them.
+        codec: The backbone's.
+        place: Where they are, for the error.
+
+    Raises:
+        ValueError: The codec's weights are others, or it has none; both are named.
+    """
+    present = identity(codec)
+    if recorded["sha256"] != present["sha256"]:
+        here = _words(present) if codec.state_dict() else f"{type(codec).__name__}, which has no weights"
+        raise ValueError(
+            f"the latents in {place} are of the autoencoder {_words(recorded)}, but this backbone's codec is {here}; give the backbone the "
+            "VAECodec that made them, encode them anew (mimdit shards latents), or train on images (data.latents: false)"
+        )
+
+
 def _words(part: dict[str, str | None]) -> str:
     revision = f" at revision {part['revision']}" if part["revision"] else ""
     return f"{part['source']}{revision} (sha256 {part['sha256']})"
