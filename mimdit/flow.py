@@ -6,6 +6,7 @@ On the path ``z = (1 - sigma) x + sigma eps`` the velocity is ``v = eps - x``; s
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,8 @@ class FlowMatching:
             arXiv 2108.01073).
         steps: Sampler steps; 0 returns the start itself, without noise.
         sampler: ``euler`` (one evaluation a step) or ``heun`` (two, but for the last step).
+        guidance: Strength g of the prompt at inference, ``v_0 + g (v - v_0)`` with ``v_0`` the velocity without it (classifier-free
+            guidance, arXiv 2207.12598); 1 asks the DiT once a step, any other value twice, and needs an unconditional prompt.
         logit_mean: Mean of the normal whose sigmoid draws sigma (SD3's logit-normal).
         logit_std: Its standard deviation.
         low_sigma_fraction: Share of training samples, 0..1, whose sigma is drawn uniformly below ``low_sigma`` instead: few-step
@@ -47,6 +50,7 @@ class FlowMatching:
         start: str = "noise",
         steps: int = 28,
         sampler: str = "euler",
+        guidance: float = 1.0,
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
         low_sigma_fraction: float = 0.0,
@@ -55,13 +59,14 @@ class FlowMatching:
         for name, value, allowed in (("source", source, SOURCES), ("sampler", sampler, SAMPLERS)):
             if value not in allowed:
                 raise ValueError(f"flow {name} {value!r} is unknown; choose one of {', '.join(allowed)}")
-        check_sampling(start, sigma_start, steps)
+        check_sampling(start, sigma_start, steps, guidance)
         if not 0 <= low_sigma_fraction <= 1 or logit_std < 0:
             raise ValueError(f"low_sigma_fraction={low_sigma_fraction} must be in [0, 1] and logit_std={logit_std} at least 0")
         highest = sigma_start if source == "estimate" else 1
         if not 0 < low_sigma <= highest and low_sigma_fraction > 0:
             raise ValueError(f"low_sigma={low_sigma} is outside (0, {highest}], where this path runs; lower it, or low_sigma_fraction to 0")
         self.source, self.sigma_start, self.start, self.steps, self.sampler = source, sigma_start, start, steps, sampler
+        self.guidance = guidance
         self.logit_mean, self.logit_std = logit_mean, logit_std
         self.low_sigma_fraction, self.low_sigma = low_sigma_fraction, low_sigma
 
@@ -110,14 +115,16 @@ class FlowMatching:
         return latents
 
 
-def check_sampling(start: str, sigma_start: float, steps: int) -> None:
-    """Raise ValueError where sampling cannot begin at ``start`` and ``sigma_start`` or go in ``steps``."""
+def check_sampling(start: str, sigma_start: float, steps: int, guidance: float = 1.0) -> None:
+    """Raise ValueError where sampling cannot begin at ``start`` and ``sigma_start``, go in ``steps`` or be guided so."""
     if start not in STARTS:
         raise ValueError(f"flow start {start!r} is unknown; choose one of {', '.join(STARTS)}")
     if not 0 < sigma_start <= 1:
         raise ValueError(f"flow sigma_start={sigma_start} is outside (0, 1]; to add no noise at all use steps: 0")
     if steps < 0:
         raise ValueError(f"flow steps={steps} is negative; use 0 for the start itself")
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"flow guidance={guidance} must be finite and at least 0; 1 is the prompt itself, 0 is without it")
 
 
 def _per_image(sigma: float, latents: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
-from mimdit.backbone.identity import check_identity, frozen_identity
+from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
@@ -24,12 +23,15 @@ from mimdit.routing.routing import Routing
 from mimdit.tiling import tiled_velocity
 from mimdit.weights import EMBEDDED_RESTORER
 
+ADAPTERS = "lora"
+"""Where a restorer's folder has the backbone's adapters."""
+
 
 class Restorer(L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
     Args:
-        backbone: The diffusion transformer; frozen unless its ``trainable`` is set.
+        backbone: The diffusion transformer; frozen unless its ``trainable`` is set or it has adapters.
         conditioner: The MoE-in-MoE conditioner, made for this backbone's latents and tokens.
         balance: The routing losses with their weights.
         flow: Path in training and sampling at inference.
@@ -41,7 +43,7 @@ class Restorer(L.LightningModule):
         ema_decay: Decay of the moving average of what trains.
         optimizer: Optimiser of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimiser step.
-        pretrained: Folder of `save_pretrained` whose conditioner weights to start from.
+        pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from.
         tile: Latent pixels of a side above which the DiT works in overlapping tiles; None for the largest size its positions reach.
         overlap: Least overlap of tiles, latent pixels.
         seed: Seed of noise and sigma in training, and of noise at inference.
@@ -87,28 +89,33 @@ class Restorer(L.LightningModule):
         if not 0 < self.tile <= backbone.max_size or self.tile % backbone.token_patch:
             limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, the largest size it knows"
             raise ValueError(f"tile={tile} must be {limits}")
+        if flow.guidance != 1:
+            backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
         if pretrained is not None:
             _load_conditioner(conditioner, pretrained)
+            _load_adapters(backbone, pretrained)
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _choose_what_trains(self) -> None:
         """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP demands."""
-        self.backbone.requires_grad_(self.backbone.trainable and self.flow_weight > 0)
-        self.backbone.codec.requires_grad_(False)
+        self.backbone.choose_what_trains(self.flow_weight > 0)
         if self.flow_weight == 0:
             self.conditioner.projections.requires_grad_(False)
             self.conditioner.timestep_scale.requires_grad_(False)
         if self.estimate_weight == 0 and self.conditioner.estimate_head is not None:
             self.conditioner.estimate_head.requires_grad_(False)
 
-    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None) -> torch.Tensor:
-        """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing."""
+    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None, **prompting: object) -> torch.Tensor:
+        """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing.
+
+        ``prompting`` are the backbone's ``guidance`` and ``dropped``.
+        """
         residuals = None
         if conditioning is not None:
             residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
-        return tiled_velocity(self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap)
+        return tiled_velocity(self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap, **prompting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
@@ -140,7 +147,8 @@ class Restorer(L.LightningModule):
             clean, draws, conditioning = clean[: self.flow_images], draws[: self.flow_images], conditioning.first(self.flow_images)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
-        error = (self.velocity(latents, sigma, conditioning).float() - target).square().mean(dim=(1, 2, 3))
+        dropped = self.backbone.drop_prompts(draws, self.seed)
+        error = (self.velocity(latents, sigma, conditioning, dropped=dropped).float() - target).square().mean(dim=(1, 2, 3))
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
 
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
@@ -166,6 +174,7 @@ class Restorer(L.LightningModule):
         start: str | None = None,
         sigma_start: float | None = None,
         seed: int | None = None,
+        guidance: float | None = None,
         routing: Routing | None = None,
         use_residuals: bool = True,
     ) -> torch.Tensor:
@@ -177,6 +186,7 @@ class Restorer(L.LightningModule):
             start: ``noise``, ``degraded`` or ``estimate``; None for the flow's own.
             sigma_start: Noise level to start from, (0, 1]; None for the flow's own.
             seed: Seed of the noise; None for the restorer's own. The noise depends on seed, size and place in the batch alone.
+            guidance: Strength of the prompt, at least 0; None for the flow's own. Any value but 1 asks the DiT twice a step.
             routing: Gates to obey instead of the image's own.
             use_residuals: Whether the DiT is steered; False leaves it to itself, to see what the conditioner does.
 
@@ -184,9 +194,10 @@ class Restorer(L.LightningModule):
             Restored images ``[B, 3, H, W]`` in 0..1, fp32.
 
         Raises:
-            ValueError: ``start``, ``sigma_start`` or ``steps`` is out of range, or this conditioner makes no estimate to start from.
+            ValueError: ``start``, ``sigma_start``, ``steps`` or ``guidance`` is out of range, this conditioner makes no estimate to start
+                from, or this backbone has no unconditional prompt to guide away from.
         """
-        settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "use_residuals": use_residuals}
+        settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "guidance": guidance, "use_residuals": use_residuals}
         return self._sample(images, *self._condition(images, routing), steps, **settings)
 
     @torch.no_grad()
@@ -198,13 +209,15 @@ class Restorer(L.LightningModule):
     @torch.no_grad()
     def _sample(
         self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, steps: int | None = None, *,
-        start: str | None = None, sigma_start: float | None = None, seed: int | None = None, use_residuals: bool = True,
+        start: str | None = None, sigma_start: float | None = None, seed: int | None = None, guidance: float | None = None,
+        use_residuals: bool = True,
     ) -> torch.Tensor:  # fmt: skip
         """`restore`, from what `_condition` gave."""
         steps = self.flow.steps if steps is None else steps
         start = self.flow.start if start is None else start
         sigma_start = self.flow.sigma_start if sigma_start is None else sigma_start
-        check_sampling(start, sigma_start, steps)
+        guidance = self.flow.guidance if guidance is None else guidance
+        check_sampling(start, sigma_start, steps, guidance)
         anchor = degraded if start == "degraded" else conditioning.estimate
         if steps == 0:
             return self._finish(degraded if anchor is None else anchor, images)
@@ -212,7 +225,11 @@ class Restorer(L.LightningModule):
         noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
         latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
         steering = conditioning if use_residuals else None
-        return self._finish(self.flow.sample(lambda z, sigma: self.velocity(z, sigma, steering), latents, sigma_start, steps), images)
+
+        def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return self.velocity(z, sigma, steering, guidance=guidance)
+
+        return self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images)
 
     def _finish(self, latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Images of the size of ``images`` from padded latents."""
@@ -247,38 +264,28 @@ class Restorer(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Leave a frozen backbone, and always the codec, out, but for their identity: they can be had again from where they came."""
-        checkpoint["frozen"] = self._identity
-        for name in [name for name in checkpoint["state_dict"] if name.startswith(self._refilled)]:
-            del checkpoint["state_dict"][name]
+        """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""
+        leave_out(checkpoint, self.backbone.frozen_state("backbone."), self._identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put those weights back, if they are those it was trained on, so that loading stays strict for all others."""
-        if "frozen" in checkpoint:
-            check_identity(checkpoint["frozen"], self._identity)
-        else:
-            warnings.warn("the checkpoint does not say which backbone it was trained on, and this one is taken for it", stacklevel=2)
-        for name, tensor in self.backbone.state_dict(prefix="backbone.").items():
-            if name.startswith(self._refilled):
-                checkpoint["state_dict"].setdefault(name, tensor)
+        """Put those weights back, if they are those it was trained on."""
+        put_back(checkpoint, self.backbone.frozen_state("backbone."), self._identity)
 
     @cached_property
-    def _identity(self) -> dict[str, dict[str, str | None]]:
+    def _identity(self) -> dict[str, Identity]:
         """Which weights checkpoints leave out; they never change, so they are read once."""
         return frozen_identity(self.backbone)
 
-    @property
-    def _refilled(self) -> str:
-        return "backbone.codec." if self.backbone.trainable else "backbone."
-
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the averaged weights for use: conditioner, settings of the flow, and the backbone where it was trained."""
+        """Write the averaged weights for use: conditioner, settings of the flow, and the backbone, or its adapters, if they trained."""
         folder = Path(folder)
         self.ema.swap()
         try:
             self.conditioner.save_pretrained(folder)
             if self.backbone.trainable:
                 self.backbone.save_pretrained(folder / "backbone")
+            elif self.backbone.lora is not None:
+                self.backbone.save_pretrained(folder / ADAPTERS)
         finally:
             self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
@@ -291,7 +298,8 @@ class Restorer(L.LightningModule):
 
         Args:
             folder: The folder; ValueError names what it lacks.
-            backbone: The frozen backbone that it was trained on; None for the folder's own, or else the embedded one.
+            backbone: The frozen backbone that it was trained on, which gets the folder's adapters, if there are any; None for the folder's
+                own, or else the embedded one.
         """
         folder = Path(folder)
         if not (folder / "restorer.json").is_file():
@@ -300,6 +308,8 @@ class Restorer(L.LightningModule):
         settings = json.loads((folder / "restorer.json").read_text())
         own = folder / "backbone"
         backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
+        if (folder / ADAPTERS).is_dir():
+            backbone.load_lora(folder / ADAPTERS)
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), FlowMatching(**settings.pop("flow")), **settings)
         return restorer.eval()
 
@@ -341,6 +351,14 @@ def _load_conditioner(conditioner: MoEConditioner, folder: str) -> None:
     except RuntimeError as error:
         other = ", ".join(f"{name}={value!r}" for name, value in start.config.items() if conditioner.config[name] != value)
         raise ValueError(f"the conditioner in {folder} does not fit this one: it was made with {other}; set these alike") from error
+
+
+def _load_adapters(backbone: DiTBackbone, folder: str) -> None:
+    adapters = Path(folder) / ADAPTERS
+    if backbone.lora is not None and adapters.is_dir():
+        backbone.load_lora(adapters)
+    elif adapters.is_dir():
+        raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
 
 
 def _check_fit(backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

@@ -8,17 +8,24 @@ from mimdit.backbone.dit import DiTBackbone
 
 
 def tiled_velocity(
-    backbone: DiTBackbone, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, *, tile: int, overlap: int
+    backbone: DiTBackbone,
+    latents: torch.Tensor,
+    sigma: torch.Tensor,
+    residuals: list[torch.Tensor] | None,
+    *,
+    tile: int,
+    overlap: int,
+    **prompting: object,
 ) -> torch.Tensor:
     """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
 
     The residuals are those of the whole image, cut along with it, so every tile is steered by what the whole image said. (ours; the
-    blending of velocities follows MultiDiffusion, arXiv 2302.08113)
+    blending of velocities follows MultiDiffusion, arXiv 2302.08113) ``prompting`` are the backbone's ``guidance`` and ``dropped``.
     """
     height, width = latents.shape[2:]
     patch = backbone.token_patch
     if height <= tile and width <= tile:
-        return backbone.velocity(latents, sigma, residuals)
+        return backbone.velocity(latents, sigma, residuals, **prompting)
     grids = None if residuals is None else [r.unflatten(1, (height // patch, width // patch)) for r in residuals]
     total, weight = torch.zeros_like(latents, dtype=torch.float32), latents.new_zeros(1, 1, height, width, dtype=torch.float32)
     for top in tile_starts(height, tile, overlap, patch):
@@ -27,7 +34,7 @@ def tiled_velocity(
             part = None
             if grids is not None:
                 part = [g[:, top // patch : bottom // patch, left // patch : right // patch].flatten(1, 2) for g in grids]
-            velocity = backbone.velocity(latents[:, :, top:bottom, left:right].contiguous(), sigma, part)
+            velocity = backbone.velocity(latents[:, :, top:bottom, left:right].contiguous(), sigma, part, **prompting)
             ramp = _ramp(bottom - top, overlap, latents.device)[:, None] * _ramp(right - left, overlap, latents.device)[None, :]
             total[:, :, top:bottom, left:right] += velocity.float() * ramp
             weight[:, :, top:bottom, left:right] += ramp

@@ -1,12 +1,12 @@
-"""Checkpoints of the SD3 family as diffusers writes them, with random weights and a few thousand parameters."""
+"""Checkpoints as diffusers writes them, of the SD3 family and of PixArt, with random weights and a few thousand parameters."""
 
 import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import AutoencoderKL, ModelMixin, PixArtTransformer2DModel, SD3Transformer2DModel
 
-from tests.tiny_models import ARCHITECTURE, randomise
+from tests.tiny_models import ARCHITECTURE, PIXART, randomise
 
 LATENT = ARCHITECTURE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "sample_size": 16}
 
@@ -16,6 +16,12 @@ FAMILY = {
     "sd3.5-large": LATENT | {"pos_embed_max_size": 12, "num_layers": 4, "qk_norm": "rms_norm"},
 }
 """What tells the members apart: depth, second attention, normed queries and keys, and the reach of the positions."""
+
+OTHERS = {
+    "pixart-alpha": {"sample_size": 128, "num_attention_heads": 3, "cross_attention_dim": 24, "num_layers": 3},
+    "pixart-sigma": {"sample_size": 32},
+}
+"""PixArt for images of 1024 pixels as its first release has it, which is told their size, and without."""
 
 LAYOUTS = ("pipeline", "transformer", "sharded", "variant", "sharded variant")
 
@@ -35,9 +41,13 @@ VAE = {
 """An autoencoder as SD3 has it: shifted, without the convolutions around the latents."""
 
 
-def tiny_transformer(member: str, seed: int = 0, **sizes) -> SD3Transformer2DModel:
-    """A transformer of the family with random weights, none of them zero; ``sizes`` change its architecture."""
-    model = SD3Transformer2DModel(**FAMILY[member] | sizes).eval()
+def tiny_transformer(member: str, seed: int = 0, **sizes) -> ModelMixin:
+    """A transformer of `FAMILY` or `OTHERS` with random weights, none of them zero; ``sizes`` change its architecture."""
+    if member in OTHERS:
+        latent = {"patch_size": 2, "in_channels": 4, "out_channels": 8} | OTHERS[member] | sizes
+        model = PixArtTransformer2DModel(**{name: value for name, value in PIXART.items() if name != "_class_name"} | latent).eval()
+    else:
+        model = SD3Transformer2DModel(**FAMILY[member] | sizes).eval()
     randomise(model, seed)
     return model
 
@@ -49,7 +59,7 @@ def tiny_vae(seed: int = 0) -> AutoencoderKL:
     return model
 
 
-def write_checkpoint(model: SD3Transformer2DModel, folder: Path, layout: str) -> dict:
+def write_checkpoint(model: ModelMixin, folder: Path, layout: str) -> dict:
     """Write ``model`` in one of the `LAYOUTS`, and what ``DiTBackbone`` must be told to read it."""
     if layout in ("pipeline", "transformer"):
         model.save_pretrained(folder if layout == "transformer" else folder / "transformer")
@@ -58,13 +68,14 @@ def write_checkpoint(model: SD3Transformer2DModel, folder: Path, layout: str) ->
     else:  # a variant, with other weights beside it under the plain name
         model.half().save_pretrained(folder, variant="fp16", max_shard_size="10KB" if layout.startswith("sharded") else "10GB")
         model.float()
-        tiny = SD3Transformer2DModel.from_config(model.config)
+        tiny = type(model).from_config(model.config)
         tiny.save_pretrained(folder / "other")
         (folder / "other" / "diffusion_pytorch_model.safetensors").rename(folder / "diffusion_pytorch_model.safetensors")
     if layout == "pipeline":
         tiny_vae().save_pretrained(folder / "vae")
-        parts = {"transformer": ["diffusers", "SD3Transformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
-        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"} | parts))
+        pipeline = "StableDiffusion3Pipeline" if isinstance(model, SD3Transformer2DModel) else "PixArtAlphaPipeline"
+        parts = {"transformer": ["diffusers", type(model).__name__], "vae": ["diffusers", "AutoencoderKL"]}
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline} | parts))
     return {"pretrained": str(folder), "variant": "fp16" if "variant" in layout else None}
 
 

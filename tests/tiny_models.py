@@ -3,6 +3,7 @@
 import torch
 
 from mimdit.backbone import DiTBackbone
+from mimdit.backbone.lora import is_adapter
 from mimdit.batch import ATOMS, Batch
 from mimdit.conditioner import MoEConditioner
 from mimdit.flow import FlowMatching
@@ -23,6 +24,20 @@ ARCHITECTURE = {
     "pos_embed_max_size": 16,
 }
 """A DiT of 2 blocks, 16 wide, on patches of 4 pixels, for images up to 64 pixels."""
+
+PIXART = {
+    "_class_name": "PixArtTransformer2DModel",
+    "sample_size": 64,
+    "patch_size": 4,
+    "in_channels": 3,
+    "out_channels": 6,
+    "num_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "cross_attention_dim": 16,
+    "caption_channels": 8,
+}
+"""The same of the other family, whose answer has a variance beside each channel."""
 
 
 def tiny_backbone(seed: int = 0, **options) -> DiTBackbone:
@@ -61,8 +76,9 @@ def tiny_batch(batch: int = 2, size: int = 16, seed: int = 0) -> Batch:
 
 
 def randomise(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
-    """Give every parameter of ``module`` normal values: zero-initialised layers would hide what is behind them."""
+    """Give every parameter of ``module`` but adapters normal values: zero-initialised layers would hide what is behind them."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        for name, parameter in module.named_parameters():
+            if not is_adapter(name):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -2,5 +2,6 @@
 
 from mimdit.backbone.codec import PixelCodec, VAECodec
 from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.lora import LoRA
 
-__all__ = ["DiTBackbone", "PixelCodec", "VAECodec"]
+__all__ = ["DiTBackbone", "LoRA", "PixelCodec", "VAECodec"]

@@ -1,4 +1,4 @@
-"""DiTBackbone: diffusers' SD3 transformer, unforked, with its codec and prompt. Fitted on its own, it is the pretraining stage."""
+"""DiTBackbone: a diffusers transformer, unforked, with its codec and prompt. Fitted on its own, it is the pretraining stage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import ModelMixin
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
+from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
+from mimdit.backbone.family import Family
+from mimdit.backbone.identity import frozen_identity, leave_out, put_back
+from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.pretrained import load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.batch import Batch, draw_names
@@ -20,28 +24,41 @@ from mimdit.flow import FlowMatching, keyed_generator
 from mimdit.optimization import parameter_groups
 from mimdit.weights import EMBEDDED_BACKBONE
 
+FAMILIES: tuple[Family, ...] = (sd3, pixart)
+"""The families that are known; a checkpoint's ``_class_name`` chooses."""
+
+KINDS = tuple(family.KIND for family in FAMILIES)
+DTYPES = ("float32", "bfloat16")
+
 
 class DiTBackbone(L.LightningModule):
-    """A diffusion transformer of the SD3 family (arXiv 2403.03206) that takes residuals after each block.
+    """A diffusion transformer of one of the `FAMILIES` that takes residuals after each block: frozen, trained, or frozen with adapters.
 
     Args:
         pretrained: ``embedded`` for the small one that comes with the package, a diffusers folder (a transformer, or a pipeline with a
             ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
         variant: Which set of its weights to read, such as ``fp16``; None for the plain one.
         revision: Branch, tag or commit of a hub id.
-        architecture: Arguments of ``SD3Transformer2DModel``, where pretrained is None.
+        architecture: Arguments of the transformer, where pretrained is None, as in its ``config.json``; ``_class_name`` among them names
+            another class than ``SD3Transformer2DModel``.
         codec: Between images and latents; None for pixels.
         prompt: Safetensors file of the prompt embeddings, of ``mimdit prompts encode``; None for a token of zeros.
         prompt_text: Which of the file's prompts, where it holds several.
+        unconditional_text: Which of the file's prompts stands for no prompt, in guidance and where the prompt is dropped.
+        prompt_dropout: Share of training samples, 0..1, that get this one instead (classifier-free guidance, arXiv 2207.12598).
         trainable: Whether a restorer trains it too. Fitted on its own it always trains.
+        lora: Adapters, which train instead of the transformer's own weights; None for none.
+        dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32.
+        compile: Whether the transformer's blocks are compiled, each by itself (``torch.compile``).
+        checkpointing: Whether the blocks' activations are computed again in the backward pass instead of being kept.
         flow: Path and draw of sigma for pretraining; None for SD3's. Only ``source: noise`` makes sense here.
         optimizer: Optimiser of the pretraining.
         scheduler: Its learning-rate schedule, stepped every optimiser step.
         seed: Seed of noise and sigma in pretraining.
 
     Raises:
-        ValueError: The folder holds no SD3 transformer, the architecture has an unknown key, or codec and transformer disagree about the
-            latent channels.
+        ValueError: The folder holds no transformer of a known family, the architecture has an unknown key, codec and transformer disagree
+            about the latent channels, or options exclude each other.
     """
 
     def __init__(
@@ -54,34 +71,57 @@ class DiTBackbone(L.LightningModule):
         codec: nn.Module | None = None,
         prompt: str | None = None,
         prompt_text: str | None = None,
+        unconditional_text: str = "",
+        prompt_dropout: float = 0.0,
         trainable: bool = False,
+        lora: LoRA | None = None,
+        dtype: str = "float32",
+        compile: bool = False,
+        checkpointing: bool = False,
         flow: FlowMatching | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _check_training(trainable, lora, dtype, prompt_dropout)
         if pretrained is None:
             if variant is not None or revision is not None:
                 raise ValueError("variant and revision choose among pretrained weights, but pretrained is null; set it, or leave them out")
             self.transformer = _make_transformer(architecture or {})
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
-            self.transformer = load_pretrained(SD3Transformer2DModel, place, "transformer", variant=variant, revision=revision)
+            self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
         self.codec = codec or PixelCodec()
-        config = self.transformer.config
-        if config.in_channels != self.codec.channels:
+        geometry = self.family.geometry(self.transformer)
+        if geometry.latent_channels != self.codec.channels:
             raise ValueError(
-                f"the transformer works on {config.in_channels} latent channels but {type(self.codec).__name__} makes "
+                f"the transformer works on {geometry.latent_channels} latent channels but {type(self.codec).__name__} makes "
                 f"{self.codec.channels}; give the codec that belongs to this backbone"
             )
-        self.prompts = PromptEmbeddings(config.joint_attention_dim, config.pooled_projection_dim, prompt, prompt_text)
+        self.prompts = PromptEmbeddings(geometry.text_width, geometry.pooled_width, prompt, prompt_text, unconditional_text)
+        if prompt_dropout > 0:
+            self.prompts.require_unconditional(f"prompt_dropout={prompt_dropout}")
         self.flow = flow or FlowMatching()
-        self.trainable, self.seed = trainable, seed
+        self.trainable, self.lora, self.seed, self.prompt_dropout = trainable, lora, seed, prompt_dropout
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.latent_channels, self.token_patch = config.in_channels, config.patch_size
-        self.token_dim, self.num_layers = self.transformer.inner_dim, config.num_layers
-        self.max_size = config.pos_embed_max_size * config.patch_size
+        self.latent_channels, self.token_patch = geometry.latent_channels, geometry.token_patch
+        self.token_dim, self.num_layers, self.max_size = geometry.token_dim, geometry.num_layers, geometry.max_size
+        if dtype == "bfloat16":
+            self.transformer.bfloat16()
+        self.family.prepare(self.transformer)
+        if lora is not None:
+            add_lora(self.transformer, self.family, lora)
+        if checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        if compile:
+            for block in self.transformer.transformer_blocks:
+                block.compile()
+
+    @property
+    def family(self) -> Family:
+        """What knows how to call this transformer."""
+        return next(family for family in FAMILIES if isinstance(self.transformer, family.KIND))
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
         """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32; ``draws`` as the codec's ``encode`` takes them."""
@@ -96,51 +136,105 @@ class DiTBackbone(L.LightningModule):
         """Latents to images, fp32, not clamped."""
         return self.codec.decode(latents)
 
-    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None = None) -> torch.Tensor:
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        residuals: list[torch.Tensor] | None = None,
+        *,
+        guidance: float = 1.0,
+        dropped: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Predict ``v = eps - x`` at the noisy ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``residuals``.
 
         Residual l ``[B, N, D]`` of L is added after transformer block l (not after the last); fewer than L are stretched over the depth.
+        ``guidance`` g other than 1 asks a second time, without the prompt, and returns ``v_0 + g (v - v_0)`` (classifier-free guidance).
+        ``dropped [B]`` says which images' prompt is the unconditional one.
         """
-        tokens, pooled = self.prompts(len(latents))
-        dtype = self.transformer.dtype
-        return self.transformer(
-            hidden_states=latents.to(dtype),
-            encoder_hidden_states=tokens.to(dtype),
-            pooled_projections=pooled.to(dtype),
-            timestep=sigma.float() * 1000,
-            block_controlnet_hidden_states=residuals,
-            return_dict=False,
-        )[0]
+        if guidance != 1:
+            self.prompts.require_unconditional(f"guidance={guidance}")
+            without = self._ask(latents, sigma, residuals, torch.ones(len(latents), dtype=torch.bool)).float()
+            return without + guidance * (self._ask(latents, sigma, residuals, dropped).float() - without)
+        return self._ask(latents, sigma, residuals, dropped)
 
     forward = velocity
 
-    def flow_loss(self, batch: Batch, step: int) -> torch.Tensor:
-        """Mean squared error of the velocity on the clean images of ``batch``; noise and sigma are drawn by (seed, step, key)."""
+    def _ask(
+        self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, dropped: torch.Tensor | None
+    ) -> torch.Tensor:
+        tokens, pooled = self.prompts(len(latents), dropped)
+        dtype = self.transformer.dtype
+        if residuals is not None and dtype != torch.float32:  # fp32 ones would raise the token stream above the weights' precision
+            residuals = [residual.to(dtype) for residual in residuals]
+        return self.family.velocity(self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals)
+
+    def drop_prompts(self, draws: list[str], seed: int) -> torch.Tensor | None:
+        """Whose prompt is dropped in training, ``[B]`` booleans drawn by the seed and each image's `draw_names`; None for nobody's."""
+        if self.prompt_dropout == 0:
+            return None
+        drawn = [torch.rand((), generator=keyed_generator("prompt", seed, draw)) for draw in draws]
+        return torch.stack(drawn) < self.prompt_dropout
+
+    def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
+        """Mean squared error of the velocity on the clean images of ``batch``; what is random is drawn by (seed, step, key)."""
         draws = draw_names(batch, step)
         clean = self.encode_side(batch, "gt", draws)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
-        return nn.functional.mse_loss(self.velocity(latents, sigma).float(), target)
+        dropped = self.drop_prompts(draws, self.seed) if drop_prompts else None
+        return nn.functional.mse_loss(self.velocity(latents, sigma, dropped=dropped).float(), target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One step of flow-matching pretraining."""
-        loss = self.flow_loss(batch, self.global_step)
+        loss = self.flow_loss(batch, self.global_step, drop_prompts=True)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["key"]))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same loss on held-out images, with the same noise at every validation."""
+        """The same loss on held-out images, with the prompt, and the same noise at every validation."""
         self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["key"]), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        """Everything trains but the codec, and the text stream of the last block, which nothing reads."""
+        """Everything trains but the codec, and the text stream of the last block, which nothing reads; or the adapters alone."""
+        if self.lora is None and self.transformer.dtype != torch.float32:
+            raise ValueError("dtype: bfloat16 is for weights that stay frozen, but this backbone trains; use float32, or add lora")
         optimizer = self.make_optimizer(parameter_groups(self.transformer))
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
+    def choose_what_trains(self, reached: bool) -> None:
+        """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it."""
+        self.requires_grad_(self.trainable and reached)
+        self.codec.requires_grad_(False)
+        for name, parameter in self.transformer.named_parameters():
+            if is_adapter(name):
+                parameter.requires_grad_(reached)
+
+    def frozen_state(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """What a restorer's checkpoints leave out: the codec, and the transformer but for its adapters, unless it trains."""
+        frozen = f"{prefix}codec." if self.trainable else prefix
+        return {name: tensor for name, tensor in self.state_dict(prefix=prefix).items() if name.startswith(frozen) and not is_adapter(name)}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Fitted alone: with adapters, leave the weights out that they were trained on."""
+        if self.lora is not None:
+            leave_out(checkpoint, self.frozen_state(), frozen_identity(self))
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Put those back, if they are the same."""
+        if self.lora is not None:
+            put_back(checkpoint, self.frozen_state(), frozen_identity(self))
+
+    def load_lora(self, folder: str | Path) -> None:
+        """Read the adapters in ``folder`` into this backbone, which gets them if it has none; ValueError where they do not fit."""
+        self.lora = load_lora(self.transformer, folder)
+
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the transformer in diffusers' layout, safetensors, in ``dtype``."""
+        """Write the transformer in diffusers' layout, safetensors, in ``dtype``; where it has adapters, these alone, in fp32."""
+        if self.lora is not None:
+            save_lora(self.transformer, folder)
+            return
         copy.deepcopy(self.transformer).to(dtype).save_pretrained(folder, safe_serialization=True)
 
 
@@ -152,10 +246,26 @@ def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed:
     return noise.to(latents.device), sigma.to(latents.device)
 
 
-def _make_transformer(architecture: dict) -> SD3Transformer2DModel:
+def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:
+    if trainable and lora is not None:
+        raise ValueError("trainable: true trains every weight of the backbone, and lora adapters instead of them; choose one of the two")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is unknown; choose {' or '.join(DTYPES)}")
+    if trainable and dtype != "float32":
+        raise ValueError(f"dtype: {dtype} is for weights that stay frozen; with trainable: true use float32")
+    if not 0 <= prompt_dropout <= 1:
+        raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]")
+
+
+def _make_transformer(architecture: dict) -> ModelMixin:
     """A transformer with random weights."""
-    known = inspect.signature(SD3Transformer2DModel.__init__).parameters
-    unknown = sorted(set(architecture) - set(known))
+    kinds = {kind.__name__: kind for kind in KINDS}
+    name = architecture.get("_class_name", sd3.KIND.__name__)
+    if name not in kinds:
+        raise ValueError(f"architecture: _class_name {name!r} is of no known family; choose one of {', '.join(kinds)}")
+    arguments = {key: value for key, value in architecture.items() if not key.startswith("_")}
+    known = inspect.signature(kinds[name].__init__).parameters
+    unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise ValueError(f"architecture: SD3Transformer2DModel does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
-    return SD3Transformer2DModel(**architecture)
+        raise ValueError(f"architecture: {name} does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
+    return kinds[name](**arguments)

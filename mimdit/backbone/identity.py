@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.lora import base_state
 from mimdit.backbone.pretrained import Origin
+
+if TYPE_CHECKING:
+    from mimdit.backbone.dit import DiTBackbone
+
+Identity = dict[str, str | None]
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values of everything in ``module``'s state, floats rounded to bf16.
+    """SHA-256 of the names, shapes and values of everything in ``module``'s state but its adapters, floats rounded to bf16.
 
-    The rounding makes it the same whether the module was loaded for fp32, bf16-mixed or bf16-true work. (ours)
+    The rounding makes it the same whether the module was loaded for fp32, bf16-mixed or bf16-true work; adapters neither enter it nor
+    change the names. (ours)
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
         rounded = tensor.detach().bfloat16() if tensor.is_floating_point() else tensor.detach()
         digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def frozen_identity(backbone: DiTBackbone) -> dict[str, dict[str, str | None]]:
-    """The `identity` of each part of a backbone that checkpoints leave out: the codec, and the transformer unless it trains."""
+def frozen_identity(backbone: DiTBackbone) -> dict[str, Identity]:
+    """The `identity` of each part of a backbone that checkpoints leave out: the codec, and the transformer unless all of it trains."""
     parts = {"codec": backbone.codec} if backbone.trainable else {"transformer": backbone.transformer, "codec": backbone.codec}
     return {name: identity(part) for name, part in parts.items() if part.state_dict()}
 
 
-def identity(module: nn.Module) -> dict[str, str | None]:
+def identity(module: nn.Module) -> Identity:
     """``source`` and ``revision`` of a model (what ``load_pretrained`` was given and found), and the ``sha256`` of its weights."""
     origin = getattr(module, "origin", Origin("random weights"))
     return {"source": origin.source, "revision": origin.revision, "sha256": weights_sha256(module)}
 
 
-def check_identity(saved: dict[str, dict], present: dict[str, dict]) -> None:
+def check_identity(saved: dict[str, Identity], present: dict[str, Identity]) -> None:
     """Refuse parts of a backbone whose weights are not those that a checkpoint was trained on, wherever they were read from.
 
     Args:
@@ -54,7 +62,7 @@ def check_identity(saved: dict[str, dict], present: dict[str, dict]) -> None:
             )
 
 
-def check_latents(recorded: dict[str, str | None], codec: nn.Module, place: str) -> None:
+def check_latents(recorded: Identity, codec: nn.Module, place: str) -> None:
     """Refuse cached latents that another autoencoder than the backbone's made.
 
     Args:
@@ -74,6 +82,27 @@ def check_latents(recorded: dict[str, str | None], codec: nn.Module, place: str)
         )
 
 
-def _words(part: dict[str, str | None]) -> str:
+def leave_out(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
+    """Take the weights named in ``frozen`` out of a checkpoint, but for their identities: they can be had again from where they came."""
+    checkpoint["frozen"] = identities
+    for name in frozen:
+        checkpoint["state_dict"].pop(name, None)
+
+
+def put_back(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
+    """Put ``frozen`` weights back, if they are those it was trained on, so that loading stays strict for all others.
+
+    Raises:
+        ValueError: They are others; see `check_identity`.
+    """
+    if "frozen" in checkpoint:
+        check_identity(checkpoint["frozen"], identities)
+    else:
+        warnings.warn("the checkpoint does not say which backbone it was trained on, and this one is taken for it", stacklevel=3)
+    for name, tensor in frozen.items():
+        checkpoint["state_dict"].setdefault(name, tensor)
+
+
+def _words(part: Identity) -> str:
     revision = f" at revision {part['revision']}" if part["revision"] else ""
     return f"{part['source']}{revision} (sha256 {part['sha256']})"

@@ -28,12 +28,17 @@ class Origin:
 
 
 def load_pretrained(
-    kind: type[Model], pretrained: str | Path, subfolder: str, *, variant: str | None = None, revision: str | None = None
+    kind: type[Model] | tuple[type[Model], ...],
+    pretrained: str | Path,
+    subfolder: str,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
 ) -> Model:
-    """A model of class ``kind`` in fp32, every weight and every field of its config from ``pretrained``; ``origin`` tells from where.
+    """A model in fp32, every weight and every field of its config from ``pretrained``; ``origin`` tells from where.
 
     Args:
-        kind: The diffusers class.
+        kind: The diffusers class, or those that it may be of: its config says which it is.
         pretrained: A folder of the model (``config.json``, safetensors, whole or sharded), a pipeline's folder with ``subfolder``, or a
             hub id of either.
         subfolder: The model's place in a pipeline, such as ``transformer``.
@@ -51,7 +56,7 @@ def load_pretrained(
         folder, commit = download(str(pretrained), _patterns(subfolder, variant), revision=revision)
     else:
         raise ValueError(f"{str(pretrained)!r} is neither a folder nor a hub id such as {EXAMPLE}")
-    folder = _model_folder(kind, folder, subfolder)
+    folder, kind = _model_folder(kind if isinstance(kind, tuple) else (kind,), folder, subfolder)
     unreadable = f"{pretrained} cannot be read as a diffusers {kind.__name__}"
     _check_weights(folder, variant, unreadable)
     try:
@@ -73,8 +78,8 @@ def _patterns(subfolder: str, variant: str | None) -> list[str]:
     return [place + name for place in (f"{subfolder}/", "") for name in names]
 
 
-def _model_folder(kind: type[Model], folder: Path, subfolder: str) -> Path:
-    """Where the model's ``config.json`` is: ``folder/subfolder`` or ``folder``."""
+def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) -> tuple[Path, type[Model]]:
+    """Where the model's ``config.json`` is, ``folder/subfolder`` or ``folder``, and the class that it names."""
     places = [place for place in (folder / subfolder, folder) if (place / "config.json").is_file()]
     if not places:
         found = f"no config.json is in it or in its {subfolder} sub-folder"
@@ -83,11 +88,13 @@ def _model_folder(kind: type[Model], folder: Path, subfolder: str) -> Path:
             config = json.loads((places[0] / "config.json").read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{places[0] / 'config.json'} is not JSON: {error}; copy or save the model anew") from error
-        if config.get("_class_name") == kind.__name__:
-            _check_fields(kind, config, places[0])
-            return places[0]
+        for kind in kinds:
+            if config.get("_class_name") == kind.__name__:
+                _check_fields(kind, config, places[0])
+                return places[0], kind
         found = f"its config.json describes {config.get('_class_name')!r}"
-    raise ValueError(f"{folder} holds no {kind.__name__}: {found}; give a folder that diffusers' save_pretrained wrote")
+    wanted = " and no ".join(kind.__name__ for kind in kinds)
+    raise ValueError(f"{folder} holds no {wanted}: {found}; give a folder that diffusers' save_pretrained wrote")
 
 
 def _check_fields(kind: type[Model], config: dict, folder: Path) -> None:

@@ -14,38 +14,67 @@ from mimdit.files import replace_when_whole
 
 
 class PromptEmbeddings(nn.Module):
-    """One prompt for all images, the same tokens in training and at inference.
+    """One prompt for all images, the same tokens in training and at inference, and the one that stands for no prompt.
+
+    Both come from one file, so they have the same number of tokens.
 
     Args:
         token_width: Width of a text token.
-        pooled_width: Width of the pooled embedding.
+        pooled_width: Width of the pooled embedding; 0 where the transformer takes none, and none is asked of the file.
         file: Safetensors file of ``mimdit prompts encode``: ``prompt_embeds [T, token_width]`` and ``pooled_prompt_embeds [pooled_width]``,
             or ``[P, ...]`` of both for P prompts; None for one token of zeros, which a backbone pretrained here without text knows as its
             only prompt.
         text: Which of the file's prompts; None for its only one.
+        unconditional: Which of the file's prompts stands for no prompt; it is missed only by who asks for it.
 
     Raises:
         ValueError: The file cannot be read, a tensor is missing, its width is not the transformer's, or ``text`` is not in the file, or is
             needed to choose.
     """
 
-    def __init__(self, token_width: int, pooled_width: int, file: str | None = None, text: str | None = None) -> None:
+    def __init__(
+        self, token_width: int, pooled_width: int, file: str | None = None, text: str | None = None, unconditional: str = ""
+    ) -> None:
         super().__init__()
+        self.unconditional = unconditional
+        self.has_unconditional = False
         if file is None:
             if text is not None:
                 raise ValueError(f"prompt text {text!r} needs a file of embeddings; write one with mimdit prompts encode")
             tensors = {"prompt_embeds": torch.zeros(1, token_width), "pooled_prompt_embeds": torch.zeros(pooled_width)}
         else:
-            tensors = _read(Path(file), text)
+            tensors, prompts = _read(Path(file))
+            chosen = _choose(file, prompts, text)
+            self.has_unconditional = unconditional in prompts and prompts.index(unconditional) != chosen
+            if len(prompts) > 1:
+                rows = [chosen, prompts.index(unconditional)] if self.has_unconditional else [chosen]
+                tensors = {name: tensor[rows] for name, tensor in tensors.items()}
         for name, width in (("prompt_embeds", token_width), ("pooled_prompt_embeds", pooled_width)):
+            if width == 0:
+                tensors[name] = torch.zeros(1 + self.has_unconditional, 0)
             if name not in tensors or tensors[name].shape[-1] != width:
                 found = list(tensors[name].shape) if name in tensors else "nothing"
                 raise ValueError(f"prompt embeddings {file}: {name} must be {width} wide for this transformer, found {found}")
-            self.register_buffer(name, tensors[name], persistent=False)
+        rows = 1 + self.has_unconditional  # the prompt, and the unconditional one, if there is one
+        if tensors["prompt_embeds"].ndim == 3 and len(tensors["prompt_embeds"]) != rows:
+            raise ValueError(f"prompt embeddings {file} hold several prompts without their texts; write them with mimdit prompts encode")
+        self.register_buffer("prompt_embeds", tensors["prompt_embeds"].reshape(rows, -1, token_width), persistent=False)
+        self.register_buffer("pooled_prompt_embeds", tensors["pooled_prompt_embeds"].reshape(rows, pooled_width), persistent=False)
 
-    def forward(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[B, T, token_width]`` and ``[B, pooled_width]``."""
-        return self.prompt_embeds.expand(batch, -1, -1), self.pooled_prompt_embeds.expand(batch, -1)
+    def require_unconditional(self, why: str) -> None:
+        """Raise ValueError where there is no unconditional prompt beside the prompt; ``why`` names the option that needs it."""
+        if not self.has_unconditional:
+            raise ValueError(
+                f"{why} needs the prompt {self.unconditional!r} beside another one, and this backbone has none; write both into one file "
+                "with mimdit prompts encode, and choose the other as prompt_text"
+            )
+
+    def forward(self, batch: int, dropped: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[B, T, token_width]`` and ``[B, pooled_width]``: the prompt, or the unconditional one where ``dropped [B]`` is true."""
+        if dropped is None:
+            return self.prompt_embeds[:1].expand(batch, -1, -1), self.pooled_prompt_embeds[:1].expand(batch, -1)
+        rows = dropped.to(self.prompt_embeds.device).long()
+        return self.prompt_embeds[rows], self.pooled_prompt_embeds[rows]
 
 
 def write_prompts(file: Path, prompts: list[str], tokens: torch.Tensor, pooled: torch.Tensor, *, made_with: str) -> None:
@@ -58,7 +87,8 @@ def write_prompts(file: Path, prompts: list[str], tokens: torch.Tensor, pooled: 
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
 
 
-def _read(file: Path, text: str | None) -> dict[str, torch.Tensor]:
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Tensors of a file, and the texts of its prompts."""
     remedy = "give a safetensors file with prompt_embeds and pooled_prompt_embeds"
     if not file.is_file():
         raise ValueError(f"prompt embeddings {file} do not exist; {remedy}")
@@ -68,11 +98,14 @@ def _read(file: Path, text: str | None) -> dict[str, torch.Tensor]:
             prompts = json.loads((opened.metadata() or {}).get("prompts", "[]"))
     except SafetensorError as error:
         raise ValueError(f"prompt embeddings {file} cannot be read ({error}); {remedy}") from error
+    return tensors, prompts
+
+
+def _choose(file: str, prompts: list[str], text: str | None) -> int:
+    """Place of ``text`` among the prompts of a file."""
     listed = ", ".join(map(repr, prompts)) or "prompts without their text"
     if text is not None and text not in prompts:
         raise ValueError(f"prompt embeddings {file}: prompt text {text!r} is not among {listed}; choose one of them")
     if text is None and len(prompts) > 1:
         raise ValueError(f"prompt embeddings {file} hold {listed}; name one as prompt_text")
-    if len(prompts) > 1:
-        tensors = {name: tensor[prompts.index(text)].clone() for name, tensor in tensors.items()}
-    return tensors
+    return 0 if text is None else prompts.index(text)

@@ -1,4 +1,4 @@
-"""Every layout of an SD3-family checkpoint gives the model that was saved."""
+"""Every layout of a checkpoint gives the model that was saved, with adapters or without."""
 
 import json
 import re
@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
-from mimdit.backbone import DiTBackbone, VAECodec
+from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.conditioner import MoEConditioner
 from mimdit.flow import FlowMatching
 from mimdit.restorer import Restorer
 from mimdit.routing import RoutingBalance
-from tests.tiny_checkpoints import FAMILY, LAYOUTS, latents, tiny_transformer, tiny_vae, write_checkpoint
+from tests.tiny_checkpoints import FAMILY, LAYOUTS, OTHERS, latents, tiny_transformer, tiny_vae, write_checkpoint
 
 SIGMA = torch.tensor([0.2, 0.9])
 
@@ -31,24 +31,30 @@ def restorer_of(backbone):
 
 @torch.no_grad()
 def expected_velocity(model):
-    prompt = {"encoder_hidden_states": torch.zeros(2, 1, 8), "pooled_projections": torch.zeros(2, 8)}
-    return model(hidden_states=latents(), timestep=SIGMA * 1000, **prompt).sample
+    told = {"hidden_states": latents(), "timestep": SIGMA * 1000, "encoder_hidden_states": torch.zeros(2, 1, 8)}
+    if type(model).__name__ == "SD3Transformer2DModel":
+        return model(**told, pooled_projections=torch.zeros(2, 8)).sample
+    size = {"resolution": torch.full((2, 2), 128.0), "aspect_ratio": torch.ones(2, 1)}
+    return model(**told, added_cond_kwargs=size if model.use_additional_conditions else None).sample[:, :4]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=3)], ids=["bare", "lora"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("member", FAMILY)
-def test_velocity_is_to_the_bit_that_of_the_saved_model_and_of_an_untrained_restorer(member, layout, vae_folder, tmp_path):
+@pytest.mark.parametrize("member", FAMILY | OTHERS)
+def test_velocity_is_to_the_bit_that_of_the_saved_model_and_of_an_untrained_restorer(member, layout, lora, vae_folder, tmp_path):
     model = tiny_transformer(member)
     told = write_checkpoint(model, tmp_path / "weights", layout)
     shards = len(list((tmp_path / "weights").glob("*-of-*.safetensors")))
     assert (shards > 1) == layout.startswith("sharded")
 
     codec = VAECodec(told["pretrained"] if layout == "pipeline" else vae_folder)
-    backbone = DiTBackbone(**told, codec=codec)
+    backbone = DiTBackbone(**told, codec=codec, lora=lora)
     expected = expected_velocity(model)
     assert expected.abs().mean() > 0.01
     assert all(tensor.dtype == torch.float32 for tensor in backbone.state_dict().values())
-    assert {name: backbone.transformer.config[name] for name in FAMILY[member]} == FAMILY[member]
+    fields = FAMILY.get(member) or OTHERS[member]
+    assert {name: backbone.transformer.config[name] for name in fields} == fields
+    assert any(".lora_" in name for name in backbone.state_dict()) == (lora is not None)
     with torch.no_grad():
         assert torch.equal(backbone.velocity(latents(), SIGMA), expected)
         restorer = restorer_of(backbone)

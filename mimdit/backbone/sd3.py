@@ -1,0 +1,54 @@
+"""The SD3 family (MMDiT, arXiv 2403.03206): SD3-medium, SD3.5-medium, SD3.5-large."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import nn
+
+from mimdit.backbone.family import Geometry
+
+KIND = SD3Transformer2DModel
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+def geometry(transformer: SD3Transformer2DModel) -> Geometry:
+    """Its sizes; the reach of its positions is that of the table in its weights."""
+    config = transformer.config
+    return Geometry(
+        latent_channels=config.in_channels,
+        token_patch=config.patch_size,
+        token_dim=transformer.inner_dim,
+        num_layers=config.num_layers,
+        max_size=config.pos_embed_max_size * config.patch_size,
+        text_width=config.joint_attention_dim,
+        pooled_width=config.pooled_projection_dim,
+    )
+
+
+def prepare(transformer: SD3Transformer2DModel) -> None:
+    """Nothing: diffusers' own argument takes the residuals."""
+
+
+def unread(transformer: SD3Transformer2DModel) -> set[nn.Module]:
+    """The queries of the last block's text: what they attend to would become text tokens, and there is no block to read those."""
+    return {transformer.transformer_blocks[-1].attn.add_q_proj}
+
+
+def velocity(
+    transformer: SD3Transformer2DModel,
+    latents: torch.Tensor,
+    sigma: torch.Tensor,
+    tokens: torch.Tensor,
+    pooled: torch.Tensor,
+    residuals: list[torch.Tensor] | None,
+) -> torch.Tensor:
+    """Its answer is the velocity, on its own scale of time, a thousand sigma."""
+    return transformer(
+        hidden_states=latents,
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=sigma * 1000,
+        block_controlnet_hidden_states=residuals,
+        return_dict=False,
+    )[0]
