@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
+from callbacks.span import Span, log_scalars
+
 
 class Throughput(L.Callback):
     """Log images per second, the share of time spent waiting for data, and the gradient norm, every few optimiser steps.
@@ -22,20 +24,18 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} of Throughput must be at least 1 step")
-        self.every_n_steps = every_n_steps
-        self._begin(0.0, 0)
+        self._span = Span(every_n_steps, "Throughput")
+        self._begin(0)
 
-    def _begin(self, now: float, step: int) -> None:
+    def _begin(self, step: int) -> None:
         """Start a new span."""
-        self._span_start = self._idle_since = now
-        self._span_step = self._last_step = step
+        self._span.begin(step)
+        self._idle_since = time.perf_counter()
         self._waited, self._images = 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._begin(time.perf_counter(), trainer.global_step)
+        self._begin(trainer.global_step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """The batch is there: what passed since the last one ended was waiting."""
@@ -43,34 +43,31 @@ class Throughput(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images; at the end of a span log."""
-        self._idle_since = now = time.perf_counter()
+        self._idle_since = time.perf_counter()
         self._images += len(batch["key"]) * trainer.world_size
         step = trainer.global_step
-        if step != self._last_step and step % self.every_n_steps == 0:
-            seconds = max(now - self._span_start, 1e-9)
-            _log(trainer, {
+        if self._span.ends(step):
+            seconds = self._span.seconds()
+            log_scalars(trainer, {
                 "speed/images_per_second": self._images / seconds,
                 "speed/data_wait": self._waited / seconds,
-                "speed/seconds_per_step": seconds / (step - self._span_step),
+                "speed/seconds_per_step": seconds / self._span.steps(),
             }, step)  # fmt: skip
-            self._begin(time.perf_counter(), step)
-        self._last_step = step
+            self._begin(step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock."""
-        self._paused_at = time.perf_counter()
+        self._span.pause()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the validation out of the span and of the wait."""
-        pause = time.perf_counter() - self._paused_at
-        self._span_start += pause
-        self._idle_since += pause
+        self._idle_since += self._span.resume()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the step to come; gradients are unscaled here and not yet clipped."""
         step = trainer.global_step + 1
-        if step % self.every_n_steps == 0:
-            _log(trainer, {"train/grad_norm": float(gradient_norm(pl_module))}, step)
+        if step % self._span.every_n_steps == 0:
+            log_scalars(trainer, {"train/grad_norm": float(gradient_norm(pl_module))}, step)
 
 
 def gradient_norm(module: torch.nn.Module) -> torch.Tensor:
@@ -84,8 +81,3 @@ def gradient_norm(module: torch.nn.Module) -> torch.Tensor:
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             total = torch.hypot(total.to(norm), norm)
     return total
-
-
-def _log(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=step)

@@ -138,6 +138,8 @@ class Restorer(L.LightningModule):
 
     def _ends_window(self, batch_idx: int) -> bool:
         """Whether the optimiser steps after this micro-batch: the window is full, or the epoch ends (Lightning steps then, too)."""
+        if self._trainer is None:  # a step on its own, as where its cost is counted
+            return True
         full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
@@ -164,7 +166,8 @@ class Restorer(L.LightningModule):
         degradation = torch.cat([*(earlier for _, earlier in self._window), degradation])
         self._window.clear()
         losses = self.balance(conditioning.rerouted, degradation)
-        return {name: value * self.balance.weights[name] * self.trainer.accumulate_grad_batches for name, value in losses.items()}
+        window = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        return {name: value * self.balance.weights[name] * window for name, value in losses.items()}
 
     def restore(
         self,
