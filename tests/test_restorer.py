@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mimdit.backbone import LoRA
+from mimdit.backbone.prompts import write_prompts
 from mimdit.flow import keyed_generator
 from mimdit.restorer import Restorer, estimate_loss, pad_by_reflection, uniform_routing
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 from tests.tiny_training import gradients, train
 
 DEEP = {"backbone": {"architecture": ARCHITECTURE | {"num_layers": 4}}, "conditioner": {"num_layers": 4, "num_blocks": 2}}
@@ -118,6 +120,9 @@ ABLATIONS = {
     "from estimate": FROM_ESTIMATE,
     "from estimate, untrained": FROM_ESTIMATE | {"estimate_weight": 0.0},
     "trainable backbone": {"backbone": {"trainable": True}},
+    "adapters": {"backbone": {"lora": LoRA(rank=2)}},
+    "adapters, estimate alone": ESTIMATE | {"flow_weight": 0.0, "backbone": {"lora": LoRA(rank=2)}},
+    "PixArt": {"backbone": {"architecture": PIXART, "trainable": True}},
     "trainable, estimate alone": ESTIMATE | {"flow_weight": 0.0, "backbone": {"trainable": True}},
 }
 
@@ -208,6 +213,54 @@ def test_sampling_follows_the_velocity_from_the_noised_start():
         torch.testing.assert_close(restorer.restore(degraded, 2, start=start, sigma_start=0.4, seed=9), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def prompts(tmp_path):
+    """A backbone's options: a prompt, and the empty one beside it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, pooled = torch.randn(2, 3, 8, generator=generator), torch.randn(2, 8, generator=generator)
+    write_prompts(tmp_path / "prompts.safetensors", ["", "sharp"], tokens, pooled, made_with="a test")
+    return {"prompt": str(tmp_path / "prompts.safetensors"), "prompt_text": "sharp"}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 80)])
+def test_guidance_leads_away_from_the_empty_prompt_tile_by_tile_and_steered_alike(prompts, size):
+    told, empty = living(backbone=prompts, tile=32), living(backbone=prompts | {"prompt_text": ""}, tile=32)
+    sigma, conditioning = torch.tensor([0.2, 0.9]), told.conditioner(latents(*size))
+    velocity, without = told.velocity(latents(*size), sigma, conditioning), empty.velocity(latents(*size), sigma, conditioning)
+    assert not torch.allclose(velocity, without, rtol=1e-2)
+    found = told.velocity(latents(*size), sigma, conditioning, guidance=2.5)
+    torch.testing.assert_close(found, without + 2.5 * (velocity - without), rtol=1e-4, atol=1e-4)
+
+
+def test_restoration_is_guided_by_the_flows_own_strength_or_the_one_that_is_asked_for(prompts):
+    plain, guided = living(backbone=prompts), living(backbone=prompts, flow={"guidance": 2.5})
+    z = torch.randn(2, 3, 16, 16, generator=keyed_generator("restore", 0))
+    conditioning = plain.conditioner(plain.backbone.encode(images()))
+    for sigma in (1.0, 0.5):
+        z = z - 0.5 * plain.velocity(z, torch.full((2,), sigma), conditioning, guidance=2.5)
+    expected = plain.backbone.decode(z).clamp(0, 1)
+    torch.testing.assert_close(guided.restore(images()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plain.restore(images(), guidance=2.5), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(guided.restore(images(), guidance=1.0), plain.restore(images()))
+    assert not torch.allclose(plain.restore(images()), expected, atol=1e-2)
+
+
+def test_training_drops_prompts_by_the_draw_of_each_image(prompts):
+    batch = tiny_batch(4)
+    told, empty = living(backbone=prompts), living(backbone=prompts | {"prompt_text": ""})
+    dropping = living(backbone=prompts | {"prompt_dropout": 0.5}, seed=3)
+    told.seed = empty.seed = 3
+    clean, conditioning = told.backbone.encode(batch["gt"]), told.conditioner(told.backbone.encode(batch["lq"]))
+    dropped = dropping.backbone.drop_prompts(batch["key"], 3)
+    assert 0 < dropped.sum() < 4
+    by_image = []
+    for index, drop in enumerate(dropped.tolist()):
+        one = conditioning.__class__(**vars(conditioning) | {"residuals": [r[index : index + 1] for r in conditioning.residuals]})
+        by_image.append((empty if drop else told).flow_loss(clean[index : index + 1], one, batch["key"][index : index + 1]))
+    found = dropping.flow_loss(clean, conditioning, batch["key"])
+    torch.testing.assert_close(found, torch.stack(by_image).mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_given_routing_steers_the_restoration():
     restorer = living(**DEEP)
     own = restorer.conditioner(restorer.backbone.encode(images())).routing
@@ -231,6 +284,8 @@ def test_uniform_routing_weighs_all_alike():
         ({"sigma_start": 1.5}, r"sigma_start=1.5 is outside"),
         ({"steps": -1}, r"steps=-1 is negative; use 0"),
         ({"start": "estimate"}, r"start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise"),
+        ({"guidance": -1.0}, r"guidance=-1.0 must be finite and at least 0; 1 is the prompt itself"),
+        ({"guidance": 3.0}, r"guidance=3.0 needs the prompt '' beside another one, and this backbone has none; write both"),
     ],
 )
 def test_a_wrong_start_is_named_with_its_remedy(options, words):
@@ -258,6 +313,7 @@ def test_parts_that_do_not_fit_are_named():
         ({"flow": {"source": "estimate", "sigma_start": 0.5}}, r"need conditioner.estimate: true; switch it on"),
         ({"flow_norm": "l1"}, r"flow_norm 'l1' is unknown; choose mse or rmse"),
         ({"ema_decay": 1.0}, r"ema_decay=1.0 is outside"),
+        ({"flow": {"guidance": 3.0}}, r"flow guidance=3.0 needs the prompt '' beside another one"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_remedy(options, words):

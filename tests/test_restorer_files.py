@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from mimdit.backbone import DiTBackbone, VAECodec
+from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.restorer import Restorer
 from tests.tiny_models import ARCHITECTURE, randomise, tiny_batch, tiny_restorer
 from tests.tiny_training import train
@@ -46,12 +46,44 @@ def test_a_trained_backbone_is_saved_and_its_codec_is_not(tmp_path):
     assert trainer.lightning_module.strict_loading is True
 
 
-@pytest.mark.parametrize("backbone", [{}, {"trainable": True}])
+def test_of_an_adapted_backbone_the_adapters_are_saved_alone(tmp_path):
+    restorer = tiny_restorer(**PARTS, backbone={"lora": LoRA(rank=2)})
+    saved = checkpoint_of(restorer, tmp_path)
+    names = {name for name in saved["state_dict"] if name.startswith("backbone.")}
+    assert names == {name for name, weight in restorer.named_parameters() if name.startswith("backbone.") and weight.requires_grad}
+    assert len(names) == 28 and {f"ema.average.{name.replace('.', '/')}" for name in names} <= set(saved["state_dict"])
+    bare = tiny_restorer(**PARTS)
+    assert saved["frozen"] == checkpoint_of(bare, tmp_path)["frozen"]  # what they were trained on is the same
+
+
+def test_adapters_trained_on_another_backbone_are_refused(tmp_path):
+    checkpoint_of(tiny_restorer(backbone={"lora": LoRA(rank=2)}), tmp_path)
+    with pytest.raises(ValueError, match="the checkpoint was trained on another transformer"):
+        train(tiny_restorer(backbone={"lora": LoRA(rank=2), "seed": 1}), batches(1), ckpt_path=tmp_path / "run.ckpt")
+
+
+@pytest.mark.parametrize("backbone", [{}, {"lora": LoRA(rank=16)}, {"trainable": True}], ids=["frozen", "lora", "trained"])
+def test_a_checkpoint_is_hardly_larger_than_what_was_trained(tmp_path, backbone):
+    """Weights, average and AdamW's two moments, fp32: four times the trained weights, and at most a tenth more."""
+    wide = {"attention_head_dim": 96, "caption_projection_dim": 192}  # 13 MB of frozen weights
+    sizes = {"backbone": {"architecture": ARCHITECTURE | wide} | backbone, "conditioner": {"token_dim": 192, "dim": 96}}
+    restorer = tiny_restorer(**sizes)
+    checkpoint_of(restorer, tmp_path, 1)
+    trained = sum(4 * weight.numel() for weight in restorer.parameters() if weight.requires_grad)
+    frozen = sum(4 * weight.numel() for weight in restorer.backbone.parameters() if not weight.requires_grad)
+    size = (tmp_path / "run.ckpt").stat().st_size
+    assert 4 * trained <= size <= 1.1 * 4 * trained
+    assert trained > 1e6 and (frozen > 0.1 * 4 * trained or "trainable" in backbone)  # they would not fit into the tenth
+
+
+@pytest.mark.parametrize("backbone", [{}, {"trainable": True}, {"lora": LoRA(rank=2)}])
 def test_a_resumed_run_ends_as_the_one_that_never_stopped(tmp_path, backbone):
     straight, first, second = (tiny_restorer(**PARTS, backbone=backbone) for _ in range(3))
     train(straight, batches(3), max_epochs=2)
     train(first, batches(3), max_epochs=1).save_checkpoint(tmp_path / "run.ckpt")
-    randomise(second.conditioner, 7)  # all of it must come from the checkpoint
+    for weight in second.parameters():  # all that trains must come from the checkpoint
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight)
     train(second, batches(3), max_epochs=2, ckpt_path=tmp_path / "run.ckpt")
     expected = straight.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in second.state_dict().items())
@@ -97,6 +129,43 @@ def test_a_trained_backbone_travels_with_the_folder(tmp_path):
     for name, tensor in own.backbone.transformer.state_dict().items():
         assert torch.equal(tensor, restorer.backbone.transformer.state_dict()[name].bfloat16().float())
     assert (own.restore(images()) - restorer.restore(images())).abs().mean() < 0.05
+
+
+def with_adapters(seed=1):
+    """A restorer whose adapters, live and averaged, are far from zero and from each other."""
+    restorer = averaged_apart_from_live(backbone={"lora": LoRA(rank=2, alpha=3)})
+    torch.manual_seed(seed)
+    for weight in (weight for name, weight in restorer.named_parameters() if "lora_" in name):
+        torch.nn.init.normal_(weight, std=0.3)
+    return restorer
+
+
+def test_adapters_travel_with_the_folder_to_the_bit(tmp_path):
+    restorer = with_adapters()
+    restorer.save_pretrained(tmp_path)
+    assert not (tmp_path / "backbone").exists()
+    live = restorer.restore(images())
+    restorer.ema.swap()
+    expected = restorer.restore(images())
+    assert not torch.allclose(live, expected, atol=1e-3)
+    bare = Restorer.from_pretrained(tmp_path, backbone=tiny_restorer().backbone)
+    told = Restorer.from_pretrained(tmp_path, backbone=tiny_restorer(backbone={"lora": LoRA(rank=2, alpha=3)}).backbone)
+    for again in (bare, told):
+        assert torch.equal(again.restore(images()), expected)
+    (tmp_path / "lora" / "pytorch_lora_weights.safetensors").unlink()
+    with pytest.raises(ValueError, match="pytorch_lora_weights.safetensors does not exist"):
+        Restorer.from_pretrained(tmp_path, backbone=tiny_restorer().backbone)
+
+
+def test_training_can_start_from_saved_adapters_and_must_where_there_are_some(tmp_path):
+    restorer = with_adapters()
+    restorer.save_pretrained(tmp_path)
+    again = tiny_restorer(**PARTS, backbone={"lora": LoRA(rank=2, alpha=3)}, pretrained=str(tmp_path))
+    live = dict(again.named_parameters())
+    assert all(torch.equal(live[name.replace("/", ".")], tensor) for name, tensor in restorer.ema.average.items())
+    assert all(torch.equal(live[name.replace("/", ".")], tensor) for name, tensor in again.ema.average.items())
+    with pytest.raises(ValueError, match=rf"{tmp_path} was trained with the adapters in {tmp_path}/lora; give the backbone lora"):
+        tiny_restorer(**PARTS, pretrained=str(tmp_path))
 
 
 def test_training_can_start_from_a_saved_folder(tmp_path):

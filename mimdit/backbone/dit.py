@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import cached_property
 from pathlib import Path
 
 import lightning as L
@@ -15,7 +16,7 @@ from torch import nn
 from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
-from mimdit.backbone.identity import frozen_identity, leave_out, put_back
+from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.pretrained import load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
@@ -219,12 +220,17 @@ class DiTBackbone(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Fitted alone: with adapters, leave the weights out that they were trained on."""
         if self.lora is not None:
-            leave_out(checkpoint, self.frozen_state(), frozen_identity(self))
+            leave_out(checkpoint, self.frozen_state(), self._identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Put those back, if they are the same."""
         if self.lora is not None:
-            put_back(checkpoint, self.frozen_state(), frozen_identity(self))
+            put_back(checkpoint, self.frozen_state(), self._identity)
+
+    @cached_property
+    def _identity(self) -> dict[str, Identity]:
+        """Which weights those are; they never change, so they are read once."""
+        return frozen_identity(self)
 
     def load_lora(self, folder: str | Path) -> None:
         """Read the adapters in ``folder`` into this backbone, which gets them if it has none; ValueError where they do not fit."""

@@ -1,4 +1,4 @@
-"""The light estimate of the clean latent: the degraded latent, a global change of tone, and a local correction."""
+"""The light estimate of the clean latent: the degraded latent, a change of tone, and a local correction."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ class ToneCurve(nn.Module):
         powers: The exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: made for pixel latents in -1..1. With only 0
             and 1 it is an affine change of each channel, fit for any latent.
         histogram: Whether it reads `tone_statistics` beside means and spreads.
+        grid: Positions per cell of a `ToneGrid` that adds to c from place to place; 0 for one c for the whole image.
     """
 
-    def __init__(self, channels: int, dim: int, powers: tuple[float, ...], *, histogram: bool = False) -> None:
+    def __init__(self, channels: int, dim: int, powers: tuple[float, ...], *, histogram: bool = False, grid: int = 0) -> None:
         super().__init__()
         self.powers, self.histogram = tuple(powers), histogram
         num_statistics = 2 * dim + 2 * channels + (len(QUANTILES) * (channels + 1) + channels if histogram else 0)
         self.coefficients = nn.Sequential(nn.Linear(num_statistics, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, channels * len(powers)))
         nn.init.zeros_(self.coefficients[-1].weight)
         nn.init.zeros_(self.coefficients[-1].bias)
+        self.grid = ToneGrid(dim, channels * len(powers), grid) if grid else None
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
@@ -51,7 +53,10 @@ class ToneCurve(nn.Module):
             statistics = [router_features(hidden_states), router_features(latents)]
             if self.histogram:
                 statistics.append(tone_statistics(latents))
-            coefficients = self.coefficients(torch.cat(statistics, dim=1)).unflatten(1, (len(self.powers), -1))[..., None, None]
+            coefficients = self.coefficients(torch.cat(statistics, dim=1))[..., None, None]
+            if self.grid is not None:
+                coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
+            coefficients = coefficients.unflatten(1, (len(self.powers), -1))
             unit = ((latents.float() + 1) / 2).clamp(0, 1)
             # The floor keeps the slope of a root finite in black regions.
             return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
@@ -61,6 +66,39 @@ class ToneCurve(nn.Module):
         return torch.ones_like(unit) if exponent == 0 else unit.clamp_min(1e-3) ** exponent
 
 
+class ToneGrid(nn.Module):
+    """Coefficients of the tone from place to place: haze grows with the distance, and a lamp lights a part of the night. (ours)
+
+    Mean and log-std of each cell go through a small network that also sees the neighbouring cells; between cell centres its answer is
+    interpolated, so that it can follow depth and light but draws no detail.
+
+    Args:
+        dim: Channels of the hidden states.
+        num_coefficients: Channels of the answer, zero at initialisation.
+        cell: Positions per cell, in each direction; divides the size of what it is given.
+    """
+
+    def __init__(self, dim: int, num_coefficients: int, cell: int) -> None:
+        super().__init__()
+        self.cell = cell
+        self.network = nn.Sequential(
+            nn.Conv2d(2 * dim, 2 * dim, 1),
+            nn.SiLU(),
+            nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, padding_mode="replicate", groups=2 * dim),
+            nn.Conv2d(2 * dim, num_coefficients, 1),
+        )
+        nn.init.zeros_(self.network[-1].weight)
+        nn.init.zeros_(self.network[-1].bias)
+
+    def forward(self, hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """``[B, dim, H, W]`` to coefficients ``[B, num_coefficients, *size]``, fp32."""
+        hidden_states = hidden_states.float()
+        mean = nn.functional.avg_pool2d(hidden_states, self.cell)
+        variance = (nn.functional.avg_pool2d(hidden_states.square(), self.cell) - mean.square()).clamp_min(0)
+        coefficients = self.network(torch.cat([mean, (variance + 1e-4).log() / 2], dim=1))
+        return nn.functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
+
+
 class EstimateHead(nn.Module):
     """Predict the clean latent from the last MiM block's output, as a zero-initialised change of the degraded latent. (ours)
 
@@ -68,15 +106,23 @@ class EstimateHead(nn.Module):
         channels: Latent channels.
         dim: Channels of the hidden states.
         patch_size: Latent pixels per position of the hidden states, in each direction.
-        tone_powers: Exponents of the global tone change; empty for none.
+        tone_powers: Exponents of the tone change; empty for none.
         tone_histogram: Whether the tone change reads the histogram too.
+        tone_grid: Positions per cell of a tone that differs from place to place; 0 for one tone for the whole image.
     """
 
     def __init__(
-        self, channels: int, dim: int, patch_size: int, *, tone_powers: tuple[float, ...] = (), tone_histogram: bool = False
+        self,
+        channels: int,
+        dim: int,
+        patch_size: int,
+        *,
+        tone_powers: tuple[float, ...] = (),
+        tone_histogram: bool = False,
+        tone_grid: int = 0,
     ) -> None:
         super().__init__()
-        self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram) if tone_powers else None
+        self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram, grid=tone_grid) if tone_powers else None
         self.norm, self.feed_forward = ChannelNorm(dim), FeedForward(dim)
         self.detail = nn.Conv2d(dim, channels * patch_size**2, 3, padding=1)
         nn.init.zeros_(self.detail.weight)

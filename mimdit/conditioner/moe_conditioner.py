@@ -67,9 +67,11 @@ class MoEConditioner(L.LightningModule):
         moe_stride: Positions per position of the experts' grid, in each direction: at 2 the experts work on a pooled grid, at a quarter of
             the cost, while the feed-forward keeps to the fine one.
         estimate: Whether to predict the clean latent directly (ours; off in the paper's configuration).
-        tone_powers: Exponents of the estimate's global tone change; empty for none.
+        tone_powers: Exponents of the estimate's tone change; empty for none.
         tone_histogram: Whether the tone change reads quantiles and gradients beside means and spreads: more haze goes, but a model of
             made scenes then misjudges the colours of photographs more often.
+        tone_grid: Positions per cell, in each direction, of a grid on which the tone may differ from place to place (haze grows with the
+            distance); 0 for one tone for the whole image.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class MoEConditioner(L.LightningModule):
         estimate: bool = False,
         tone_powers: list[float] = [],  # noqa: B006
         tone_histogram: bool = False,
+        tone_grid: int = 0,
     ) -> None:
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
@@ -126,13 +129,16 @@ class MoEConditioner(L.LightningModule):
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
-        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram}
+        if tone_grid < 0:
+            raise ValueError(f"tone_grid={tone_grid} is negative; use 0 for one tone for the whole image")
+        self.tone_grid = tone_grid if estimate and tone_powers else 0
+        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
 
     @property
     def multiple(self) -> int:
-        """Latent height and width must be multiples of this: of the tokens and of the Swin windows."""
-        return self.patch_size * math.lcm(self.fold, SwinAttention.window * self.moe_stride)
+        """Latent height and width must be multiples of this: of the tokens, the Swin windows and the cells of the tone."""
+        return self.patch_size * math.lcm(self.fold, SwinAttention.window * self.moe_stride, self.tone_grid or 1)
 
     def forward(self, latents: torch.Tensor, routing: Routing | None = None, *, reroute: tuple[torch.Tensor, ...] = ()) -> Conditioning:
         """Read degraded ``latents [B, C, h, w]``.

@@ -205,3 +205,11 @@ def test_a_copy_has_adapters_of_its_own():
     randomise(other.transformer, 9)
     assert torch.equal(backbone.velocity(latents(), SIGMA), expected)
     assert isinstance(other, DiTBackbone) and not torch.equal(other.velocity(latents(), SIGMA), expected)
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
+def test_under_autocast_a_frozen_bf16_base_trains_its_adapters(architecture):
+    restorer = tiny_restorer(backbone={"architecture": architecture, "dtype": "bfloat16", "lora": LoRA(rank=2), "checkpointing": True})
+    for step in gradients(restorer, [tiny_batch(seed=seed) for seed in range(2)], precision="bf16-mixed"):
+        assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in step.values())
+    assert {weight.dtype for weight in adapters(restorer.backbone).values()} == {torch.float32}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mimdit.conditioner.estimate import QUANTILES, EstimateHead, ToneCurve, tone_statistics
+from mimdit.conditioner.estimate import QUANTILES, EstimateHead, ToneCurve, ToneGrid, tone_statistics
 from tests.tiny_models import randomise
 
 POWERS = (0, 0.4, 1, 2)
@@ -37,8 +37,46 @@ def test_tone_is_global_so_the_same_value_moves_alike_everywhere():
     assert torch.equal(change[:, :, 0, 0], change[:, :, 7, 9])
 
 
+def test_a_grid_that_says_the_same_everywhere_is_the_global_tone():
+    (latents, hidden), wanted = inputs(), torch.arange(12.0) / 10
+    tone, local = ToneCurve(3, 8, POWERS), ToneCurve(3, 8, POWERS, grid=4)
+    with torch.no_grad():
+        tone.coefficients[-1].bias.copy_(wanted)
+        local.grid.network[-1].bias.copy_(wanted)
+    torch.testing.assert_close(local(latents, hidden), tone(latents, hidden), rtol=1e-5, atol=1e-5)
+
+
+def test_a_grid_reads_mean_and_spread_of_its_cells_and_interpolates_between_their_centres():
+    grid = ToneGrid(1, 2, 2)
+    with torch.no_grad():
+        for layer in grid.network:
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.zero_()
+                layer.bias.zero_()
+        grid.network[1] = torch.nn.Identity()
+        grid.network[0].weight[:, :, 0, 0] = torch.eye(2)
+        grid.network[2].weight[:, 0, 1, 1] = 1  # the cell itself
+        grid.network[3].weight[:, :, 0, 0] = torch.eye(2)
+    hidden = torch.tensor([[1.0, 3.0, 7.0, 7.0]] * 2)[None, None]  # two cells: mean 2, std 1, and mean 7, std 0
+    answer = grid(hidden, (2, 8))[0, :, 0]
+    # of eight columns the first cell's centre lies between 1 and 2, the second's between 5 and 6
+    share = torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1])
+    for row, (first, second) in zip(answer, ((2.0, 7.0), (np.log(1 + 1e-4) / 2, np.log(1e-4) / 2))):
+        torch.testing.assert_close(row, first + (second - first) * share)
+
+
+def test_what_a_grid_says_of_one_corner_does_not_reach_the_other():
+    tone, (latents, hidden) = ToneCurve(3, 8, POWERS, grid=1), inputs()
+    randomise(tone.grid, 0)
+    other = hidden.clone()
+    other[:, :, :2, :2] += 1
+    before, after = (tone.grid(states, latents.shape[2:]) for states in (hidden, other))
+    assert not torch.equal(before[..., :4, :4], after[..., :4, :4])
+    assert torch.equal(before[..., 8:, 8:], after[..., 8:, 8:])
+
+
 def test_gradients_stay_finite_in_black_regions_and_on_constant_images():
-    head, (latents, hidden) = EstimateHead(3, 8, 2, tone_powers=POWERS), inputs()
+    head, (latents, hidden) = EstimateHead(3, 8, 2, tone_powers=POWERS, tone_grid=4), inputs()
     randomise(head, 0)
     latents = torch.full_like(latents, -1.0).requires_grad_()
     hidden = torch.zeros_like(hidden).requires_grad_()

@@ -76,6 +76,13 @@ def test_the_multiple_fits_tokens_and_windows(token_patch, patch_size, moe_strid
     assert conditioner(torch.zeros(1, 3, multiple, 2 * multiple)).residuals[0].shape[1] == 2 * (multiple // token_patch) ** 2
 
 
+def test_the_multiple_fits_the_cells_of_the_tone():
+    conditioner = tiny_conditioner(estimate=True, tone_powers=[0, 1], tone_grid=12)
+    assert conditioner.multiple == 48
+    assert conditioner(torch.zeros(1, 3, 48, 96)).estimate.shape == (1, 3, 48, 96)
+    assert tiny_conditioner(tone_grid=12).multiple == 16  # no tone, no cells
+
+
 def test_odd_blocks_shift_their_windows():
     blocks = tiny_conditioner(num_layers=4, num_blocks=3).blocks
     assert [block.inter_moe.groups[2].experts.shift for block in blocks] == [0, 4, 0]
@@ -114,6 +121,7 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, missing):
         ({"num_blocks": 2}, ("num_blocks=2", "use 1..1")),
         ({"num_blocks": 0}, ("num_blocks=0", "use 1..1")),
         ({"moe_stride": 0}, ("moe_stride=0", "at least 1")),
+        ({"tone_grid": -1}, ("tone_grid=-1", "use 0")),
         ({"top_k": 4}, ("top_k=4 of 3", "1..3")),
         ({"top_k": 0}, ("top_k=0", "at least 1")),
         ({"hidden": 0}, ("hidden=0", "at least 1")),
