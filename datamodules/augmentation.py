@@ -1,10 +1,28 @@
 """Aligned random crops, flips and quarter turns, the same for both images of a pair."""
 
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 
 from datamodules.decoding import BadSampleError, Pair
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of ``size`` pixels at (top, left) of an upright image, then turned ``turns`` quarters counter-clockwise, then mirrored."""
+
+    top: int
+    left: int
+    size: int
+    turns: int = 0
+    mirror: bool = False
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The window's view of ``image [H, W, C]``."""
+        window = image[self.top : self.top + self.size, self.left : self.left + self.size]
+        window = np.rot90(window, self.turns)
+        return window[:, ::-1] if self.mirror else window
 
 
 def crop_and_flip(pair: Pair, size: int, rng: np.random.Generator, *, flip: bool = True) -> Pair:
@@ -13,17 +31,15 @@ def crop_and_flip(pair: Pair, size: int, rng: np.random.Generator, *, flip: bool
     Raises:
         BadSampleError: The images are smaller than the window.
     """
+    window = draw_window(pair, size, rng, flip=flip)
+    return dataclasses.replace(pair, lq=window.cut(pair.lq), gt=window.cut(pair.gt))
+
+
+def draw_window(pair: Pair, size: int, rng: np.random.Generator, *, flip: bool = True) -> Window:
+    """Draw the window that `crop_and_flip` cuts; the same errors."""
     height, width = pair.lq.shape[:2]
     if min(height, width) < size:
         raise BadSampleError(f"The images of {pair.key} are {width}x{height}, smaller than the crop of {size}. Set a smaller crop.")
     top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-
-    def cut(image: np.ndarray) -> np.ndarray:
-        window = image[top : top + size, left : left + size]
-        if flip:
-            window = np.rot90(window, turns)
-            window = window[:, ::-1] if mirror else window
-        return window
-
-    return dataclasses.replace(pair, lq=cut(pair.lq), gt=cut(pair.gt))
+    return Window(top, left, size, turns, mirror) if flip else Window(top, left, size)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from datamodules.decoding import Pair
+from datamodules.decoding import LatentPair, Pair
 from mimdit.batch import Batch
 
 
@@ -18,15 +18,26 @@ def collate(pairs: list[Pair]) -> Batch:
         listing = ", ".join(f"{key} is {width}x{height}" for key, (height, width) in shapes.items())
         raise ValueError(f"Images of different sizes cannot be one batch: {listing}. Set eval_batch_size to 1.")
     return Batch(
-        lq=_stack([pair.lq for pair in pairs]),
-        gt=_stack([pair.gt for pair in pairs]),
+        lq=stack_images([pair.lq for pair in pairs]),
+        gt=stack_images([pair.gt for pair in pairs]),
         degradation=torch.from_numpy(np.stack([pair.degradation for pair in pairs])),
         group=[pair.group for pair in pairs],
         key=[pair.key for pair in pairs],
     )
 
 
-def _stack(images: list[np.ndarray]) -> torch.Tensor:
+def collate_latents(pairs: list[LatentPair]) -> Batch:
+    """Stack cached latents of one shape to a batch without images, in the float type they are stored in."""
+    return Batch(
+        lq_latent=torch.stack([pair.lq for pair in pairs]),
+        gt_latent=torch.stack([pair.gt for pair in pairs]),
+        degradation=torch.from_numpy(np.stack([pair.degradation for pair in pairs])),
+        group=[pair.group for pair in pairs],
+        key=[pair.key for pair in pairs],
+    )
+
+
+def stack_images(images: list[np.ndarray]) -> torch.Tensor:
     """Turn uint8 ``[H, W, 3]`` images into one float32 ``[B, 3, H, W]`` tensor in 0..1."""
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked.float().div_(255)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
-from datamodules.shards import RawSample
+from datamodules.latents.packing import unpack_latents
+from datamodules.shards import RawSample, ShardError
 from mimdit.batch import ATOMS
 
 
@@ -22,6 +24,17 @@ class Pair:
     group: str
     lq: np.ndarray
     gt: np.ndarray
+    degradation: np.ndarray
+
+
+@dataclass(frozen=True)
+class LatentPair:
+    """A sample of cached latents: ``lq`` and ``gt`` are means and log-variances ``[2C, h, w]`` as they are stored, else as `Pair`."""
+
+    key: str
+    group: str
+    lq: torch.Tensor
+    gt: torch.Tensor
     degradation: np.ndarray
 
 
@@ -49,7 +62,38 @@ def decode_pair(sample: RawSample) -> Pair:
 
     Raises:
         BadSampleError: A part is missing, cannot be decoded or names an unknown atom, or the two images differ in size.
+        ShardError: It holds latents alone, which the index of its folder should have said.
     """
+    group, degradation = _labels(sample)
+    if sample.latents and not (sample.lq or sample.gt):
+        raise ShardError(f"{sample.place} holds latents and no images, but its folder's index.json tells of images. Do not mix them.")
+    lq = decode_image(sample.lq, f"The lq image of {sample.place}")
+    gt = decode_image(sample.gt, f"The gt image of {sample.place}")
+    check_sizes(lq, gt, f"The images of {sample.place}")
+    return Pair(sample.key, group, lq, gt, degradation)
+
+
+def decode_latents(sample: RawSample, shape: tuple[int, int, int]) -> LatentPair:
+    """Read the latents of a stored sample, whose tensors must be of ``shape``.
+
+    Raises:
+        BadSampleError: The json or the latents are damaged, or of another shape.
+        ShardError: It holds images alone, which the index of its folder should have said.
+    """
+    group, degradation = _labels(sample)
+    if sample.latents is None:
+        raise ShardError(f"{sample.place} holds no latents, but its folder's index.json tells of latents. Do not mix them.")
+    try:
+        lq, gt = unpack_latents(sample.latents)
+    except ValueError as error:
+        raise BadSampleError(f"The latents of {sample.place} cannot be read: {error}.") from error
+    if tuple(lq.shape) != shape:
+        raise BadSampleError(f"The latents of {sample.place} are {list(lq.shape)}, but its folder's index.json tells of {list(shape)}.")
+    return LatentPair(sample.key, group, lq, gt, degradation)
+
+
+def _labels(sample: RawSample) -> tuple[str, np.ndarray]:
+    """The group of a stored sample and its degradations, multi-hot ``[A]``."""
     if sample.problem:
         raise BadSampleError(sample.problem)
     if not sample.json:
@@ -61,10 +105,7 @@ def decode_pair(sample: RawSample) -> Pair:
         raise BadSampleError(f"The json of {sample.place} is not valid ({type(error).__name__}: {error}).") from error
     if unknown := set(atoms) - set(ATOMS):
         raise BadSampleError(f"The json of {sample.place} names unknown atoms {sorted(unknown)}; known are {list(ATOMS)}.")
-    lq = decode_image(sample.lq, f"The lq image of {sample.place}")
-    gt = decode_image(sample.gt, f"The gt image of {sample.place}")
-    check_sizes(lq, gt, f"The images of {sample.place}")
-    return Pair(sample.key, group, lq, gt, np.array([atom in atoms for atom in ATOMS], np.float32))
+    return group, np.array([atom in atoms for atom in ATOMS], np.float32)
 
 
 def check_sizes(lq: np.ndarray, gt: np.ndarray, name: str) -> None:

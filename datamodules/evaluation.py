@@ -10,10 +10,12 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.decoding import BadSampleError, Pair, check_sizes, decode_image, decode_pair
 from datamodules.degradations import atoms_of_group
+from datamodules.latents.record import LatentRecord
 from datamodules.shards import (
     INDEX_NAME,
     SampleSpan,
     ShardEntry,
+    ShardError,
     ShardIndex,
     ShardStore,
     is_remote,
@@ -33,13 +35,19 @@ def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | List
     """The pairs of what a config names: shards as in `open_index`, or one folder (or list, or archives) as in `list_foundir`.
 
     Raises:
-        ShardError, ValueError: It is neither, or damaged.
+        ShardError, ValueError: It is neither, or damaged, or holds latents without images.
     """
     if isinstance(places, str) and not is_remote(places):
         place = Path(places)
         if place.suffix.lower() == ".txt" or (place.is_dir() and not (place / INDEX_NAME).is_file() and any(place.iterdir())):
             return ListedPairs(list_foundir(place))
-    return ShardPairs(open_index(places, store))
+    index = open_index(places, store)
+    if (record := LatentRecord.of(index)) is not None and not record.images:
+        raise ShardError(
+            f"{index.folder} holds latents without images, but evaluation needs images. Name the shards that they were made of, or encode "
+            "them anew with --keep_images=true."
+        )
+    return ShardPairs(index, store)
 
 
 class ShardPairs(Dataset):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
 from datamodules.evaluation import ListedPairs, ShardPairs, ShareSampler, open_pairs
+from datamodules.latents.record import LatentRecord
 from datamodules.shards import ShardIndex, ShardStore, open_index
 from datamodules.streaming.composed import check_composed
 from datamodules.streaming.laps import Laps
@@ -29,7 +30,8 @@ class RestorationDataModule(L.LightningDataModule):
     epoch on.
 
     Args:
-        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of such.
+        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of such. Where they
+            hold latents (``mimdit shards latents``), training gets those; the model's codec must be the one that made them.
         validation: Validation shards, likewise, or a folder of image pairs.
         test: Test shards or pairs, likewise; also used by predict.
         groups: Training groups to take; null is all, or those of weights.
@@ -38,9 +40,10 @@ class RestorationDataModule(L.LightningDataModule):
         composed: Training groups to compose from the clean images of others, e.g. 18Lowlight_Blur_Noise: 02Blur_Noise.
         batch_size: Training pairs a batch and rank.
         eval_batch_size: Pairs a batch in validation, test and predict; above 1 all images need one size.
-        crop: Side of the random square training crop in pixels.
+        crop: Side of the random square training crop in pixels; of latents it is settled already, and must be named.
         crops: Training crops cut from each decoded image; divides batch_size. More save decoding, at the price of batches less varied.
-        flip: Whether training pairs are turned and mirrored at random (8 ways).
+        flip: Whether training pairs are turned and mirrored at random (8 ways). Latents stay as they were encoded.
+        latents: Whether to train on the latents of shards that hold them; false takes their images.
         num_workers: Worker processes a rank for training; 0 reads in the training process.
         eval_num_workers: Worker processes a rank for validation, test and predict.
         prefetch: Batches each worker process prepares ahead.
@@ -70,6 +73,7 @@ class RestorationDataModule(L.LightningDataModule):
         crop: int = 96,
         crops: int = 1,
         flip: bool = True,
+        latents: bool = True,
         num_workers: int = 2,
         eval_num_workers: int = 1,
         prefetch: int = 2,
@@ -102,7 +106,7 @@ class RestorationDataModule(L.LightningDataModule):
         self.store = ShardStore(cache=cache, cache_gib=cache_gib, timeout=shard_timeout)
         self.folders = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.crop, self.crops, self.flip = crop, crops, flip
+        self.crop, self.crops, self.flip, self.latents = crop, crops, flip, latents
         self.num_workers, self.eval_num_workers = num_workers, eval_num_workers
         self.prefetch, self.pin_memory = prefetch, pin_memory
         self.multiprocessing_context = multiprocessing_context
@@ -130,7 +134,8 @@ class RestorationDataModule(L.LightningDataModule):
 
         Raises:
             ShardError: A folder or shard is missing, or a shard was cut short.
-            ValueError: No training folder is set, or the trainer's limits do not fit an endless stream.
+            ValueError: No training folder is set, the trainer's limits do not fit an endless stream, or the latents are of another
+                autoencoder than the model's.
         """
         for name in _FOLDERS[stage]:
             if self.folders[name] is not None:
@@ -138,6 +143,8 @@ class RestorationDataModule(L.LightningDataModule):
         if stage == "fit" and self.trainer:
             self._index()
             _check_length(self.trainer)
+            if (record := self._latents()) is not None:
+                _check_codec(record, self.trainer.lightning_module, str(self._index().folder))
             if self.trainer.global_step == 0:
                 self._progress = None
             if not any(isinstance(callback, _CountConsumed) for callback in self.trainer.callbacks):
@@ -148,7 +155,8 @@ class RestorationDataModule(L.LightningDataModule):
         """Return the endless stream, from its start or from where the last completed step left it.
 
         Raises:
-            ValueError: The loaded state is of other data or another seed, or groups, weights or composed groups do not fit the shards.
+            ValueError: The loaded state is of other data or another seed, or groups, weights, composed groups or crops do not fit the
+                shards.
         """
         index, workers = self._index(), max(1, self.num_workers)
         quotas = self._quotas()
@@ -167,6 +175,7 @@ class RestorationDataModule(L.LightningDataModule):
             laps=self._laps,
             composed=frozenset(self.composed),
             flip=self.flip,
+            latents=self._latents(),
             frozen=self.overfit > 0,
             rank=self._rank,
             world_size=self._world_size,
@@ -223,6 +232,32 @@ class RestorationDataModule(L.LightningDataModule):
             self._train = index.first(self.overfit) if self.overfit else index
         return self._train
 
+    def _latents(self) -> LatentRecord | None:
+        """How the training latents were made; None where training gets images.
+
+        Raises:
+            ValueError: The arguments ask for what latents cannot give, or for images that are not there.
+        """
+        record, folder = LatentRecord.of(self._index()), self._index().folder
+        if record is None:
+            return None
+        if not self.latents:
+            if not record.images:
+                remedy = "Name the shards that they were made of."
+                raise ValueError(f"data.latents is false, but {folder} holds latents without images. {remedy}")
+            return None
+        if self.crop != record.crop or self.crops != 1:
+            raise ValueError(
+                f"data.crop is {self.crop} and data.crops {self.crops}, but {folder} holds latents of crops of {record.crop} pixels, each "
+                f"a sample of its own. Set data.crop: {record.crop} and data.crops: 1, or encode other crops."
+            )
+        if self.composed:
+            raise ValueError(
+                f"{', '.join(self.composed)} are to be composed from images, but {folder} holds latents. Set data.composed: {{}} (FoundIR: "
+                "data.compose: false), and have them composed when they are encoded: mimdit shards latents --compose."
+            )
+        return record
+
     def _pairs(self, name: str) -> ShardPairs | ListedPairs:
         """List the pairs of validation or test once."""
         if name not in self._evaluated:
@@ -268,6 +303,15 @@ class _CountConsumed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: StreamBatch, batch_idx: int
     ) -> None:
         trainer.datamodule.mark_consumed(batch)
+
+
+def _check_codec(record: LatentRecord, model: L.LightningModule, place: str) -> None:
+    """Compare what made the latents with the codec of a restorer, or of a backbone that trains alone; other models are not asked."""
+    codec = getattr(getattr(model, "backbone", model), "codec", None)
+    if codec is not None:
+        from mimdit.backbone.identity import check_latents  # here: it imports diffusers for seconds, which images do without
+
+        check_latents(record.codec, codec, place)
 
 
 def _check_length(trainer: L.Trainer) -> None:

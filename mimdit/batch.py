@@ -9,15 +9,19 @@ ATOMS = ("blur", "noise", "jpeg", "haze", "rain", "raindrop", "lowlight")
 
 
 class Batch(TypedDict):
-    """A batch of aligned pairs of a degraded image and its ground truth.
+    """A batch of aligned pairs of a degraded image and its ground truth, as images or, in training alone, as cached latents.
 
     ``lq`` and ``gt`` are float32 ``[B, 3, H, W]`` in 0..1 (sRGB), ``degradation`` is a float32 multi-hot ``[B, A]`` over `ATOMS`
     (all zeros: the image needed nothing), ``group`` is the name of the degradation group, such as ``09Lowlight_Haze``, and ``key``
-    names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise. (ours)
+    names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise.
+    ``lq_latent`` and ``gt_latent`` stand in for the images: mean and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior, as
+    they were stored (fp16, bf16 or fp32), neither shifted nor scaled nor sampled; the codec does that, by ``draw``. (ours)
     """
 
-    lq: torch.Tensor
-    gt: torch.Tensor
+    lq: NotRequired[torch.Tensor]
+    gt: NotRequired[torch.Tensor]
+    lq_latent: NotRequired[torch.Tensor]
+    gt_latent: NotRequired[torch.Tensor]
     degradation: torch.Tensor
     group: list[str]
     key: list[str]

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "foundir": "mimdit.commands.convert:foundir",
         "pairs": "mimdit.commands.convert:pairs",
         "finalise": "mimdit.commands.convert:finalise",
+        "latents": "mimdit.commands.latents:latents",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
     },

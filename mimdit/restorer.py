@@ -120,7 +120,7 @@ class Restorer(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
         draws = draw_names(batch, self.global_step)
-        degraded, clean = self.backbone.encode(batch["lq"]), self.backbone.encode(batch["gt"], draws)
+        degraded, clean = self.backbone.encode_side(batch, "lq"), self.backbone.encode_side(batch, "gt", draws)
         last = self._ends_window(batch_idx)
         reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)

@@ -1,7 +1,10 @@
 """Closing a conversion: the index of what was stored and the list of what was not."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from datamodules.conversion.plan_file import StoredPlan
 from datamodules.conversion.prepare import REJECTED_NAME
@@ -28,7 +31,7 @@ def finalise(plan: StoredPlan) -> tuple[ShardIndex, list[Rejected]]:
     Raises:
         ValueError: Shards are missing.
     """
-    missing = [shard.name for shard in plan.shards if not is_done(plan.folder, shard)]
+    missing = [shard.name for shard in plan.shards if not is_done(plan.folder, shard.name)]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(plan.shards)} shards of {plan.folder} are missing, {missing[0]} first. Write them with "
@@ -37,17 +40,24 @@ def finalise(plan: StoredPlan) -> tuple[ShardIndex, list[Rejected]]:
     for stale in plan.folder.glob(".*.tmp"):
         stale.unlink(missing_ok=True)
     rejected = [Rejected(*reject) for reject in plan.header["rejects"]]
-    entries = []
-    for shard in plan.shards:
-        sidecar = Sidecar.load(plan.folder / shard.name)
-        rejected += [Rejected(shard.group, name, reason) for name, reason in sidecar.rejects]
+    options = {"schema": SCHEMA, "layout": plan.header["layout"], **plan.header["options"], "groups": sorted(plan.header["groups"])}
+    return close(plan.folder, [shard.name for shard in plan.shards], {**options, "versions": plan.header["versions"]}, rejected)
+
+
+def close(
+    folder: Path, shards: Sequence[str], options: dict[str, Any], rejected: Sequence[Rejected] = ()
+) -> tuple[ShardIndex, list[Rejected]]:
+    """Write ``rejected.jsonl`` and ``index.json`` of the named shards, all of which are done; ``rejected`` is in none of them already."""
+    rejected, entries = list(rejected), []
+    for name in shards:
+        sidecar = Sidecar.load(folder / name)
+        rejected += [Rejected(sidecar.entry.group, stem, reason) for stem, reason in sidecar.rejects]
         if sidecar.entry.samples:
             entries.append(sidecar.entry)
     rejected.sort(key=lambda reject: (reject.group, reject.name, reject.reason))
-    options = {"schema": SCHEMA, "layout": plan.header["layout"], **plan.header["options"], "groups": sorted(plan.header["groups"])}
-    index = ShardIndex(plan.folder, tuple(sorted(entries, key=lambda entry: entry.name)), {**options, "versions": plan.header["versions"]})
-    with told_when_full(plan.folder):
-        with replace_when_whole(plan.folder / REJECTED_NAME) as path:
+    index = ShardIndex(folder, tuple(sorted(entries, key=lambda entry: entry.name)), options)
+    with told_when_full(folder):
+        with replace_when_whole(folder / REJECTED_NAME) as path:
             path.write_text("".join(json.dumps(vars(reject)) + "\n" for reject in rejected), encoding="utf-8")
         index.save()
     return index, rejected

@@ -56,7 +56,7 @@ def describe_dry_run(plan: Plan | StoredPlan, options: Options, destination: Pat
     lines = [describe_groups(plan.header)]
     rest = total
     if isinstance(plan, StoredPlan):
-        done = [shard for shard in plan.shards if is_done(destination, shard)]
+        done = [shard for shard in plan.shards if is_done(destination, shard.name)]
         rest -= sum(shard.bytes for shard in done)
         lines.append(f"done already: {len(done)} of {len(plan.shards)} shards")
     estimate = _estimate(plan, options)

@@ -38,9 +38,9 @@ class Part:
             raise ValueError(f"part is {text!r}; give i/n with 1 <= i <= n, such as 2/8.")
         return cls(int(found[1]), int(found[2]))
 
-    def of_plan(self, plan: StoredPlan) -> list[ShardLine]:
+    def share(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards that this part writes."""
-        return list(plan.shards[self.number - 1 :: self.of])
+        return list(shards[self.number - 1 :: self.of])
 
 
 WHOLE = Part(1, 1)
@@ -52,9 +52,9 @@ def write_shards(plan: StoredPlan, *, part: Part = WHOLE, workers: int = 1) -> N
     Raises:
         ConversionStoppedError: The disk is full or the source is gone. What is finished stays; the same call continues.
     """
-    shards = part.of_plan(plan)
-    _remove_stale(plan.folder, None if part == WHOLE else shards)
-    todo = [shard for shard in shards if not is_done(plan.folder, shard)]
+    shards = part.share(plan.shards)
+    remove_stale(plan.folder, None if part == WHOLE else [shard.name for shard in shards])
+    todo = [shard for shard in shards if not is_done(plan.folder, shard.name)]
     jobs = [ShardJob.of(plan, shard) for shard in spread(todo)]
     total = sum(shard.count for shard in shards)
     finished = len(shards) - len(todo)
@@ -71,9 +71,9 @@ def write_shards(plan: StoredPlan, *, part: Part = WHOLE, workers: int = 1) -> N
             ) from error
 
 
-def is_done(folder: Path, shard: ShardLine) -> bool:
+def is_done(folder: Path, name: str) -> bool:
     """A shard is done when its sidecar is there and whole, and its tar has the size that the sidecar says."""
-    tar = folder / shard.name
+    tar = folder / name
     if not tar.is_file() or not tar.with_suffix(".json").is_file():
         return False
     try:
@@ -91,9 +91,9 @@ def spread(shards: Sequence[Shard]) -> list[Shard]:
     return [shard for _, _, shard in sorted(placed, key=lambda each: each[:2])]
 
 
-def _remove_stale(folder: Path, shards: Sequence[ShardLine] | None) -> None:
-    """Remove what killed processes left behind; with ``shards``, only what they left of these, as other parts may be at work."""
-    own = None if shards is None else {name for shard in shards for name in (shard.name, Path(shard.name).with_suffix(".json").name)}
+def remove_stale(folder: Path, shards: Sequence[str] | None) -> None:
+    """Remove what killed processes left behind; with names of ``shards``, only what they left of these, as other parts may be at work."""
+    own = None if shards is None else {name for shard in shards for name in (shard, Path(shard).with_suffix(".json").name)}
     for stale in folder.glob(".*.tmp"):
         target = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", stale.name)
         if own is None or (target and target[1] in own):

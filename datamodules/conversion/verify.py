@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from datamodules.conversion.images import look_at
 from datamodules.conversion.problems import BadImageError
-from datamodules.shards import INDEX_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
+from datamodules.shards import INDEX_NAME, LATENTS_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
 from datamodules.shards.pool import in_processes
 
 
@@ -90,8 +90,11 @@ def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) ->
         yield f"its span is no part of a tar ({error})"
         return
     parts = {name.removeprefix(f"{span.key}."): content for name, content in members.items()}
-    sides = {name.partition(".")[0]: content for name, content in parts.items() if name != "json"}
-    if len(parts) != 3 or "json" not in parts or sides.keys() != {"lq", "gt"}:
+    latents = parts.get(LATENTS_NAME)
+    sides = {name.partition(".")[0]: content for name, content in parts.items() if name not in ("json", LATENTS_NAME)}
+    known = 1 + len(sides) + (latents is not None)
+    complete = sides.keys() == {"lq", "gt"} or (latents is not None and not sides)
+    if len(parts) != known or "json" not in parts or not complete:
         yield f"its span holds {', '.join(sorted(members)) or 'nothing'}"
         return
     try:
@@ -107,6 +110,20 @@ def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) ->
             yield f"the {side} image has another checksum than its json says"
         if decode:
             yield from _image_problems(side, content, stored)
+    if latents is not None:
+        if fields.get("latents_sha256") != hashlib.sha256(latents).hexdigest():
+            yield "the latents have another checksum than their json says"
+        if decode:
+            yield from _latents_problems(latents)
+
+
+def _latents_problems(content: bytes) -> Iterator[str]:
+    from datamodules.latents.packing import unpack_latents  # here: it imports torch, which images do without
+
+    try:
+        unpack_latents(content)
+    except ValueError as error:
+        yield f"the latents cannot be read: {error}"
 
 
 def _image_problems(side: str, content: bytes, stored: dict[str, Any]) -> Iterator[str]:

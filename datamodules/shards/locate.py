@@ -17,7 +17,8 @@ def open_index(places: str | list[str], store: ShardStore) -> ShardIndex:
     URL of a folder (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where ``{}`` stands for a file's name).
 
     Raises:
-        ShardError: A place matches nothing, an index or a local tar is missing or damaged, or two folders have shards of one name.
+        ShardError: A place matches nothing, an index or a local tar is missing or damaged, two folders have shards of one name, or their
+            latents do not make one batch.
     """
     places = [places] if isinstance(places, str) else list(places)
     if not places:
@@ -72,5 +73,17 @@ def _join(indices: list[ShardIndex]) -> ShardIndex:
             if shard.name in homes:
                 raise ShardError(f"{homes[shard.name]} and {index.folder} both have a shard {shard.name}. Convert both into one folder.")
             homes[shard.name] = str(index.folder)
+    if len({_latents_of(index) for index in indices}) > 1:
+        told = "; ".join(f"{index.folder} holds {_latents_of(index) or 'images alone'}" for index in indices)
+        raise ShardError(f"These folders do not make one batch: {told}. Encode all by one autoencoder, of one crop.")
     shards = tuple(sorted((shard for index in indices for shard in index.shards), key=lambda shard: shard.name))
     return ShardIndex(", ".join(str(index.folder) for index in indices), shards, indices[0].options, homes)
+
+
+def _latents_of(index: ShardIndex) -> str | None:
+    """What the cached latents of one batch must agree in, in words; None where there are none."""
+    latents = index.options.get("latents")
+    if latents is None:
+        return None
+    images = " with images" if latents["images"] else ""
+    return f"latents of {latents['crop']} pixels by the autoencoder of sha256 {latents['codec']['sha256']}{images}"

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from datamodules.shards.index import ShardError
 from datamodules.shards.sidecar import Sidecar
+from datamodules.shards.writer import LATENTS_NAME
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RawSample:
     gt: bytes | None
     json: bytes | None
     problem: str | None = None
+    latents: bytes | None = None
 
     @property
     def place(self) -> str:
@@ -95,7 +97,8 @@ def _group(stream: BinaryIO, shard: str) -> Iterable[RawSample]:
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     for sample in group_by_keys(tar_file_expander([{"url": shard, "stream": stream}])):
-        yield RawSample(sample["__key__"], shard, _image(sample, "lq"), _image(sample, "gt"), sample.get("json"))
+        images = _image(sample, "lq"), _image(sample, "gt")
+        yield RawSample(sample["__key__"], shard, *images, sample.get("json"), latents=sample.get(LATENTS_NAME))
 
 
 def _image(sample: dict[str, bytes], side: str) -> bytes | None:

@@ -15,6 +15,9 @@ from mimdit.files import replace_when_whole
 IMAGE_SUFFIXES = ("png", "jpg", "bmp", "tif", "webp")
 """What the name of a stored image may end with; it tells the format. Readers go by the first bytes instead."""
 
+LATENTS_NAME = "latents.safetensors"
+"""What the name of stored latents is after the key; see `datamodules.latents`."""
+
 
 def shard_name(group: str, number: int) -> str:
     """Return the file name of the ``number``-th shard of a group."""
@@ -24,17 +27,19 @@ def shard_name(group: str, number: int) -> str:
 def write_shard(path: str | Path, group: str, samples: Iterable[dict[str, Any]], rejects: Sequence[tuple[str, str]] = ()) -> Sidecar:
     """Write samples of one group as a tar and its sidecar, both under temporary names until they are whole.
 
-    A sample is ``{"__key__": "08Haze/0000012", "lq.png": bytes, "gt.jpg": bytes, "json": {...}}``. No times, users or modes of this
-    machine enter the tar, so equal samples give equal bytes: those that webdataset's ``TarWriter`` gives, whose import costs seconds.
+    A sample is ``{"__key__": "08Haze/0000012", "lq.png": bytes, "gt.jpg": bytes, "json": {...}}``, with `LATENTS_NAME` beside the images
+    or in their place. No times, users or modes of this machine enter the tar, so equal samples give equal bytes: those that webdataset's
+    ``TarWriter`` gives, whose import costs seconds.
 
     Args:
         path: The tar.
         group: The group of all its samples.
         samples: In the order to store them.
-        rejects: Names and reasons of what was meant for this tar and is not in it, for the sidecar.
+        rejects: Names and reasons of what was meant for this tar and is not in it, for the sidecar; read when all samples are written,
+            so what makes the samples may add to it.
 
     Raises:
-        ValueError: A key holds a dot or does not start with the group, or a sample lacks one of its three parts.
+        ValueError: A key holds a dot or does not start with the group, or a sample lacks its json, or an image where it has no latents.
     """
     path = Path(path)
     spans = []
@@ -70,9 +75,10 @@ def _parts(sample: dict[str, Any], group: str) -> dict[str, bytes]:
         )
     if not isinstance(sample.get("json"), dict):
         raise ValueError(f"The sample {key} has no json fields.")
-    for side in ("lq", "gt"):
+    found = {side: sum(f"{side}.{suffix}" in sample for suffix in IMAGE_SUFFIXES) for side in ("lq", "gt")}
+    for side, images in found.items():
         names = ", ".join(f"{side}.{suffix}" for suffix in IMAGE_SUFFIXES)
-        if sum(f"{side}.{suffix}" in sample for suffix in IMAGE_SUFFIXES) != 1:
+        if images != 1 and (any(found.values()) or LATENTS_NAME not in sample):
             raise ValueError(f"The sample {key} must hold exactly one {side} image: {names}.")
     parts = {name: data for name, data in sample.items() if not name.startswith("_")}
     return {**parts, "json": json.dumps(sample["json"], sort_keys=True).encode()}

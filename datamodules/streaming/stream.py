@@ -15,8 +15,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.augmentation import crop_and_flip
-from datamodules.collation import collate
-from datamodules.decoding import BadSampleError, Pair, decode_pair
+from datamodules.collation import collate, collate_latents
+from datamodules.decoding import BadSampleError, LatentPair, Pair, decode_latents, decode_pair
+from datamodules.latents.record import LatentRecord
 from datamodules.seeding import named_rng
 from datamodules.streaming.bad_samples import BadSamples, TooManyBadSamplesError
 from datamodules.streaming.composed import composed_pair
@@ -40,7 +41,7 @@ class StreamBatch(Batch):
 
 
 class TrainStream(IterableDataset):
-    """Whole batches of decoded, cropped pairs, without end.
+    """Whole batches of decoded, cropped pairs, or of cached latents, without end.
 
     Rank and world size are given, never looked up: in a spawned worker there is neither a process group nor an environment to ask, and
     every rank would read the same.
@@ -53,6 +54,7 @@ class TrainStream(IterableDataset):
         laps: How the line is cut; None for a run that starts.
         composed: Groups that are made from another's clean images.
         flip: Whether to turn and mirror at random.
+        latents: How the shards' latents were made, to deliver those; None to deliver images. Latents are neither cropped nor flipped here.
         frozen: Whether to draw crops and flips once for all epochs (for overfitting on purpose).
         rank: This process's number.
         world_size: How many processes train.
@@ -70,6 +72,7 @@ class TrainStream(IterableDataset):
         laps: Laps | None = None,
         composed: frozenset[str] = frozenset(),
         flip: bool = True,
+        latents: LatentRecord | None = None,
         frozen: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -83,6 +86,7 @@ class TrainStream(IterableDataset):
         self.laps = laps or Laps(len(line))
         self.composed = composed
         self.flip = flip
+        self.latents = latents
         self.frozen = frozen
         self.rank = rank
         self.workers = max(1, num_workers)
@@ -107,7 +111,8 @@ class TrainStream(IterableDataset):
         local, *start = self._starts[info.id if info else 0].tolist()
         consumer = self.rank * self.workers + local
         bad = BadSamples(self.max_bad_samples)
-        pairs: list[Pair] = []
+        collated = collate if self.latents is None else collate_latents
+        pairs: list[Pair | LatentPair] = []
         draws: list[str] = []
         skipped: list[tuple[str, str]] = []
         unusable = 0
@@ -124,7 +129,7 @@ class TrainStream(IterableDataset):
                 if unusable > len(self.line):
                     raise TooManyBadSamplesError(f"No sample of {self.line.index.folder} can be used; the last one: {error}") from error
             if len(pairs) == self.batch_size:
-                yield {**collate(pairs), "draw": draws, "position": [consumer, lap, offset], "bad": skipped}
+                yield {**collated(pairs), "draw": draws, "position": [consumer, lap, offset], "bad": skipped}
                 pairs, draws, skipped = [], [], []
 
     def _draws(self, consumer: int, lap: int, offset: int) -> Iterator[tuple[int, int, Draw]]:
@@ -136,8 +141,10 @@ class TrainStream(IterableDataset):
                     yield current, offset, draw
             offset = 0
 
-    def _crops(self, draw: Draw) -> list[Pair]:
+    def _crops(self, draw: Draw) -> list[Pair] | list[LatentPair]:
         """Decode a sample and cut its crops, each with the draws that belong to its key, its pass and its number."""
+        if self.latents is not None:
+            return [decode_latents(draw.sample, self.latents.shape)]
         turn = 0 if self.frozen else draw.turn
         rngs = [named_rng(self.line.seed, turn, "sample", draw.sample.key, number) for number in range(self.crops)]
         if draw.group in self.composed and not draw.sample.problem:

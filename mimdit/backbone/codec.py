@@ -21,6 +21,13 @@ class PixelCodec(nn.Module):
         """Images in 0..1 to fp32 latents in -1..1; there is nothing to draw."""
         return images.float() * 2 - 1
 
+    def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Raise ValueError: pixels have no posterior, so cached latents are of another codec."""
+        raise ValueError(
+            "the batch holds latents of an autoencoder, but this backbone works on pixels (PixelCodec); give it the VAECodec that made "
+            "them, or train on images (data.latents: false, or shards without latents)"
+        )
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to fp32 images, not clamped."""
         return (latents.float() + 1) / 2
@@ -75,11 +82,20 @@ class VAECodec(nn.Module):
         ``draws`` are the images' `draw_names` in training: where the posterior is sampled, each image's noise is drawn by its own, so
         ranks, workers and the place in the batch change no sample. Without them it is the posterior's mean.
         """
+        return self.from_moments(self.moments(images), draws)
+
+    @torch.no_grad()
+    def moments(self, images: torch.Tensor) -> torch.Tensor:
+        """Images ``[B, 3, H, W]`` in 0..1 to the posterior's mean and log-variance, ``[B, 2C, h, w]``, neither shifted nor scaled."""
         posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
-        latents = posterior.mean.float()
+        return torch.cat([posterior.mean, posterior.logvar], dim=1)
+
+    def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """The fp32 latents of `moments`, just computed or read from shards of any float type; ``draws`` as for `encode`."""
+        latents, logvar = moments.float().chunk(2, dim=1)
         if self.posterior == "sample" and draws is not None:
             noise = torch.stack([torch.randn(latents.shape[1:], generator=keyed_generator("posterior", draw)) for draw in draws])
-            latents = latents + torch.exp(0.5 * posterior.logvar.float()) * noise.to(latents.device)
+            latents = latents + torch.exp(0.5 * logvar) * noise.to(latents.device)
         return (latents - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

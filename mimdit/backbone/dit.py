@@ -128,6 +128,11 @@ class DiTBackbone(L.LightningModule):
         """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32; ``draws`` as the codec's ``encode`` takes them."""
         return self.codec.encode(images, draws)
 
+    def encode_side(self, batch: Batch, side: str, draws: list[str] | None = None) -> torch.Tensor:
+        """Latents of the ``lq`` or ``gt`` of ``batch``, from its cached posterior where the batch holds one, else from its images."""
+        cached = batch.get(f"{side}_latent")
+        return self.encode(batch[side], draws) if cached is None else self.codec.from_moments(cached, draws)
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to images, fp32, not clamped."""
         return self.codec.decode(latents)
@@ -174,7 +179,7 @@ class DiTBackbone(L.LightningModule):
     def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
         """Mean squared error of the velocity on the clean images of ``batch``; what is random is drawn by (seed, step, key)."""
         draws = draw_names(batch, step)
-        clean = self.encode(batch["gt"], draws)
+        clean = self.encode_side(batch, "gt", draws)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
         dropped = self.drop_prompts(draws, self.seed) if drop_prompts else None
@@ -183,12 +188,12 @@ class DiTBackbone(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One step of flow-matching pretraining."""
         loss = self.flow_loss(batch, self.global_step, drop_prompts=True)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["gt"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["key"]))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on held-out images, with the prompt, and the same noise at every validation."""
-        self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["gt"]), sync_dist=True)
+        self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["key"]), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
         """Everything trains but the codec, and the text stream of the last block, which nothing reads; or the adapters alone."""

@@ -62,6 +62,26 @@ def check_identity(saved: dict[str, Identity], present: dict[str, Identity]) -> 
             )
 
 
+def check_latents(recorded: Identity, codec: nn.Module, place: str) -> None:
+    """Refuse cached latents that another autoencoder than the backbone's made.
+
+    Args:
+        recorded: The `identity` of the codec that made them.
+        codec: The backbone's.
+        place: Where they are, for the error.
+
+    Raises:
+        ValueError: The codec's weights are others, or it has none; both are named.
+    """
+    present = identity(codec)
+    if recorded["sha256"] != present["sha256"]:
+        here = _words(present) if codec.state_dict() else f"{type(codec).__name__}, which has no weights"
+        raise ValueError(
+            f"the latents in {place} are of the autoencoder {_words(recorded)}, but this backbone's codec is {here}; give the backbone the "
+            "VAECodec that made them, encode them anew (mimdit shards latents), or train on images (data.latents: false)"
+        )
+
+
 def leave_out(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
     """Take the weights named in ``frozen`` out of a checkpoint, but for their identities: they can be had again from where they came."""
     checkpoint["frozen"] = identities

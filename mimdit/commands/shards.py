@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datamodules.latents.record import LatentRecord
 from datamodules.made.quickstart import quickstart_folders, write_folders
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
 from mimdit.files import replace_when_whole
@@ -82,12 +83,14 @@ def info(folder: str) -> None:
 
 
 def describe(index: ShardIndex) -> str:
-    """Return a table of an index's groups: shards, pairs and MiB."""
+    """Return a table of an index's groups: shards, pairs and MiB; and what its latents are, where it has some."""
     rows = [(group, len(shards), sum(s.samples for s in shards), sum(s.bytes for s in shards)) for group, shards in index.groups.items()]
     rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
     width = max(len(row[0]) for row in rows)
     lines = [str(index.folder), f"{'group':<{width}} {'shards':>7} {'pairs':>9} {'MiB':>10}"]
     lines += [f"{group:<{width}} {shards:>7} {pairs:>9} {size / 2**20:>10.1f}" for group, shards, pairs, size in rows]
+    if (record := LatentRecord.of(index)) is not None:
+        lines.append(f"latents: {record}")
     return "\n".join(lines)
 
 

@@ -39,9 +39,9 @@ def test_an_error_in_another_process_is_told_as_in_this_one(source, tmp_path):
 
 def test_a_part_is_every_nth_shard(source, tmp_path):
     plan = planned(source, tmp_path / "data")
-    assert Part.parse("2/3").of_plan(plan) == [shard for place, shard in enumerate(plan.shards) if place % 3 == 1]
+    assert Part.parse("2/3").share(plan.shards) == [shard for place, shard in enumerate(plan.shards) if place % 3 == 1]
     write_shards(plan, part=Part(2, 3))
-    assert {path.name for path in plan.folder.glob("*.tar")} == {shard.name for shard in Part(2, 3).of_plan(plan)}
+    assert {path.name for path in plan.folder.glob("*.tar")} == {shard.name for shard in Part(2, 3).share(plan.shards)}
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
@@ -63,7 +63,7 @@ def test_what_is_done_is_kept_and_the_rest_written_again(source, whole, tmp_path
 
 def test_only_what_killed_processes_left_of_the_own_shards_is_removed(source, tmp_path):
     plan = planned(source, tmp_path / "data")
-    own, other = (part.of_plan(plan)[0].name for part in (Part(1, 2), Part(2, 2)))
+    own, other = (part.share(plan.shards)[0].name for part in (Part(1, 2), Part(2, 2)))
     left = [f".{name}.12-ab.tmp" for name in (own, own.replace(".tar", ".json"), other, "plan.jsonl")]
     for name in left:
         (plan.folder / name).write_bytes(b"half")
