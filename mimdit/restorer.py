@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
@@ -262,6 +263,10 @@ class Restorer(L.LightningModule):
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def shard_units(self) -> list[list[nn.Module]]:
+        """What a sharded strategy gathers together."""
+        return [*self.conditioner.shard_units(), *self.backbone.shard_units(), [self.ema]]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""

@@ -182,6 +182,13 @@ class MoEConditioner(L.LightningModule):
         mask_GE = torch.ones(intra.probs.shape[1], intra.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
         return Routing(inter, intra, features_MBF, mask_GE, self.groups)
 
+    def shard_units(self) -> list[list[nn.Module]]:
+        """What a sharded strategy gathers together: each block's experts and feed-forward.
+
+        The routers are not among them: `_reroute` asks them once more when their blocks have long run.
+        """
+        return [[*(group.experts for group in block.inter_moe.groups), block.feed_forward] for block in self.blocks]
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""
         folder = Path(folder)
