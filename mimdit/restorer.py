@@ -281,10 +281,11 @@ class Restorer(L.LightningModule):
         """Which weights checkpoints leave out; they never change, so they are read once."""
         return frozen_identity(self.backbone)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the averaged weights for use: conditioner, settings of the flow, and the backbone, or its adapters, if they trained."""
+    def save_pretrained(self, folder: str | Path, *, average: bool = True) -> None:
+        """Write the weights for use, averaged or not: conditioner, the flow's settings, and the backbone, or its adapters, if they trained."""
         folder = Path(folder)
-        self.ema.swap()
+        if average:
+            self.ema.swap()
         try:
             self.conditioner.save_pretrained(folder)
             if self.backbone.trainable:
@@ -292,7 +293,8 @@ class Restorer(L.LightningModule):
             elif self.backbone.lora is not None:
                 self.backbone.save_pretrained(folder / ADAPTERS)
         finally:
-            self.ema.swap()
+            if average:
+                self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
         with replace_when_whole(folder / "restorer.json") as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")

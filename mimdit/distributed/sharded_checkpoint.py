@@ -49,7 +49,10 @@ def write_sharded(checkpoint: dict, folder: str | Path) -> None:
     slices, rest = _split(checkpoint)
     _on_rank_zero(lambda: _empty(temporary))
     metadata = dcp.save(slices, storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
-    _on_rank_zero(lambda: _finish(temporary, folder, metadata, rest))
+    written = {path.name: path.stat().st_size for path in temporary.glob(f"__{dist.get_rank()}_*")}
+    files: list[dict[str, int]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(files, written)  # a network file system may show other ranks' files late
+    _on_rank_zero(lambda: _finish(temporary, folder, metadata, rest, {name: size for part in files for name, size in part.items()}))
 
 
 def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
@@ -127,7 +130,7 @@ class _IndexReader(dcp.FileSystemReader):
         return Metadata(tensors, storage_data=places)
 
 
-def _index(metadata: Metadata, folder: Path, step: int | None) -> dict:
+def _index(metadata: Metadata, files: dict[str, int], step: int | None) -> dict:
     tensors = {}
     for name, saved in metadata.state_dict_metadata.items():
         chunks = []
@@ -135,7 +138,6 @@ def _index(metadata: Metadata, folder: Path, step: int | None) -> dict:
             place = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
             chunks.append([list(chunk.offsets), list(chunk.sizes), place.relative_path, place.offset, place.length])
         tensors[name] = {"dtype": str(saved.properties.dtype).removeprefix("torch."), "size": list(saved.size), "chunks": chunks}
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return {"format": FORMAT, "ranks": dist.get_world_size(), "global_step": step, "files": files, "tensors": tensors}
 
 
@@ -175,10 +177,11 @@ def _empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict) -> None:
+def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict, files: dict[str, int]) -> None:
+    """Write the rest, then the index, and give the folder its name."""
     with replace_when_whole(temporary / META) as path:
         torch.save(rest, path)
-    index = _index(metadata, temporary, rest.get("global_step"))
+    index = _index(metadata, files | {META: (temporary / META).stat().st_size}, rest.get("global_step"))
     with replace_when_whole(temporary / INDEX) as path:
         path.write_text(json.dumps(index) + "\n")
     replaced = folder.with_name(f".{folder.name}.replaced")

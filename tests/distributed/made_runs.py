@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import lightning as L
 import torch
 
+from torch.distributed.tensor import DTensor
+
+from callbacks import EMAUpdate
 from mimdit.batch import Batch
 from mimdit.distributed import FSDP2Strategy, WholeCheckpointIO
 from mimdit.restorer import Restorer
@@ -17,7 +21,11 @@ IMAGES = 8
 """Of one optimiser step, however many ranks and micro-batches share them."""
 
 
-def make_restorer(optimizer=partial(torch.optim.SGD, lr=0.05), **options) -> Restorer:
+SGD = partial(torch.optim.SGD, lr=0.05)
+ADAMW = partial(torch.optim.AdamW, lr=1e-3, eps=1e-3)  # as large an eps, or the sign of a gradient of rounding errors would move weights
+
+
+def make_restorer(optimizer: Callable = SGD, **options) -> Restorer:
     """Of top-1 experts that images choose differently, with every loss there is."""
     restorer = tiny_restorer(
         conditioner={"estimate": True, "num_experts": 4, "top_k": 1, "num_blocks": 1},
@@ -86,3 +94,46 @@ def settings(strategy: str, world: int) -> dict:
     if strategy == "fsdp2":
         return {"strategy": FSDP2Strategy(), "devices": world}
     return {"strategy": strategy, "devices": world, "plugins": [WholeCheckpointIO()]}
+
+
+def save_and_go_on(rank: int, world: int, strategy: str, folder: str, stop: int = 3, steps: int = 6) -> dict:
+    """Train to the end, and save on the way; return the losses, and what was saved, gathered."""
+    kept = Gathered(f"{folder}/{strategy}.ckpt", stop)
+    losses = Losses()
+    train(make_restorer(ADAMW), of_rank(rank, world, 1, steps), callbacks=[EMAUpdate(), losses, kept], **settings(strategy, world))
+    return {"losses": losses.steps(1), "state": kept.state, "moments": kept.moments}
+
+
+def resume(rank: int, world: int, strategy: str, path: str, stop: int = 3, steps: int = 6) -> dict[str, torch.Tensor]:
+    """The losses of the steps after ``stop``, with the checkpoint at ``path`` loaded into a model of other weights."""
+    losses, restorer = Losses(), make_restorer(ADAMW)
+    randomise(restorer.conditioner, 9)
+    batches = of_rank(rank, world, 1, steps, first=stop)
+    options = settings(strategy, world) | {"max_epochs": -1, "max_steps": steps, "callbacks": [EMAUpdate(), losses], "ckpt_path": path}
+    trainer = train(restorer, batches, **options)
+    assert trainer.global_step == steps
+    return losses.steps(1)
+
+
+class Gathered(L.Callback):
+    """Saves at a step, and keeps beside it all weights and the optimiser's moments as each rank sees them whole."""
+
+    def __init__(self, path: str, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            self.state = {name: whole(tensor) for name, tensor in pl_module.state_dict().items()}
+            names = {parameter: name for name, parameter in pl_module.named_parameters()}
+            optimizer = trainer.optimizers[0]
+            self.moments = {
+                names[parameter]: {key: whole(value) for key, value in optimizer.state[parameter].items()}
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+            }
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, gathered if it is sliced."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
