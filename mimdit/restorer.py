@@ -282,7 +282,7 @@ class Restorer(L.LightningModule):
         return frozen_identity(self.backbone)
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True) -> None:
-        """Write the weights for use, averaged or not: conditioner, the flow's settings, and the backbone, or its adapters, if they trained."""
+        """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, or its adapters, if they trained."""
         folder = Path(folder)
         if average:
             self.ema.swap()

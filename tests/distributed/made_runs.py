@@ -7,7 +7,6 @@ from functools import partial
 
 import lightning as L
 import torch
-
 from torch.distributed.tensor import DTensor
 
 from callbacks import EMAUpdate
