@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 
-import torch
-
 from mimdit.distributed.optimizer_states import by_number
+from mimdit.distributed.plain_loading import load_plain
 from mimdit.distributed.sharded_checkpoint import read_index, read_meta, read_sharded, what_is_missing
 
 
@@ -41,16 +39,7 @@ def read_checkpoint_file(path: str | Path, *, weights_only: bool = True) -> dict
         raise ValueError(f"{path} is not a local file; download it first")
     if not Path(path).is_file():
         raise ValueError(f"{path} is not a checkpoint; give a .ckpt file or folder that mimdit fit wrote")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or not a complete one: it is no archive of PyTorch's; take an older one")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        raise ValueError(
-            f"{path} holds more than tensors and plain values ({reason}): loading it would run code of whoever made it, so it is refused; "
-            "if you made it yourself, load it with weights_only=False and save its state_dict again"
-        ) from error
+    return load_plain(path, weights_only=weights_only)
 
 
 def read_hyper_parameters(path: str | Path) -> dict:

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
+from mimdit.distributed.plain_loading import load_plain
 from mimdit.files import replace_when_whole, sync_folder
 
 INDEX, META = "index.json", "meta.pt"
@@ -82,7 +83,7 @@ def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
 
 def read_meta(folder: Path) -> dict:
     """Everything of a checkpoint but its sliced tensors."""
-    return torch.load(folder / META, map_location="cpu", weights_only=True)
+    return load_plain(folder / META)
 
 
 def read_index(folder: Path) -> dict:
