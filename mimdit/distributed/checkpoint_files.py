@@ -25,12 +25,13 @@ def read_checkpoint(path: str | Path, *, weights_only: bool = True) -> dict:
     return read_checkpoint_file(path, weights_only=weights_only)
 
 
-def read_checkpoint_file(path: str | Path, *, weights_only: bool = True) -> dict:
-    """A single-file checkpoint, its tensors mapped from the file.
+def read_checkpoint_file(path: str | Path, *, weights_only: bool = True, mmap: bool = False) -> dict:
+    """A single-file checkpoint.
 
     Args:
         path: The file.
         weights_only: Refuse whatever is not tensors and plain values. False runs what code the file's author put there.
+        mmap: Leave the tensors in the file until they are looked at; it must stay as it is while they are used.
 
     Raises:
         ValueError: It is missing, not complete, or holds more than that.
@@ -39,7 +40,7 @@ def read_checkpoint_file(path: str | Path, *, weights_only: bool = True) -> dict
         raise ValueError(f"{path} is not a local file; download it first")
     if not Path(path).is_file():
         raise ValueError(f"{path} is not a checkpoint; give a .ckpt file or folder that mimdit fit wrote")
-    return load_plain(path, weights_only=weights_only)
+    return load_plain(path, weights_only=weights_only, mmap=mmap)
 
 
 def read_hyper_parameters(path: str | Path) -> dict:
@@ -50,7 +51,7 @@ def read_hyper_parameters(path: str | Path) -> dict:
         if problem is not None:
             raise ValueError(f"{path} is not a complete checkpoint: {problem}; take an older one")
         return read_meta(path).get("hyper_parameters", {})
-    return read_checkpoint_file(path).get("hyper_parameters", {})
+    return read_checkpoint_file(path, mmap=True).get("hyper_parameters", {})
 
 
 def newest_complete(folder: str | Path) -> Path | None:
@@ -69,4 +70,4 @@ def _steps(path: Path) -> int | None:
         return None if what_is_missing(path) else read_index(path)["global_step"]
     if path.suffix != ".ckpt" or not zipfile.is_zipfile(path):
         return None
-    return read_checkpoint_file(path).get("global_step")
+    return read_checkpoint_file(path, mmap=True).get("global_step")

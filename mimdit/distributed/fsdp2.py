@@ -89,7 +89,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
-        return read_checkpoint_file(path, weights_only=weights_only is not False)
+        return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied out
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load what `load_checkpoint` read and the module completed: what it left out when saving, it put back before this."""

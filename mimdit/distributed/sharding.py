@@ -8,7 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step", "restore")
 """Methods that Lightning, or a user, calls instead of ``forward``: FSDP2 would not see them."""
@@ -35,10 +35,9 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
     # The root is sharded again after its forward, too: in validation no backward pass would do it, and the moving average could not
     # change places with weights that are whole.
     options = {"mesh": mesh, "reshard_after_forward": True}
-    inside = {parameter for unit in units for part in unit for parameter in part.parameters()}
     for unit in units:
         fully_shard(unit if len(unit) > 1 else unit[0], **options)
-    whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)} - inside
+    whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)}
     fully_shard(module, ignored_params=whole, **options)
     for name in STEPS:
         if name == "restore" and hasattr(module, name) or is_overridden(name, module, L.LightningModule):
@@ -46,8 +45,12 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
 
 
 def spread(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
-    """This rank's slice of a ``tensor`` that every rank has, as `shard` slices weights; no rank is asked."""
-    return distribute_tensor(tensor.to(mesh.device_type), mesh, [Shard(0)], src_data_rank=None)
+    """This rank's slice of a ``tensor`` that every rank has, as `shard` slices weights; a copy, and no rank is asked."""
+    tensor = tensor.contiguous()
+    slices, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
+    own = slices[rank] if rank < len(slices) else tensor[:0]
+    own = own.to(mesh.device_type, copy=True)
+    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def _start_alike(module: L.LightningModule, mesh: DeviceMesh) -> None:
