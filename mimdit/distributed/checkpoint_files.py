@@ -16,8 +16,7 @@ def read_checkpoint(path: str | Path, *, weights_only: bool = True) -> dict:
     Raises:
         ValueError: It is not a complete checkpoint, or holds objects whose loading could run code.
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir():
         checkpoint = read_sharded(path)
         if "optimizer_states" in checkpoint:
             checkpoint["optimizer_states"] = [by_number(state) for state in checkpoint["optimizer_states"]]

@@ -86,8 +86,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Read this rank's slices of a folder, or a single file as it is."""
-        path = Path(self.broadcast(checkpoint_path))
-        if path.is_dir():
+        path = self.broadcast(checkpoint_path)
+        if Path(path).is_dir():
             return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
         return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied out
 
