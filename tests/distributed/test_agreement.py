@@ -8,6 +8,8 @@ import torch
 from tests.distributed.made_runs import ROUTING, run_rank, run_variants
 from tests.processes import run_in_processes
 
+pytestmark = pytest.mark.long
+
 STEPS = 30
 VARIANTS = [("ddp", 1), ("fsdp2", 1), ("ddp", 2), ("fsdp2", 2)]
 """Strategies, and micro-batches to a step."""
@@ -22,8 +24,9 @@ def reference() -> dict[str, torch.Tensor]:
     return losses
 
 
-def check(reference: dict[str, torch.Tensor], folder, world: int) -> None:
-    everyone = run_in_processes(partial(run_variants, world=world, variants=VARIANTS), folder, world)
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_train_like_one_process(reference, tmp_path, world):
+    everyone = run_in_processes(partial(run_variants, world=world, variants=VARIANTS), tmp_path, world)
     for (strategy, window), ranks in zip(VARIANTS, zip(*everyone, strict=True), strict=True):
         assert any(not torch.equal(ranks[0]["chosen"] > 0, rank["chosen"] > 0) for rank in ranks[1:])  # ranks route differently
         assert all((rank["chosen"] == 0).any() for rank in ranks)  # experts starve
@@ -33,12 +36,3 @@ def check(reference: dict[str, torch.Tensor], folder, world: int) -> None:
             error = torch.maximum(error, (found - expected).abs() / expected.abs())
         print(f"{strategy}, {world} ranks, {window} micro-batches: {error[:5].max():.1e} in 5 steps, {error.max():.1e} in {STEPS}")
         assert error[:5].max() < 1e-5 and error.max() < 1e-3
-
-
-def test_two_ranks_train_like_one_process(reference, tmp_path):
-    check(reference, tmp_path, 2)
-
-
-@pytest.mark.long
-def test_four_ranks_train_like_one_process(reference, tmp_path):
-    check(reference, tmp_path, 4)

@@ -14,6 +14,8 @@ from mimdit.distributed.sharded_checkpoint import what_is_missing
 from tests.distributed.made_runs import resume, save_and_go_on
 from tests.processes import run_in_processes
 
+pytestmark = pytest.mark.long
+
 
 def save_both(rank: int, world: int, folder: str) -> dict[str, dict]:
     runs = {strategy: save_and_go_on(rank, world, strategy, folder) for strategy in ("fsdp2", "ddp")}
@@ -26,7 +28,7 @@ def resume_all(rank: int, world: int, folder: str) -> list[dict]:
     return [resume(rank, world, strategy, f"{folder}/{saved}.ckpt") for strategy, saved in found]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[2, 4])
 def saved(request, tmp_path_factory) -> tuple[Path, list[dict]]:
     """Checkpoints of as many ranks, and what these saw."""
     folder = tmp_path_factory.mktemp("saved")
