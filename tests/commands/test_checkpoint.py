@@ -45,9 +45,9 @@ def config(tmp_path, monkeypatch):
 
 
 def test_a_sharded_run_becomes_files_for_use(config, tmp_path, capsys):
-    sharded = ["--trainer.strategy", "mimdit.distributed.FSDP2Strategy"]
-    cli.main(["fit", *config, *sharded, "--ckpt_path", "last"])
-    cli.main(["fit", *config, *sharded, "--trainer.max_steps=4", "--trainer.max_epochs=3", "--ckpt_path", "last"])
+    (tmp_path / "sharded.yaml").write_text("trainer: {strategy: {class_path: mimdit.distributed.FSDP2Strategy}}\n")
+    cli.main(["fit", *config, "--config", "sharded.yaml", "--ckpt_path", "last"])
+    cli.main(["fit", *config, "--trainer.strategy=fsdp2", "--trainer.max_steps=4", "--trainer.max_epochs=3", "--ckpt_path", "last"])
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step=0000003.ckpt", "step=0000004.ckpt"]
 
     capsys.readouterr()
