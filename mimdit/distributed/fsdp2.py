@@ -25,10 +25,11 @@ from mimdit.distributed.sharding import shard, spread
 class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models that DDP's whole copy a rank has no room for.
 
-    In a config ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}``, on the command line ``--trainer.strategy=fsdp2``. The model says by ``shard_units()`` what is gathered
-    together, and is sliced before the optimiser is built. A frozen backbone is sliced too, in its own precision (``backbone.dtype:
-    bfloat16``); what trains stays fp32, and ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders
-    (`mimdit.distributed.sharded_checkpoint`); folders of any number of ranks and single files of any strategy are read.
+    In a config ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}``, on the command line ``--trainer.strategy=fsdp2``.
+    The model says by ``shard_units()`` what is gathered together, and is sliced before the optimiser is built. A frozen backbone is
+    sliced too, in its own precision (``backbone.dtype: bfloat16``); what trains stays fp32, and ``trainer.precision: bf16-mixed`` computes
+    in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); those of any number of ranks and single files of any
+    strategy are read.
 
     Every forward pass is a conversation of all ranks, so all must make the same number: in validation, images of one size (or no tiling).
 

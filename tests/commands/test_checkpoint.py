@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mimdit import cli
 from mimdit.distributed.checkpoint_files import read_checkpoint
 from tests.commands.test_export import CONDITIONER, QUIET, Pairs
-from tests.tiny_models import ARCHITECTURE
+from tests.tiny_models import tiny_backbone
 
 
 class ScoredPairs(Pairs):
@@ -25,9 +25,10 @@ def config(tmp_path, monkeypatch):
     """A run that ``--config config.yaml`` describes, in this folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mimdit"])
+    tiny_backbone().save_pretrained(tmp_path / "base", dtype=torch.float32)
     saving = {"class_path": "callbacks.CompleteCheckpoint", "init_args": {"every_n_train_steps": 1, "keep": 2, "dirpath": "run"}}
     parts = {
-        "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": None, "architecture": ARCHITECTURE}},
+        "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": "base"}},
         "conditioner": {"class_path": "mimdit.MoEConditioner", "init_args": CONDITIONER},
         "balance": {"class_path": "mimdit.RoutingBalance"},
         "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": {"steps": 1}},
