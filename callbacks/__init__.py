@@ -1,5 +1,6 @@
 """What watches and accompanies a run: expert utilisation, quality, images, speed, memory and the moving average."""
 
+from callbacks.checkpoint import CompleteCheckpoint
 from callbacks.ema import EMAUpdate
 from callbacks.expert_utilization import ExpertUtilization
 from callbacks.image_grid import ImageGrid
@@ -9,4 +10,14 @@ from callbacks.quality import Quality
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 
-__all__ = ["EMAUpdate", "ExpertUtilization", "ImageGrid", "MFU", "Memory", "Quality", "Showcase", "Throughput"]
+__all__ = [
+    "CompleteCheckpoint",
+    "EMAUpdate",
+    "ExpertUtilization",
+    "ImageGrid",
+    "MFU",
+    "Memory",
+    "Quality",
+    "Showcase",
+    "Throughput",
+]

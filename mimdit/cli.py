@@ -24,6 +24,11 @@ TRAINER_VERBS = {
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "export": "mimdit.commands.export:export",
+    "checkpoint": {
+        "inspect": "mimdit.commands.checkpoint:inspect",
+        "consolidate": "mimdit.commands.checkpoint:consolidate",
+        "export": "mimdit.commands.export:export",
+    },
     "shards": {
         "quickstart": "mimdit.commands.shards:quickstart",
         "foundir": "mimdit.commands.convert:foundir",

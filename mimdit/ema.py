@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 class ExponentialMovingAverage(nn.Module):
@@ -29,7 +30,7 @@ class ExponentialMovingAverage(nn.Module):
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         live = dict(self._model.named_parameters())
         names = list(self.average)
-        return [self.average[name].data for name in names], [live[name.replace("/", ".")].data for name in names]
+        return [_own(self.average[name].data) for name in names], [_own(live[name.replace("/", ".")].data) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -45,3 +46,8 @@ class ExponentialMovingAverage(nn.Module):
             held = live.clone()
             live.copy_(average)
             average.copy_(held)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of this rank alone: sharded, the average is sliced as the live weights are, so no rank needs another."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

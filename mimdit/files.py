@@ -26,12 +26,12 @@ def replace_when_whole(path: str | Path) -> Iterator[Path]:
         os.umask(umask := os.umask(0))
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power failure, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

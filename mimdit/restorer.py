@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
@@ -266,6 +267,10 @@ class Restorer(L.LightningModule):
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
+    def shard_units(self) -> list[list[nn.Module]]:
+        """What a sharded strategy gathers together."""
+        return [*self.conditioner.shard_units(), *self.backbone.shard_units(), [self.ema]]
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""
         leave_out(checkpoint, self.backbone.frozen_state("backbone."), self._identity)
@@ -279,10 +284,11 @@ class Restorer(L.LightningModule):
         """Which weights checkpoints leave out; they never change, so they are read once."""
         return frozen_identity(self.backbone)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the averaged weights for use: conditioner, settings of the flow, and the backbone, or its adapters, if they trained."""
+    def save_pretrained(self, folder: str | Path, *, average: bool = True) -> None:
+        """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, or its adapters, if they trained."""
         folder = Path(folder)
-        self.ema.swap()
+        if average:
+            self.ema.swap()
         try:
             self.conditioner.save_pretrained(folder)
             if self.backbone.trainable:
@@ -290,7 +296,8 @@ class Restorer(L.LightningModule):
             elif self.backbone.lora is not None:
                 self.backbone.save_pretrained(folder / ADAPTERS)
         finally:
-            self.ema.swap()
+            if average:
+                self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
         with replace_when_whole(folder / "restorer.json") as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")

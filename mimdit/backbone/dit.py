@@ -212,6 +212,10 @@ class DiTBackbone(L.LightningModule):
             if is_adapter(name):
                 parameter.requires_grad_(reached)
 
+    def shard_units(self) -> list[list[nn.Module]]:
+        """What a sharded strategy gathers together: each of the transformer's blocks, and what is around them."""
+        return [*([block] for block in self.transformer.transformer_blocks), [self.transformer]]
+
     def frozen_state(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """What a restorer's checkpoints leave out: the codec, and the transformer but for its adapters, unless it trains."""
         frozen = f"{prefix}codec." if self.trainable else prefix

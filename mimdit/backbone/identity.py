@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from mimdit.backbone.lora import base_state
 from mimdit.backbone.pretrained import Origin
@@ -27,6 +28,8 @@ def weights_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
+        if isinstance(tensor, DTensor):  # sliced over ranks, which all come here
+            tensor = tensor.full_tensor()
         rounded = tensor.detach().bfloat16() if tensor.is_floating_point() else tensor.detach()
         digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import lightning as L
-import torch
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,6 +18,8 @@ import callbacks  # noqa: F401 - for the short names of its classes
 import datamodules
 import mimdit
 from mimdit.commands.precision import slow_precision
+from mimdit.distributed.checkpoint_files import read_hyper_parameters
+from mimdit.distributed.checkpoint_io import WholeCheckpointIO
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -81,6 +83,8 @@ class TrainerCLI(LightningCLI):
         A model that did this in its ``__init__`` would keep copies of its parts wherever it is built without a command line.
         """
         super().instantiate_classes()
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config named no other
+            self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if (warning := slow_precision(self.trainer)) is not None:
             rank_zero_warn(warning)
         self._dump_config()
@@ -95,19 +99,20 @@ class TrainerCLI(LightningCLI):
 def checkpoint_hparams_first(args: list[str]) -> list[str]:
     """Put ``--model`` as the checkpoint of ``--ckpt_path FILE`` remembers it before the user's own options, so that these win.
 
-    Returns ``args`` unchanged for ``fit``, for a sharded checkpoint (a folder) and for one without hyperparameters.
+    Returns ``args`` unchanged for ``fit`` and for a checkpoint without hyperparameters.
 
     Raises:
         FileNotFoundError: ``--ckpt_path`` names nothing that exists.
+        ValueError: It names something that is not a complete checkpoint, or holds more than tensors and plain values.
     """
     path = _option(args, "--ckpt_path")
     if path is None or path in ("null", *_NOT_A_FILE) or ":" in path:
         return args
     if not Path(path).exists():
         raise FileNotFoundError(f"--ckpt_path {path}: there is no such checkpoint; give a .ckpt file or folder, or 'last' or 'best'")
-    if args[0] == "fit" or Path(path).is_dir():
+    if args[0] == "fit":
         return args
-    hparams = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+    hparams = read_hyper_parameters(path)
     class_path = hparams.pop("_class_path", None)
     if class_path is None:
         return args

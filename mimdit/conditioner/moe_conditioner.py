@@ -220,6 +220,13 @@ class MoEConditioner(L.LightningModule):
         idle = sum(group.num_idle_parameters for block in self.blocks for group in block.inter_moe.groups)
         return ParameterCounts(stored, stored - idle)
 
+    def shard_units(self) -> list[list[nn.Module]]:
+        """What a sharded strategy gathers together: each block's experts and feed-forward.
+
+        The routers are not among them: `_reroute` asks them once more when their blocks have long run.
+        """
+        return [[*(group.experts for group in block.inter_moe.groups), block.feed_forward] for block in self.blocks]
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""
         folder = Path(folder)

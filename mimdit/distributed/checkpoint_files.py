@@ -1,0 +1,72 @@
+"""Checkpoints of either form, single files and folders: read without running anybody's code, and found where they are complete."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from mimdit.distributed.optimizer_states import by_number
+from mimdit.distributed.plain_loading import load_plain
+from mimdit.distributed.sharded_checkpoint import read_index, read_meta, read_sharded, what_is_missing
+
+
+def read_checkpoint(path: str | Path, *, weights_only: bool = True) -> dict:
+    """A checkpoint with whole tensors in memory, as a single file has them, from a file or a sharded folder.
+
+    Raises:
+        ValueError: It is not a complete checkpoint, or holds objects whose loading could run code.
+    """
+    if Path(path).is_dir():
+        checkpoint = read_sharded(path)
+        if "optimizer_states" in checkpoint:
+            checkpoint["optimizer_states"] = [by_number(state) for state in checkpoint["optimizer_states"]]
+        return checkpoint
+    return read_checkpoint_file(path, weights_only=weights_only)
+
+
+def read_checkpoint_file(path: str | Path, *, weights_only: bool = True, mmap: bool = False) -> dict:
+    """A single-file checkpoint.
+
+    Args:
+        path: The file.
+        weights_only: Refuse whatever is not tensors and plain values. False runs what code the file's author put there.
+        mmap: Leave the tensors in the file until they are looked at; it must stay as it is while they are used.
+
+    Raises:
+        ValueError: It is missing, not complete, or holds more than that.
+    """
+    if "://" in str(path):
+        raise ValueError(f"{path} is not a local file; download it first")
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not a checkpoint; give a .ckpt file or folder that mimdit fit wrote")
+    return load_plain(path, weights_only=weights_only, mmap=mmap)
+
+
+def read_hyper_parameters(path: str | Path) -> dict:
+    """How the model in a checkpoint, file or folder, was built; empty if it does not say."""
+    path = Path(path)
+    if path.is_dir():
+        problem = what_is_missing(path)
+        if problem is not None:
+            raise ValueError(f"{path} is not a complete checkpoint: {problem}; take an older one")
+        return read_meta(path).get("hyper_parameters", {})
+    return read_checkpoint_file(path, mmap=True).get("hyper_parameters", {})
+
+
+def newest_complete(folder: str | Path) -> Path | None:
+    """The complete checkpoint in ``folder``, file or folder, with the most steps (of several, the one written last); None if there is none.
+
+    Counted too is a folder under the hidden name that it was written under, when a run died after the last byte and before the renaming.
+    """
+    found = [path for path in Path(folder).iterdir() if not path.is_symlink()] if Path(folder).is_dir() else []
+    ranked = [(step, path.stat().st_mtime, path) for path in found if (step := _steps(path)) is not None]
+    return max(ranked)[2] if ranked else None
+
+
+def _steps(path: Path) -> int | None:
+    """Optimiser steps of a complete checkpoint; None for anything else."""
+    if path.is_dir():
+        return None if what_is_missing(path) else read_index(path)["global_step"]
+    if path.suffix != ".ckpt" or not zipfile.is_zipfile(path):
+        return None
+    return read_checkpoint_file(path, mmap=True).get("global_step")
