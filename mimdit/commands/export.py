@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-
-from mimdit.backbone.dit import DiTBackbone
-from mimdit.restorer import Restorer
-
-MODULES = {"mimdit.DiTBackbone": DiTBackbone, "mimdit.Restorer": Restorer}
+from mimdit.commands.checkpoints import read_checkpoint
 
 
 def export(checkpoint: str, folder: str) -> None:
@@ -22,14 +15,6 @@ def export(checkpoint: str, folder: str) -> None:
         checkpoint: A single-file checkpoint of ``mimdit fit``.
         folder: The folder to write.
     """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise ValueError(f"{checkpoint} is not a checkpoint file; give a .ckpt that mimdit fit wrote")
-    hparams = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
-    name = hparams.get("_class_path")
-    kinds = {f"{kind.__module__}.{kind.__name__}": kind for kind in MODULES.values()} | MODULES
-    if name not in kinds:
-        raise ValueError(f"{checkpoint} holds {name or 'no known module'}; a checkpoint of {' or '.join(MODULES)} can be exported")
-    module = kinds[name].load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    module, name = read_checkpoint(checkpoint)
     module.save_pretrained(folder)
     print(f"wrote {folder} ({name})")

@@ -1,0 +1,113 @@
+"""Which images there are under files and folders, and where each one's result goes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.images.formats import HEAD, UnreadableImageError, format_of, looks_like_image, named_like_image
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to read and the file to write; ``problem`` says why it cannot be, where that is known by its name or first bytes."""
+
+    source: Path
+    target: Path
+    problem: str | None = None
+
+
+def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> list[Job]:
+    """What to read and what to write for files and folders, recursively, in order of their names.
+
+    A folder's images keep their sub-folders under ``output``; of several folders each has one of its own name there. Two images of one
+    stem keep their old suffix before the new one. Hidden files are passed over, and so is what lies in ``output`` itself. A single file
+    may go to a file: where ``output`` has an image's suffix and is no folder.
+
+    Raises:
+        ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
+    """
+    inputs = list(inputs)
+    for path in inputs:
+        if not path.exists() and not path.is_symlink():
+            raise ValueError(f"{path} does not exist; give image files or folders of them")
+    if len(inputs) == 1 and not inputs[0].is_dir() and named_like_image(output) and not output.is_dir():
+        jobs = [Job(inputs[0], output, _problem(inputs[0]))]
+    else:
+        found = list(_found(inputs, output))
+        stems = Counter(place.with_suffix("") for _, place in found)
+        jobs = [_job(source, output / place, stems[place.with_suffix("")] > 1, same_format) for source, place in found]
+    if not jobs:
+        raise ValueError(f"{', '.join(map(str, inputs))}: nothing in there looks like an image")
+    _check_apart(jobs)
+    return jobs
+
+
+def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
+    """Each image and its place under the output."""
+    aside = output.resolve()
+    for path in inputs:
+        if not path.is_dir() or path.resolve() == aside:
+            yield path, Path(path.name)
+            continue
+        home = Path(path.resolve().name) if len(inputs) > 1 else Path()
+        for folder, names, files in os.walk(path):
+            images = [name for name in names if named_like_image(Path(name))]  # folders named like images: told, not entered
+            names[:] = sorted(
+                name for name in names if not name.startswith(".") and name not in images and Path(folder, name).resolve() != aside
+            )
+            for name in sorted([*files, *images]):
+                source = Path(folder, name)
+                if not name.startswith(".") and (named_like_image(source) or looks_like_image(source, _head(source))):
+                    yield source, home / source.relative_to(path)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a regular file, and none of what could block or cannot be read."""
+    if not path.is_file():
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError:  # named when it is its turn, if its name is an image's
+        return b""
+
+
+def _problem(path: Path) -> str | None:
+    if path.is_dir():
+        return "it is a folder"
+    if not path.is_file():
+        return "it is no regular file, or a link that leads nowhere"
+    try:
+        with open(path, "rb") as file:
+            format_of(path, file.read(HEAD))
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except UnreadableImageError as error:
+        return str(error)
+    return None
+
+
+def _job(source: Path, target: Path, ambiguous: bool, same_format: bool) -> Job:
+    problem = _problem(source)
+    suffix = ".png"
+    if same_format and problem is None:
+        kind = format_of(source, _head(source))
+        suffix = target.suffix if target.suffix.lower() in kind.suffixes else kind.suffix
+    if target.suffix.lower() == suffix.lower():
+        return Job(source, target.with_suffix(suffix), problem)
+    return Job(source, target.with_name(target.name + suffix) if ambiguous else target.with_suffix(suffix), problem)
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target.resolve() in sources:
+            raise ValueError(f"the result of {job.source} would replace {job.target}; give an output folder apart from the input")
+        if job.target in targets:
+            raise ValueError(f"{targets[job.target]} and {job.source} would both become {job.target}; restore them to two folders")
+        targets[job.target] = job.source
