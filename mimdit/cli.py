@@ -103,12 +103,11 @@ def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str
     """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word."""
     if next(iter(inspect.signature(function).parameters.values())).annotation != list[str]:
         return args
-    words, options, rest = [], [], iter(args)
-    for arg in rest:
-        if arg.startswith("-") and arg != "-":
-            options += [arg] if "=" in arg or arg in ("-h", "--help") else [arg, *[value for value in [next(rest, None)] if value is not None]]
-        else:
-            words.append(arg)
+    words, options, wants_value = [], [], False
+    for arg in args:
+        is_option = arg.startswith("-") and not wants_value
+        (options if is_option or wants_value else words).append(arg)
+        wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
     return [*options, *([json.dumps(words[:-1])] if words[:-1] else []), *words[-1:]]
 
 

@@ -1,6 +1,6 @@
 """Photographs as people have them: read with all they carry, and written back with it."""
 
-from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of, looks_like_image
+from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
 from datamodules.images.photo import Photo
 from datamodules.images.reading import read_photo, read_size
 from datamodules.images.writing import encode_photo
@@ -11,7 +11,6 @@ __all__ = [
     "UnreadableImageError",
     "encode_photo",
     "format_of",
-    "looks_like_image",
     "read_photo",
     "read_size",
 ]

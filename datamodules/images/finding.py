@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.images.formats import HEAD, UnreadableImageError, format_of, looks_like_image, named_like_image
+from datamodules.images.formats import HEAD, PNG, WRITTEN, ImageFormat, UnreadableImageError, format_of, looks_like_image, named_like_image
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image to read and the file to write; ``problem`` says why it cannot be, where that is known by its name or first bytes."""
+    """An image to read, the file to write and its format; ``problem`` says why it cannot be, where name or first bytes tell."""
 
     source: Path
     target: Path
+    kind: ImageFormat = PNG
     problem: str | None = None
 
 
@@ -27,6 +28,11 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
     stem keep their old suffix before the new one. Hidden files are passed over, and so is what lies in ``output`` itself. A single file
     may go to a file: where ``output`` has an image's suffix and is no folder.
 
+    Args:
+        inputs: The files and folders.
+        output: Where the results go.
+        same_format: Write each image in its own format instead of PNG; HEIC, which is only read, stays PNG.
+
     Raises:
         ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
     """
@@ -35,7 +41,7 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
         if not path.exists() and not path.is_symlink():
             raise ValueError(f"{path} does not exist; give image files or folders of them")
     if len(inputs) == 1 and not inputs[0].is_dir() and named_like_image(output) and not output.is_dir():
-        jobs = [Job(inputs[0], output, _problem(inputs[0]))]
+        jobs = [Job(inputs[0], output, _written_format(output), _problem(inputs[0]))]
     else:
         found = list(_found(inputs, output))
         stems = Counter(place.with_suffix("") for _, place in found)
@@ -92,14 +98,20 @@ def _problem(path: Path) -> str | None:
 
 
 def _job(source: Path, target: Path, ambiguous: bool, same_format: bool) -> Job:
-    problem = _problem(source)
-    suffix = ".png"
+    problem, kind = _problem(source), PNG
     if same_format and problem is None:
-        kind = format_of(source, _head(source))
-        suffix = target.suffix if target.suffix.lower() in kind.suffixes else kind.suffix
-    if target.suffix.lower() == suffix.lower():
-        return Job(source, target.with_suffix(suffix), problem)
-    return Job(source, target.with_name(target.name + suffix) if ambiguous else target.with_suffix(suffix), problem)
+        own = format_of(source, _head(source))
+        kind = own if own in WRITTEN else PNG
+    if target.suffix.lower() not in kind.suffixes:
+        target = target.with_name(target.name + kind.suffix) if ambiguous else target.with_suffix(kind.suffix)
+    return Job(source, target, kind, problem)
+
+
+def _written_format(path: Path) -> ImageFormat:
+    for kind in WRITTEN:
+        if path.suffix.lower() in kind.suffixes:
+            return kind
+    raise ValueError(f"{path}: {path.suffix} cannot be written; name one of {', '.join(kind.suffix for kind in WRITTEN)}")
 
 
 def _check_apart(jobs: list[Job]) -> None:

@@ -37,11 +37,14 @@ FORMATS = (
     ImageFormat("AVIF", (".avif",), re.compile(rb"....ftyp(avif|avis)", re.DOTALL)),
     ImageFormat("HEIF", (".heic", ".heif", ".hif"), re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)),
 )
+WRITTEN = tuple(known for known in FORMATS if known.name != "HEIF")
+PNG = next(known for known in FORMATS if known.name == "PNG")
 HEAD = 32
 """First bytes of a file that tell its format."""
 
 _SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes)
-_RAW_SUFFIXES = frozenset(".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .kdc .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srf .srw .x3f".split())
+_RAW_NAMES = "3fr arw cr2 cr3 crw dcr dng erf kdc mrw nef nrw orf pef raf raw rw2 sr2 srf srw x3f"
+_RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW_NAMES.split())
 _RAW = re.compile(rb"II\*\0....CR|FUJIFILMCCD-RAW|IIRO|IIRS|MMOR|IIU\0|FOVb|\0MRM|....ftypcrx ", re.DOTALL)
 
 

@@ -13,11 +13,10 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from datamodules.images.formats import FORMATS, ImageFormat
+from datamodules.images.formats import PNG, ImageFormat
 from datamodules.images.metadata import KEPT_OF_TIFF
 from datamodules.images.photo import Photo
 
-PNG = next(known for known in FORMATS if known.name == "PNG")
 _XMP_KEY = "XML:com.adobe.xmp"
 
 

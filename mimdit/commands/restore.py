@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from datamodules.images import UnreadableImageError, encode_photo, read_photo, read_size
 from datamodules.images.finding import Job, plan
-from datamodules.images.formats import FORMATS, named_like_image
 from mimdit.commands.checkpoints import load_restorer
+from mimdit.commands.memory import tile_for_free_memory
 from mimdit.files import replace_when_whole
 from mimdit.flow import SAMPLERS
 from mimdit.pixels import restore_pixels
 from mimdit.restorer import Restorer
 
-_WRITTEN = frozenset(known.name for known in FORMATS) - {"HEIF"}
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
 
 def restore(
@@ -69,17 +69,17 @@ def restore(
         restorer.flow.sampler = sampler
     settings = {"steps": steps, "start": start, "sigma_start": sigma_start, "guidance": guidance, "seed": seed}
     restorer.check_settings(**settings)
-    settings["tile"] = restorer.tile_for_free_memory() if tile == "auto" else tile
+    settings["tile"] = tile_for_free_memory(restorer.device) if tile == "auto" else tile
     kind = restorer.device.type
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        failed = restore_all(restorer, todo, same_format=same_format, **settings)
+        failed = restore_all(restorer, todo, **settings)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
     if failed:
         sys.exit(1)
 
 
-def restore_all(restorer: Restorer, jobs: list[Job], *, same_format: bool = False, **settings: object) -> list[tuple[Path, str]]:
-    """Do ``jobs`` one after the other, each result whole or not there; return what could not be done, and why.
+def restore_all(restorer: Restorer, jobs: list[Job], **settings: object) -> list[tuple[Path, str]]:
+    """Do ``jobs``, showing how far it is, one after the other, each result whole or not there; return what could not be done, and why.
 
     ``settings`` are those of `Restorer.restore`.
     """
@@ -89,11 +89,11 @@ def restore_all(restorer: Restorer, jobs: list[Job], *, same_format: bool = Fals
             sized.append((job, _megapixels(job)))
         except (UnreadableImageError, OSError) as error:
             failed.append((job.source, _why(error)))
-    with tqdm(total=round(sum(size for _, size in sized), 2), unit="MP", unit_scale=False, dynamic_ncols=True) as bar:
+    with tqdm(total=sum(size for _, size in sized), bar_format=_BAR, dynamic_ncols=True) as bar:
         for job, size in sized:
             bar.set_description(job.source.name[:32], refresh=True)
             try:
-                for remark in restore_one(restorer, job, same_format=same_format, **settings):
+                for remark in restore_one(restorer, job, **settings):
                     tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 failed.append((job.source, _why(error)))
@@ -101,18 +101,14 @@ def restore_all(restorer: Restorer, jobs: list[Job], *, same_format: bool = Fals
     return failed
 
 
-def restore_one(restorer: Restorer, job: Job, *, same_format: bool = False, **settings: object) -> tuple[str, ...]:
+def restore_one(restorer: Restorer, job: Job, **settings: object) -> tuple[str, ...]:
     """Read, restore and write one photograph; return what could not be kept of it."""
     photo = read_photo(job.source)
-    remarks = photo.remarks
     pixels = restore_pixels(restorer, photo.pixels, **settings)
-    kind = next((known for known in FORMATS if job.target.suffix.lower() in known.suffixes), None)
-    if kind is None or kind.name not in _WRITTEN or not (same_format or named_like_image(job.target)):
-        raise UnreadableImageError(f"{job.target.suffix} cannot be written; leave same_format out, or give a .png")
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(job.target) as path:
-        path.write_bytes(encode_photo(photo, pixels, kind))
-    return remarks
+        path.write_bytes(encode_photo(photo, pixels, job.kind))
+    return photo.remarks
 
 
 def _megapixels(job: Job) -> float:

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Band:
-    """``rows`` rows from ``top`` on, of an image of ``height`` rows, and a piece that holds them after ``above`` and before ``below`` more."""
+    """``rows`` rows from ``top`` on, of an image of ``height`` rows; its piece holds them after ``above`` and before ``below`` more."""
 
     top: int
     rows: int

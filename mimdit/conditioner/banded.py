@@ -44,9 +44,7 @@ def condition_in_bands(conditioner: MoEConditioner, latents: torch.Tensor, area:
             decided = tuple(gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra))
         inter.append(decided[0])
         intra.append(decided[1])
-        statistics = _sum_over_bands(
-            block.statistics(band.cut(hidden_states).to(conditioner.device), decided[1], band) for band in wide
-        )
+        statistics = _sum_over_bands(block.statistics(band.cut(hidden_states).to(conditioner.device), decided[1], band) for band in wide)
         residual, pooled = None, PooledFeatures()
         for band, piece in _pieces(hidden_states, wide):
             own = band.own(block.transform(piece.to(conditioner.device), *decided, statistics))
@@ -111,8 +109,8 @@ def _estimate(
         local = fine.own(head.local(piece, band.cut(hidden_states).to(device)))
         if tone is not None:
             with outside_autocast(features_BF):
-                coefficients = everywhere if cells is None else everywhere + _coefficients(cells, fine, latents, tone.grid.cell * head.patch_size)
-                local = local + tone.change(fine.own(piece), coefficients)
+                here = 0 if cells is None else _coefficients(cells, fine, latents.shape[3], tone.grid.cell * head.patch_size)
+                local = local + tone.change(fine.own(piece), everywhere + here)
         estimate[:, :, fine.top : fine.bottom] = local
     return estimate
 
@@ -123,10 +121,10 @@ def _cells(grid: torch.nn.Module, hidden_states: torch.Tensor, over: list[Band],
     return grid.network(torch.cat([grid.statistics(rows) for rows in own], dim=2))
 
 
-def _coefficients(cells: torch.Tensor, fine: Band, latents: torch.Tensor, side: int) -> torch.Tensor:
+def _coefficients(cells: torch.Tensor, fine: Band, width: int, side: int) -> torch.Tensor:
     """Interpolated to the band's own rows, with a row of cells more on each side that has one."""
     top, bottom = fine.top // side, fine.bottom // side
     above, below = min(1, top), min(1, cells.shape[2] - bottom)
     piece = cells[:, :, top - above : bottom + below]
-    spread = interpolate_cells(piece, (piece.shape[2] * side, latents.shape[3]))
+    spread = interpolate_cells(piece, (piece.shape[2] * side, width))
     return spread[:, :, above * side : (above + bottom - top) * side]

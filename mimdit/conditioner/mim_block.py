@@ -84,7 +84,9 @@ class MiMBlock(nn.Module):
         """The band's share of what the experts of each group read of the whole image, once the gates are known."""
         return self.inter_moe.statistics(self._for_experts(hidden_states), intra, band.coarser(self.moe_stride))
 
-    def transform(self, hidden_states: torch.Tensor, inter: Gates, intra: Gates, statistics: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    def transform(
+        self, hidden_states: torch.Tensor, inter: Gates, intra: Gates, statistics: list[tuple[torch.Tensor, ...]]
+    ) -> torch.Tensor:
         """`forward` for a piece of an image, by the gates and statistics of the whole."""
         return self._add(hidden_states, self.inter_moe(self._for_experts(hidden_states), None, inter, intra, statistics)[0])
 
