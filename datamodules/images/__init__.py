@@ -3,7 +3,7 @@
 from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
 from datamodules.images.photo import Photo
 from datamodules.images.reading import read_photo, read_size
-from datamodules.images.writing import encode_photo
+from datamodules.images.writing import encode_photo, lost_in
 
 __all__ = [
     "ImageFormat",
@@ -11,6 +11,7 @@ __all__ = [
     "UnreadableImageError",
     "encode_photo",
     "format_of",
+    "lost_in",
     "read_photo",
     "read_size",
 ]

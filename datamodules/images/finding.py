@@ -56,9 +56,11 @@ def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
     """Each image and its place under the output."""
     aside = output.resolve()
     for path in inputs:
-        if not path.is_dir() or path.resolve() == aside:
+        if not path.is_dir():
             yield path, Path(path.name)
             continue
+        if path.resolve() == aside:
+            raise ValueError(f"results would replace or join the images in {path}; give an output folder apart from the input")
         home = Path(path.resolve().name) if len(inputs) > 1 else Path()
         for folder, names, files in os.walk(path):
             images = [name for name in names if named_like_image(Path(name))]  # folders named like images: told, not entered

@@ -74,7 +74,7 @@ def _damage_is_named(kind: ImageFormat) -> Iterator[None]:
 
 def _shown(error: Exception) -> str:
     """The message without the addresses of buffers that Pillow puts in."""
-    return "unknown to Pillow" if "BytesIO object" in str(error) or "BufferedReader" in str(error) else str(error)
+    return "Pillow does not know what it is" if "BytesIO object" in str(error) or "BufferedReader" in str(error) else str(error)
 
 
 def _open(file: io.IOBase, kind: ImageFormat) -> Image.Image:

@@ -13,20 +13,26 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from datamodules.images.formats import PNG, ImageFormat
+from datamodules.images.formats import PNG, WRITTEN, ImageFormat
 from datamodules.images.metadata import KEPT_OF_TIFF
 from datamodules.images.photo import Photo
 
+_DEEP = tuple(kind for kind in WRITTEN if kind.name in ("PNG", "TIFF"))
+_OPAQUE = tuple(kind for kind in WRITTEN if kind.name in ("JPEG", "BMP"))
 _XMP_KEY = "XML:com.adobe.xmp"
 
 
 def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> bytes:
     """``pixels``, of the shape and type of the photo's own, in the format ``kind`` with all that the photo carries.
 
-    JPEG is written at quality 95 with full colour, AVIF at 90, WebP without loss where it was so. 16 bits are kept by PNG and TIFF, and
-    come from these alone. BMP carries no metadata, a 16-bit TIFF of EXIF only make, model, date, artist and copyright.
+    JPEG is written at quality 95 with full colour, AVIF at 90, WebP without loss where it was so. What a format cannot hold is left out:
+    `lost_in` tells.
     """
-    photo = dataclasses.replace(photo, pixels=pixels)
+    if kind not in _DEEP and pixels.dtype == np.uint16:
+        pixels, alpha = (None if part is None else np.round(part / 257).astype(np.uint8) for part in (pixels, photo.alpha))
+        photo = dataclasses.replace(photo, alpha=alpha)
+    if kind in _OPAQUE:
+        photo = dataclasses.replace(photo, alpha=None)
     together = pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])
     if together.dtype == np.uint16:
         return _deep_tiff(photo, together) if kind.name == "TIFF" else _deep_png(photo, together)
@@ -36,6 +42,20 @@ def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> b
     out = io.BytesIO()
     image.save(out, format=kind.name, **_settings(photo, kind, carried))
     return out.getvalue()
+
+
+def lost_in(photo: Photo, kind: ImageFormat) -> tuple[str, ...]:
+    """What of ``photo`` the format ``kind`` cannot hold, as remarks."""
+    lost = []
+    if kind not in _DEEP and photo.pixels.dtype == np.uint16:
+        lost.append(f"{kind.name} holds 8 bits a channel, of its 16")
+    if kind in _OPAQUE and photo.alpha is not None:
+        lost.append(f"{kind.name} does not hold its transparency")
+    if kind.name == "BMP" and (photo.icc or photo.exif or photo.xmp):
+        lost.append("BMP does not hold its profile and metadata")
+    if kind.name == "TIFF" and photo.pixels.dtype == np.uint16 and photo.exif:
+        lost.append("of its EXIF only make, model, date, artist and copyright are kept in a 16-bit TIFF")
+    return tuple(lost)
 
 
 def _settings(photo: Photo, kind: ImageFormat, carried: dict) -> dict:

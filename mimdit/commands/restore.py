@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from datamodules.images import UnreadableImageError, encode_photo, read_photo, read_size
+from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
 from mimdit.commands.checkpoints import load_restorer
 from mimdit.commands.memory import tile_for_free_memory
@@ -108,7 +108,7 @@ def restore_one(restorer: Restorer, job: Job, **settings: object) -> tuple[str, 
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(job.target) as path:
         path.write_bytes(encode_photo(photo, pixels, job.kind))
-    return photo.remarks
+    return (*photo.remarks, *lost_in(photo, job.kind))
 
 
 def _megapixels(job: Job) -> float:
