@@ -1,10 +1,10 @@
 """What restoring costs and what pieces do to it: memory and time against megapixels, seams, and quality against steps.
 
-- Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels. Each
-  size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU also the device's.
+- Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels.
+  Each size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU also the device's.
 - Seams: the greatest difference to the restoration in one piece, and the seam energy, the mean absolute jump across the borders of pieces
-  over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an image
-  that fits its positions is restored in one tile and in smaller ones.
+  over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an
+  image that fits its positions is restored in one tile and in smaller ones.
 - PSNR, SSIM and seconds of degraded photographs for 0 to 28 steps, from the estimate (the default) and from noise (the paper).
 
     python benchmarks/restore.py [--megapixels 1 4 16 48] [--tile 512] [--device cpu] [--json restore.json]
@@ -31,6 +31,7 @@ from mimdit.conditioner.experts import SwinAttention
 from mimdit.files import replace_when_whole
 from mimdit.metrics import psnr, ssim
 from mimdit.restorer import Restorer
+from mimdit.tiling import tile_starts
 
 GROUPS = ("02Blur_Noise", "06JPEG", "08Haze", "14Lowlight", "18Lowlight_Blur_Noise")
 SETTINGS = {"estimate": {}, "noise": {"start": "noise"}}
@@ -61,7 +62,6 @@ def noisy_photograph(megapixels: float) -> torch.Tensor:
 
 def cost(megapixels: float, tile: int | None, device: str) -> dict:
     """Seconds and peak MiB of one restoration, in this process."""
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     restorer = Restorer.from_pretrained().to(device)
     restorer.restore(torch.rand(1, 3, 64, 64).to(device))
     photograph = noisy_photograph(megapixels)
@@ -96,7 +96,8 @@ def line_of_cost(row: dict) -> str:
     device = f"{row['device_mib']:.0f}" if "device_mib" in row else "-"
     pieces = "one piece" if row["tile"] is None else f"pieces of {row['tile']}²"
     per_pixel = row["host_mib"] * 2**20 / row["megapixels"] / 1e6
-    return f"| {row['megapixels']:g} | {pieces} | {row['seconds']:.1f} | {row['host_mib']:.0f} | {per_pixel:.0f} | {row['image_mib']:.0f} | {device} |"
+    memory = f"{row['host_mib']:.0f} | {per_pixel:.0f} | {row['image_mib']:.0f} | {device}"
+    return f"| {row['megapixels']:g} | {pieces} | {row['seconds']:.1f} | {memory} |"
 
 
 def jumps(images: torch.Tensor, rows: list[int]) -> float:
@@ -127,7 +128,8 @@ def seams(options: argparse.Namespace) -> dict:
         restorer.tile, restorer.overlap, kept = 128, 32, (restorer.tile, restorer.overlap)
         small = restorer.restore(square, 4, **settings)
         restorer.tile, restorer.overlap = kept
-        edges = [80, 160, 176]  # where tiles of 128 at 0, 80 and 128 begin or end
+        starts = tile_starts(256, 128, 32, restorer.backbone.token_patch)
+        edges = sorted({*starts[1:], *(start + 128 for start in starts[:-1])})
         row = {"borders": len(edges), "difference": float((whole - small).abs().max())}
         figures[f"DiT tiles, from {name}"] = row | {"seam_energy": jumps(small, edges), "seam_energy_in_one_piece": jumps(whole, edges)}
     return figures
@@ -139,9 +141,7 @@ def quality(options: argparse.Namespace) -> list[dict]:
     truths = [photograph_crop(name, options.size).astype(np.float32) / 255 for name in TEST[: options.photographs]]
     pairs = [(degrade(truth, group, severity=0.6, seed=1), truth) for truth in truths for group in GROUPS]
     degraded, clean = (torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2) for side in zip(*pairs))
-    rows = [
-        {"start": "the input itself", "steps": 0, "psnr": float(psnr(degraded, clean).mean()), "ssim": float(ssim(degraded, clean).mean())}
-    ]
+    rows = [{"start": "the input itself", "steps": 0} | scores(degraded, clean)]
     for steps in options.steps:
         for name, settings in SETTINGS.items():
             if steps == 0 and name == "noise":
@@ -149,18 +149,21 @@ def quality(options: argparse.Namespace) -> list[dict]:
             began = time.perf_counter()
             restored = torch.cat([restorer.restore(image[None], steps, **settings) for image in degraded])
             seconds = (time.perf_counter() - began) / len(degraded)
-            rows.append({"start": name, "steps": steps, "seconds": seconds})
-            rows[-1] |= {"psnr": float(psnr(restored, clean).mean()), "ssim": float(ssim(restored, clean).mean())}
+            rows.append({"start": name, "steps": steps, "seconds": seconds} | scores(restored, clean))
     return rows
+
+
+def scores(images: torch.Tensor, clean: torch.Tensor) -> dict:
+    """Mean PSNR and SSIM."""
+    return {"psnr": float(psnr(images, clean).mean()), "ssim": float(ssim(images, clean).mean())}
 
 
 def report(figures: dict) -> str:
     """The tables."""
     lines = ["| restoration | borders | greatest difference | seam energy | of one piece |", "|---|---|---|---|---|"]
     for name, row in figures["seams"].items():
-        lines.append(
-            f"| {name} | {row['borders']} | {row['difference']:.1e} | {row['seam_energy']:.4f} | {row['seam_energy_in_one_piece']:.4f} |"
-        )
+        energies = f"{row['seam_energy']:.4f} | {row['seam_energy_in_one_piece']:.4f}"
+        lines.append(f"| {name} | {row['borders']} | {row['difference']:.1e} | {energies} |")
     lines += ["", "| start | steps | PSNR | SSIM | seconds, of the estimate's alone |", "|---|---|---|---|---|"]
     alone = next((row["seconds"] for row in figures["quality"] if row["steps"] == 0 and "seconds" in row), None)
     for row in figures["quality"]:
