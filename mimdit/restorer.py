@@ -234,7 +234,8 @@ class Restorer(L.LightningModule):
     ) -> tuple[torch.Tensor, Conditioning]:
         """The latents of ``images``, padded, and what the conditioner says of them, in pieces of ``area`` pixels where it is given."""
         downscale = self.backbone.codec.downscale
-        degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * downscale))
+        padded = pad_by_reflection(images, self.conditioner.multiple * downscale)
+        degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
         if area is None:
             return degraded, self.conditioner(degraded, routing)
         return degraded, condition_in_bands(self.conditioner, degraded, max(1, area // downscale**2), routing)
@@ -265,7 +266,12 @@ class Restorer(L.LightningModule):
 
     def _finish(self, latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Images of the size of ``images`` from padded latents."""
-        return self.backbone.decode(latents)[..., : images.shape[2], : images.shape[3]].clamp(0, 1)
+        decoded = self.backbone.decode(latents.to(self._codec_place(latents)))
+        return decoded[..., : images.shape[2], : images.shape[3]].clamp(0, 1).to(images.device)
+
+    def _codec_place(self, tensor: torch.Tensor) -> torch.device:
+        """Where the codec works on ``tensor``: its own device, or that of ``tensor`` where it has no weights."""
+        return next((weight.device for weight in self.backbone.codec.parameters()), tensor.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore with the settings of the flow."""

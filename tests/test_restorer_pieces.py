@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+from mimdit.backbone import VAECodec
 from mimdit.restorer import Restorer
-from tests.tiny_models import randomise, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, randomise, tiny_restorer
 
 
 def restorer(**flow):
@@ -47,3 +49,13 @@ def test_what_fits_a_piece_is_not_cut(monkeypatch):
 def test_a_tile_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="tile=0 must be at least 1"):
         restorer().restore(images(), tile=0)
+
+
+def test_an_autoencoder_takes_the_whole_image_also_where_the_rest_goes_in_pieces(tmp_path):
+    vae = AutoencoderKL(block_out_channels=(4, 4), latent_channels=4, norm_num_groups=2, sample_size=32,
+                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    vae.save_pretrained(tmp_path)
+    backbone = {"architecture": ARCHITECTURE | {"in_channels": 4, "out_channels": 4}, "codec": VAECodec(str(tmp_path))}
+    model = tiny_restorer(backbone=backbone, conditioner={"latent_channels": 4}, tile=32, overlap=8).eval()
+    whole, cut = model.restore(images()), model.restore(images(), tile=50)
+    assert whole.std() > 0 and (whole - cut).abs().max() < 1e-5
