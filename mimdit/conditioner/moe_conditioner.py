@@ -196,7 +196,8 @@ class MoEConditioner(L.LightningModule):
         return Conditioning(residuals, decided, estimate, rerouted)
 
     def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
-        """Around the compiled block, not in it: DDP cuts the graphs that it meets, and cannot cut one with a checkpoint inside."""
+        """Run a block, and keep nothing inside it if so asked."""
+        # The checkpoint lies around the compiled block, not in it: DDP cuts the graphs it meets, and takes none with a checkpoint inside.
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)

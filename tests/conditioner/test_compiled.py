@@ -142,7 +142,8 @@ def gradients_under_ddp(rank):
     conditioner.timestep_scale.requires_grad_(False)
     for block in conditioner.blocks:
         block.compile(backend="aot_eager", fullgraph=True)
-    loss_of(DistributedDataParallel(conditioner)((rank + 1) * latents())).backward()
+    wrapped = DistributedDataParallel(conditioner)  # a name of its own: it must live until the backward pass is done
+    loss_of(wrapped((rank + 1) * latents())).backward()
     return gradients(conditioner)
 
 
