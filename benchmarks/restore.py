@@ -1,7 +1,7 @@
 """What restoring costs and what pieces do to it: memory and time against megapixels, seams, and quality against steps.
 
 - Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels.
-  Each size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU also the device's.
+  Each size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU the device's too.
 - Seams: the greatest difference to the restoration in one piece, and the seam energy, the mean absolute jump across the borders of pieces
   over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an
   image that fits its positions is restored in one tile and in smaller ones.
@@ -175,9 +175,8 @@ def report(figures: dict) -> str:
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    print(
-        "| megapixels | worked on in | seconds | peak MiB | bytes a pixel | the image, MiB | on the device, MiB |\n|---|---|---|---|---|---|---|"
-    )
+    head = ["megapixels", "worked on in", "seconds", "peak MiB", "bytes a pixel", "the image, MiB", "on the device, MiB"]
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     figures = {"device": options.device, "costs": costs(options), "seams": seams(options), "quality": quality(options)}
     print("\n" + report(figures))
     if options.json:
