@@ -5,6 +5,7 @@ from typing import Any
 
 _HOMES = {
     "DiTBackbone": "mimdit.backbone.dit",
+    "MiMDiTPipeline": "mimdit.pipeline",
     "MoEConditioner": "mimdit.conditioner.moe_conditioner",
     "Restorer": "mimdit.restorer",
     "RoutingBalance": "mimdit.routing.balance",

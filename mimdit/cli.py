@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb is known, so that ``mimdit --help`` answ
 import ast
 import difflib
 import inspect
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ TRAINER_VERBS = {
 
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
+    "restore": "mimdit.commands.restore:restore",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
         "inspect": "mimdit.commands.checkpoint:inspect",
@@ -72,7 +74,8 @@ def _run_command(commands: dict[str, str | dict[str, str]], args: list[str], pro
         from jsonargparse import auto_cli
 
         function = _load(target)
-        auto_cli(function, args=_bare_flags_are_true(function, [_with_underscores(arg) for arg in rest]), prog=prog)
+        rest = _bare_flags_are_true(function, [_with_underscores(arg) for arg in rest])
+        auto_cli(function, args=_gather_inputs(function, rest), prog=prog)
     elif not rest or rest[0] in ("-h", "--help"):
         print(f"usage: {prog} <command> [options]\n\n" + "\n".join(_listing(target)))
     else:
@@ -100,6 +103,18 @@ def _bare_flags_are_true(function: Callable[..., object], args: list[str]) -> li
         f"{arg}=true" if arg in flags and follower.lower() not in ("true", "false", "yes", "no") else arg
         for arg, follower in zip(args, followers)
     ]
+
+
+def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:
+    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word."""
+    if next(iter(inspect.signature(function).parameters.values())).annotation != list[str]:
+        return args
+    words, options, wants_value = [], [], False
+    for arg in args:
+        is_option = arg.startswith("-") and not wants_value
+        (options if is_option or wants_value else words).append(arg)
+        wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
+    return [*options, *([json.dumps(words[:-1])] if words[:-1] else []), *words[-1:]]
 
 
 def _fail_unknown(verb: str, commands: dict[str, str | dict[str, str]], prog: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
+from mimdit.conditioner.banded import condition_in_bands
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
 from mimdit.files import replace_when_whole
@@ -111,12 +112,11 @@ class Restorer(L.LightningModule):
     def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None, **prompting: object) -> torch.Tensor:
         """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing.
 
-        ``prompting`` are the backbone's ``guidance`` and ``dropped``.
+        ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s ``at_once`` and ``device``.
         """
-        residuals = None
-        if conditioning is not None:
-            residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
-        return tiled_velocity(self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap, **prompting)
+        residuals = None if conditioning is None else conditioning.residuals
+        settings = {"tile": self.tile, "overlap": self.overlap, "scale": self.conditioner.timestep_scale} | prompting
+        return tiled_velocity(self.backbone, latents, sigma, residuals, **settings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
@@ -181,6 +181,7 @@ class Restorer(L.LightningModule):
         guidance: float | None = None,
         routing: Routing | None = None,
         use_residuals: bool = True,
+        tile: int | None = None,
     ) -> torch.Tensor:
         """Restore images of any size.
 
@@ -193,51 +194,88 @@ class Restorer(L.LightningModule):
             guidance: Strength of the prompt, at least 0; None for the flow's own. Any value but 1 asks the DiT twice a step.
             routing: Gates to obey instead of the image's own.
             use_residuals: Whether the DiT is steered; False leaves it to itself, to see what the conditioner does.
+            tile: Images of more than ``tile * tile`` pixels, all together, are worked on in pieces of about that area, which alone are
+                on the restorer's device; the rest stays where ``images`` are. The result is that of one piece, to rounding: all that is
+                read of the whole image is read at full resolution. None for one piece.
 
         Returns:
-            Restored images ``[B, 3, H, W]`` in 0..1, fp32.
+            Restored images ``[B, 3, H, W]`` in 0..1, fp32, where ``images`` are.
 
         Raises:
             ValueError: ``start``, ``sigma_start``, ``steps`` or ``guidance`` is out of range, this conditioner makes no estimate to start
                 from, or this backbone has no unconditional prompt to guide away from.
         """
+        self.check_settings(steps=steps, start=start, sigma_start=sigma_start, guidance=guidance, tile=tile)
         settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "guidance": guidance, "use_residuals": use_residuals}
-        return self._sample(images, *self._condition(images, routing), steps, **settings)
+        area = None if tile is None or images[:, 0].numel() <= tile**2 else tile**2
+        place = images.device
+        images = images if area is not None else images.to(self.device)
+        return self._sample(images, *self._condition(images, routing, area), steps, area=area, **settings).to(place)
+
+    def check_settings(
+        self, *, steps: int | None = None, start: str | None = None, sigma_start: float | None = None, guidance: float | None = None,
+        seed: int | None = None, tile: int | None = None,
+    ) -> None:  # fmt: skip
+        """Raise ValueError where `restore` could not use these."""
+        _, start, *_ = self._sampling(steps, start, sigma_start, guidance)
+        if start == "estimate" and self.conditioner.estimate_head is None:
+            raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
+        if tile is not None and tile < 1:
+            raise ValueError(f"tile={tile} must be at least 1; use null for one piece")
+
+    def _sampling(
+        self, steps: int | None, start: str | None, sigma_start: float | None, guidance: float | None
+    ) -> tuple[int, str, float, float]:
+        """Each as given, or else the flow's own."""
+        given = {"start": start, "sigma_start": sigma_start, "steps": steps, "guidance": guidance}
+        chosen = {name: getattr(self.flow, name) if value is None else value for name, value in given.items()}
+        check_sampling(**chosen)
+        return chosen["steps"], chosen["start"], chosen["sigma_start"], chosen["guidance"]
 
     @torch.no_grad()
-    def _condition(self, images: torch.Tensor, routing: Routing | None = None) -> tuple[torch.Tensor, Conditioning]:
-        """The latents of ``images``, padded, and what the conditioner says of them."""
-        degraded = self.backbone.encode(pad_by_reflection(images, self.conditioner.multiple * self.backbone.codec.downscale))
-        return degraded, self.conditioner(degraded, routing)
+    def _condition(
+        self, images: torch.Tensor, routing: Routing | None = None, area: int | None = None
+    ) -> tuple[torch.Tensor, Conditioning]:
+        """The latents of ``images``, padded, and what the conditioner says of them, in pieces of ``area`` pixels where it is given."""
+        downscale = self.backbone.codec.downscale
+        padded = pad_by_reflection(images, self.conditioner.multiple * downscale)
+        degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
+        if area is None:
+            return degraded, self.conditioner(degraded, routing)
+        return degraded, condition_in_bands(self.conditioner, degraded, max(1, area // downscale**2), routing)
 
     @torch.no_grad()
     def _sample(
         self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, steps: int | None = None, *,
         start: str | None = None, sigma_start: float | None = None, seed: int | None = None, guidance: float | None = None,
-        use_residuals: bool = True,
+        use_residuals: bool = True, area: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """`restore`, from what `_condition` gave."""
-        steps = self.flow.steps if steps is None else steps
-        start = self.flow.start if start is None else start
-        sigma_start = self.flow.sigma_start if sigma_start is None else sigma_start
-        guidance = self.flow.guidance if guidance is None else guidance
-        check_sampling(start, sigma_start, steps, guidance)
+        steps, start, sigma_start, guidance = self._sampling(steps, start, sigma_start, guidance)
         anchor = degraded if start == "degraded" else conditioning.estimate
         if steps == 0:
             return self._finish(degraded if anchor is None else anchor, images)
         generator = keyed_generator("restore", self.seed if seed is None else seed)
         noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
         latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
+        del noise, anchor
         steering = conditioning if use_residuals else None
+        of_tile = len(images) * (self.tile * self.backbone.codec.downscale) ** 2
+        pieces = {} if area is None else {"at_once": max(1, area // of_tile), "device": self.device}
 
         def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return self.velocity(z, sigma, steering, guidance=guidance)
+            return self.velocity(z, sigma, steering, guidance=guidance, **pieces)
 
         return self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images)
 
     def _finish(self, latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Images of the size of ``images`` from padded latents."""
-        return self.backbone.decode(latents)[..., : images.shape[2], : images.shape[3]].clamp(0, 1)
+        decoded = self.backbone.decode(latents.to(self._codec_place(latents)))
+        return decoded[..., : images.shape[2], : images.shape[3]].clamp(0, 1).to(images.device)
+
+    def _codec_place(self, tensor: torch.Tensor) -> torch.device:
+        """Where the codec works on ``tensor``: its own device, or that of ``tensor`` where it has no weights."""
+        return next((weight.device for weight in self.backbone.codec.parameters()), tensor.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore with the settings of the flow."""

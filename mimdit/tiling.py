@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mimdit.backbone.dit import DiTBackbone
@@ -15,30 +17,56 @@ def tiled_velocity(
     *,
     tile: int,
     overlap: int,
+    at_once: int = 1,
+    device: torch.device | None = None,
+    scale: Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]] | None = None,
     **prompting: object,
 ) -> torch.Tensor:
     """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
 
     The residuals are those of the whole image, cut along with it, so every tile is steered by what the whole image said. (ours; the
-    blending of velocities follows MultiDiffusion, arXiv 2302.08113) ``prompting`` are the backbone's ``guidance`` and ``dropped``.
+    blending of velocities follows MultiDiffusion, arXiv 2302.08113)
+
+    Args:
+        backbone: The diffusion transformer.
+        latents: The whole image, on any device.
+        sigma: Noise level of each image.
+        residuals: What steers it, on the whole image's tokens, or None.
+        tile: Side of a tile.
+        overlap: Least overlap of tiles.
+        at_once: Tiles that go through the backbone together.
+        device: Where the backbone is; None where the latents are.
+        scale: Makes of a tile's residuals and ``sigma`` those of each block: for the whole image at once they would be many.
+        **prompting: The backbone's ``guidance`` and ``dropped``.
     """
     height, width = latents.shape[2:]
-    patch = backbone.token_patch
-    if height <= tile and width <= tile:
-        return backbone.velocity(latents, sigma, residuals, **prompting)
+    patch, device = backbone.token_patch, latents.device if device is None else device
+    high, wide = min(tile, height), min(tile, width)
+    starts = [(top, left) for top in tile_starts(height, tile, overlap, patch) for left in tile_starts(width, tile, overlap, patch)]
     grids = None if residuals is None else [r.unflatten(1, (height // patch, width // patch)) for r in residuals]
+
+    def ask(group: list[tuple[int, int]]) -> torch.Tensor:
+        part = torch.cat([latents[:, :, top : top + high, left : left + wide] for top, left in group]).to(device)
+        levels, steering = sigma.to(device).repeat(len(group)), None
+        if grids is not None:
+            cells = [(slice(top // patch, (top + high) // patch), slice(left // patch, (left + wide) // patch)) for top, left in group]
+            steering = [torch.cat([g[:, down, across].flatten(1, 2) for down, across in cells]).to(device) for g in grids]
+            steering = steering if scale is None else scale(steering, levels)
+        given = dict(prompting)
+        if given.get("dropped") is not None:
+            given["dropped"] = given["dropped"].repeat(len(group))
+        return backbone.velocity(part, levels, steering, **given)
+
+    if len(starts) == 1:
+        return ask(starts).to(latents.device)
     total, weight = torch.zeros_like(latents, dtype=torch.float32), latents.new_zeros(1, 1, height, width, dtype=torch.float32)
-    for top in tile_starts(height, tile, overlap, patch):
-        for left in tile_starts(width, tile, overlap, patch):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            part = None
-            if grids is not None:
-                part = [g[:, top // patch : bottom // patch, left // patch : right // patch].flatten(1, 2) for g in grids]
-            velocity = backbone.velocity(latents[:, :, top:bottom, left:right].contiguous(), sigma, part, **prompting)
-            ramp = _ramp(bottom - top, overlap, latents.device)[:, None] * _ramp(right - left, overlap, latents.device)[None, :]
-            total[:, :, top:bottom, left:right] += velocity.float() * ramp
-            weight[:, :, top:bottom, left:right] += ramp
-    return total / weight
+    ramp = _ramp(high, overlap, latents.device)[:, None] * _ramp(wide, overlap, latents.device)[None, :]
+    for first in range(0, len(starts), at_once):
+        group = starts[first : first + at_once]
+        for (top, left), velocity in zip(group, ask(group).to(latents.device).float().chunk(len(group))):
+            total[:, :, top : top + high, left : left + wide] += velocity * ramp
+            weight[:, :, top : top + high, left : left + wide] += ramp
+    return total.div_(weight)
 
 
 def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:

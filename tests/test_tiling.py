@@ -40,6 +40,17 @@ def test_a_velocity_of_each_pixel_alone_comes_out_as_without_tiles(size, overlap
     assert len(stub.tiles) > 1 and all(max(tile) <= 32 for tile in stub.tiles)
 
 
+@pytest.mark.parametrize("at_once", [2, 3, 100])
+def test_tiles_that_go_through_together_give_what_single_ones_give(at_once):
+    latents, sigma = random(2, 3, 40, 72), torch.tensor([0.2, 0.9])
+    residuals = [random(2, 10 * 18, 5)]
+    settings = {"tile": 16, "overlap": 4, "scale": lambda parts, levels: [part * levels[:, None, None] for part in parts]}
+    together = tiled_velocity(Stub(), latents, sigma, residuals, at_once=at_once, **settings)
+    torch.testing.assert_close(together, tiled_velocity(Stub(), latents, sigma, residuals, **settings))
+    scaled = [residuals[0] * sigma[:, None, None]]
+    torch.testing.assert_close(together, Stub().velocity(latents, sigma, scaled), rtol=1e-5, atol=1e-5)
+
+
 def test_what_fits_is_not_cut():
     stub, latents = Stub(), random(1, 3, 32, 24)
     tiled_velocity(stub, latents, torch.ones(1), None, tile=32, overlap=8)

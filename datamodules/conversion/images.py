@@ -98,7 +98,7 @@ def _look(data: bytes, suffix: str, check: str) -> ImageFacts:
             image.verify()  # the checksum of every part, to the end
         elif decode:
             image.load()
-    if decode and suffix == "jpg" and not _jpeg_ends(data):
+    if decode and suffix == "jpg" and not jpeg_ends(data):
         raise BadImageError("its jpg data was cut short: the marker of its end is missing")
     if suffix == "jpg":
         if orientation in _TURNED:
@@ -108,7 +108,7 @@ def _look(data: bytes, suffix: str, check: str) -> ImageFacts:
     return ImageFacts(suffix, width, height, orientation)
 
 
-def _jpeg_ends(data: bytes) -> bool:
+def jpeg_ends(data: bytes) -> bool:
     """Whether an end marker follows the image data; one inside a segment before, as that of a thumbnail, does not count."""
     position = 2
     while found := _JPEG_MARKER.search(data, position):

@@ -19,8 +19,8 @@ def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
     spread alone cannot tell haze from a pale scene: it is the lack of anything dark, the dark channel of He et al. (2009), that gives it
     away. Quantiles are of at most 65,536 evenly spaced positions.
     """
-    values = torch.cat([latents, latents.amin(dim=1, keepdim=True)], dim=1).float().flatten(2)
-    values = values[:, :, :: -(-values.shape[2] // _MOST_SAMPLES)]
+    values = latents.flatten(2)[:, :, :: -(-latents[0, 0].numel() // _MOST_SAMPLES)]
+    values = torch.cat([values, values.amin(dim=1, keepdim=True)], dim=1).float()
     quantiles = torch.quantile(values, values.new_tensor(QUANTILES), dim=2).permute(1, 2, 0).flatten(1)
     differences = (latents[..., 1:] - latents[..., :-1]).float()
     return torch.cat([quantiles, (differences.std(dim=(2, 3), correction=0) + 1e-4).log()], dim=1)
@@ -50,16 +50,25 @@ class ToneCurve(nn.Module):
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
         with outside_autocast(latents):
-            statistics = [router_features(hidden_states), router_features(latents)]
-            if self.histogram:
-                statistics.append(tone_statistics(latents))
-            coefficients = self.coefficients(torch.cat(statistics, dim=1))[..., None, None]
+            coefficients = self.coefficients(self.statistics(latents, router_features(hidden_states)))[..., None, None]
             if self.grid is not None:
                 coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
-            coefficients = coefficients.unflatten(1, (len(self.powers), -1))
-            unit = ((latents.float() + 1) / 2).clamp(0, 1)
-            # The floor keeps the slope of a root finite in black regions.
-            return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
+            return self.change(latents, coefficients)
+
+    def statistics(self, latents: torch.Tensor, features_BF: torch.Tensor) -> torch.Tensor:
+        """What the coefficients are read from: ``features_BF`` of the hidden states, and the latents, fp32 ``[B, F]``."""
+        statistics = [features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))]
+        return torch.cat(statistics, dim=1)
+
+    def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
+
+    def change(self, latents: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """``sum_j c_j * y^p_j`` for ``coefficients [B, J * C, h or 1, w or 1]``, fp32."""
+        coefficients = coefficients.unflatten(1, (len(self.powers), -1))
+        unit = ((latents.float() + 1) / 2).clamp(0, 1)
+        # The floor keeps the slope of a root finite in black regions.
+        return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
 
     @staticmethod
     def _power(unit: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -92,11 +101,19 @@ class ToneGrid(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """``[B, dim, H, W]`` to coefficients ``[B, num_coefficients, *size]``, fp32."""
+        return interpolate_cells(self.network(self.statistics(hidden_states)), size)
+
+    def statistics(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Mean and log-std of each cell, ``[B, 2 dim, H / cell, W / cell]``."""
         hidden_states = hidden_states.float()
         mean = nn.functional.avg_pool2d(hidden_states, self.cell)
         variance = (nn.functional.avg_pool2d(hidden_states.square(), self.cell) - mean.square()).clamp_min(0)
-        coefficients = self.network(torch.cat([mean, (variance + 1e-4).log() / 2], dim=1))
-        return nn.functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
+        return torch.cat([mean, (variance + 1e-4).log() / 2], dim=1)
+
+
+def interpolate_cells(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Coefficients of cells, between their centres."""
+    return nn.functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
 
 
 class EstimateHead(nn.Module):
@@ -131,6 +148,10 @@ class EstimateHead(nn.Module):
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Estimate ``[B, C, h, w]`` in fp32; at initialisation it is ``latents`` itself."""
-        detail = self.detail(hidden_states + self.feed_forward(self.norm(hidden_states)))
-        estimate = latents + nn.functional.pixel_shuffle(detail, self.patch_size).float()
+        estimate = self.local(latents, hidden_states)
         return estimate if self.tone is None else estimate + self.tone(latents, hidden_states)
+
+    def local(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The estimate without the tone: a position decides with what is at most two positions away."""
+        detail = self.detail(hidden_states + self.feed_forward(self.norm(hidden_states)))
+        return latents + nn.functional.pixel_shuffle(detail, self.patch_size).float()

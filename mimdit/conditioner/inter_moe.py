@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.intra_moe import IntraMoE
 from mimdit.routing.router import Router
 from mimdit.routing.routing import Gates
@@ -52,17 +53,31 @@ class InterMoE(nn.Module):
         )
 
     def forward(
-        self, hidden_states: torch.Tensor, features_BF: torch.Tensor, inter: Gates | None = None, intra: Gates | None = None
+        self,
+        hidden_states: torch.Tensor,
+        features_BF: torch.Tensor | None,
+        inter: Gates | None = None,
+        intra: Gates | None = None,
+        statistics: list[tuple[torch.Tensor, ...]] | None = None,
     ) -> tuple[torch.Tensor, Gates, Gates]:
-        """Fuse all groups for ``hidden_states [B, C, H, W]``; given gates (``inter [B, G]``, ``intra [G, B, E]``) are obeyed."""
+        """Fuse all groups for ``hidden_states [B, C, H, W]``; given gates (``inter [B, G]``, ``intra [G, B, E]``) are obeyed.
+
+        ``statistics``, one entry a group, replace what the experts would read of the whole of ``hidden_states``.
+        """
         if inter is None:
             inter = self.router(features_BF)
         fused, decided = 0, []
         for index, group in enumerate(self.groups):
-            output, gates = group(hidden_states, features_BF, None if intra is None else intra.map(lambda tensor, g=index: tensor[g]))
+            given = None if intra is None else intra.map(lambda tensor, g=index: tensor[g])
+            output, gates = group(hidden_states, features_BF, given, None if statistics is None else statistics[index])
             fused = fused + output * inter.weights[:, index, None, None, None].to(output.dtype)
             decided.append(gates)
         return fused, inter, Gates.stack(decided)
+
+    def statistics(self, hidden_states: torch.Tensor, intra: Gates, band: Band) -> list[tuple[torch.Tensor, ...]]:
+        """The band's share of what the experts of each group read of the whole image."""
+        gates = (intra.map(lambda tensor, g=index: tensor[g]) for index in range(len(self.groups)))
+        return [group.statistics(hidden_states, given, band) for group, given in zip(self.groups, gates)]
 
     def route(self, features_BF: torch.Tensor) -> tuple[Gates, Gates]:
         """Decide every gate from ``features_BF`` alone, without running an expert."""

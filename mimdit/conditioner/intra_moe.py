@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import DISPATCHES, Rows, is_grouped
 from mimdit.conditioner.experts import KINDS
 from mimdit.routing.router import Router
@@ -58,11 +59,26 @@ class IntraMoE(nn.Module):
         stored = sum(parameter.numel() for parameter in self.experts.parameters())
         return stored * (self.num_experts - self.router.top_k) // self.num_experts
 
-    def forward(self, hidden_states: torch.Tensor, features_BF: torch.Tensor, gates: Gates | None = None) -> tuple[torch.Tensor, Gates]:
-        """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how."""
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        features_BF: torch.Tensor | None,
+        gates: Gates | None = None,
+        statistics: tuple[torch.Tensor, ...] | None = None,
+    ) -> tuple[torch.Tensor, Gates]:
+        """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how.
+
+        ``statistics`` replace what the experts would read of the whole of ``hidden_states``.
+        """
         if gates is None:
             gates = self.router(features_BF)
         weights_BK = gates.weights.gather(-1, gates.indices)
+        return self.experts(hidden_states, self._rows(hidden_states, gates), weights_BK, statistics), gates
+
+    def statistics(self, hidden_states: torch.Tensor, gates: Gates, band: Band) -> tuple[torch.Tensor, ...]:
+        """The band's share of what the chosen experts read of the whole image."""
+        return self.experts.statistics(hidden_states, self._rows(hidden_states, gates), band)
+
+    def _rows(self, hidden_states: torch.Tensor, gates: Gates) -> Rows:
         grouped = is_grouped(self.dispatch, hidden_states, self.channels)
-        rows = Rows.sort(gates.indices, self.num_experts) if grouped else Rows.in_order(gates.indices)
-        return self.experts(hidden_states, rows, weights_BK), gates
+        return Rows.sort(gates.indices, self.num_experts) if grouped else Rows.in_order(gates.indices)

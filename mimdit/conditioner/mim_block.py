@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.inter_moe import InterMoE
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates
@@ -76,11 +77,25 @@ class MiMBlock(nn.Module):
     ) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
         """Transform ``[B, C, H, W]``; also return the gates and the features ``[B, 2C]`` that they read, at full resolution."""
         features_BF = router_features(hidden_states)
+        fused, inter, intra = self.inter_moe(self._for_experts(hidden_states), features_BF, inter, intra)
+        return self._add(hidden_states, fused), inter, intra, features_BF
+
+    def statistics(self, hidden_states: torch.Tensor, intra: Gates, band: Band) -> list[tuple[torch.Tensor, ...]]:
+        """The band's share of what the experts of each group read of the whole image, once the gates are known."""
+        return self.inter_moe.statistics(self._for_experts(hidden_states), intra, band.coarser(self.moe_stride))
+
+    def transform(
+        self, hidden_states: torch.Tensor, inter: Gates, intra: Gates, statistics: list[tuple[torch.Tensor, ...]]
+    ) -> torch.Tensor:
+        """`forward` for a piece of an image, by the gates and statistics of the whole."""
+        return self._add(hidden_states, self.inter_moe(self._for_experts(hidden_states), None, inter, intra, statistics)[0])
+
+    def _for_experts(self, hidden_states: torch.Tensor) -> torch.Tensor:
         normed = self.norm1(hidden_states)
-        if self.moe_stride > 1:
-            normed = nn.functional.avg_pool2d(normed, self.moe_stride)
-        fused, inter, intra = self.inter_moe(normed, features_BF, inter, intra)
+        return nn.functional.avg_pool2d(normed, self.moe_stride) if self.moe_stride > 1 else normed
+
+    def _add(self, hidden_states: torch.Tensor, fused: torch.Tensor) -> torch.Tensor:
         if self.moe_stride > 1:
             fused = nn.functional.interpolate(fused, scale_factor=self.moe_stride, mode="bilinear", align_corners=False)
         hidden_states = hidden_states + fused
-        return hidden_states + self.feed_forward(self.norm2(hidden_states)), inter, intra, features_BF
+        return hidden_states + self.feed_forward(self.norm2(hidden_states))

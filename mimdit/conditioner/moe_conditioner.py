@@ -178,12 +178,8 @@ class MoEConditioner(L.LightningModule):
         Raises:
             ValueError: The size is no multiple of `multiple`.
         """
-        height, width = latents.shape[2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(f"latents of {height}x{width} do not fit; pad height and width to multiples of {self.multiple}")
-        # Channels-last from here on: the depth-wise filters and the pointwise layers are two to three times faster so, on a CPU.
-        patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
-        hidden_states = self.embed(patches)
+        self.check_size(latents)
+        hidden_states = self.embed_patches(latents)
         inter, intra, features, residuals = [], [], [], []
         for index, (block, projection) in enumerate(zip(self.blocks, self.projections)):
             forced = (None, None)
@@ -194,7 +190,7 @@ class MoEConditioner(L.LightningModule):
             intra.append(intra_gates)
             features.append(features_BF.detach())
             residuals.append(projection(hidden_states))
-        decided = self._record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
+        decided = self.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
         estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states)
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
         return Conditioning(residuals, decided, estimate, rerouted)
@@ -206,11 +202,24 @@ class MoEConditioner(L.LightningModule):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
+    def check_size(self, latents: torch.Tensor) -> None:
+        """Raise ValueError where the size is no multiple of `multiple`."""
+        height, width = latents.shape[2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"latents of {height}x{width} do not fit; pad height and width to multiples of {self.multiple}")
+
+    def embed_patches(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents to the hidden states of the first block ``[B, dim, h / patch_size, w / patch_size]``."""
+        # Channels-last from here on: the depth-wise filters and the pointwise layers are two to three times faster so, on a CPU.
+        patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
+        return self.embed(patches)
+
     def _reroute(self, features_MBF: torch.Tensor) -> Routing:
         decisions = [block.inter_moe.route(features_BF) for block, features_BF in zip(self.blocks, features_MBF)]
-        return self._record(Gates.stack([inter for inter, _ in decisions]), Gates.stack([intra for _, intra in decisions]), features_MBF)
+        return self.record(Gates.stack([inter for inter, _ in decisions]), Gates.stack([intra for _, intra in decisions]), features_MBF)
 
-    def _record(self, inter: Gates, intra: Gates, features_MBF: torch.Tensor) -> Routing:
+    def record(self, inter: Gates, intra: Gates, features_MBF: torch.Tensor) -> Routing:
+        """The record of what the gates of all blocks decided, by what they read."""
         mask_GE = torch.ones(intra.probs.shape[1], intra.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
         return Routing(inter, intra, features_MBF, mask_GE, self.groups)
 

@@ -30,6 +30,27 @@ def router_features(hidden_states: torch.Tensor) -> torch.Tensor:
         return torch.cat([mean, (std + 1e-4).log()], dim=1)
 
 
+class PooledFeatures:
+    """`router_features` of an image that comes in pieces: their means and spreads are put together (Chan et al. 1979), in fp64."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def add(self, piece: torch.Tensor) -> None:
+        """Take in the positions of ``piece [B, C, H, W]``."""
+        with outside_autocast(piece):
+            variance, mean = (moment.cpu().double() for moment in torch.var_mean(piece.float(), dim=(2, 3), correction=0))
+        count = piece.shape[2] * piece.shape[3]
+        apart, total = mean - self.mean, self.count + count
+        self.squares = self.squares + variance * count + apart.square() * (self.count * count / total)
+        self.mean, self.count = self.mean + apart * (count / total), total
+
+    def features(self) -> torch.Tensor:
+        """Mean and log-std, fp32 ``[B, 2C]``, on the CPU."""
+        std = (self.squares / self.count).clamp_min(0).sqrt().float()
+        return torch.cat([self.mean.float(), (std + 1e-4).log()], dim=1)
+
+
 class Router(nn.Module):
     """A linear gate in fp32 over ``num_choices`` (paper: the gating networks of Inter-MoE and Intra-MoE; what it reads is ours).
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
@@ -17,14 +18,30 @@ class ChannelAttention(nn.Module):
         self.temperature_E = nn.Parameter(torch.ones(num_experts))
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
+    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+        """Squares of queries and of keys ``[R, h]`` and their products ``[R, h, h]``, summed over positions."""
+        query, key, _ = _tokens(band.own(self.local(self.qkv.fan_out(images, rows), rows)))
+        return _products(query, key)
+
+    def forward(
+        self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
+    ) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        qkv = self.local(self.qkv.fan_out(images, rows), rows)
-        # [R, N, h] each: split along what is last in memory, so that their gradients lie together as they come.
-        query, key, value = qkv.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=2)
+        query, key, value = _tokens(self.local(self.qkv.fan_out(images, rows), rows))
         # The product over positions is normalised after the fact: the same as normalised channels, with one pass less over the image.
-        norm_q, norm_k = (tokens.float().square().sum(dim=1).clamp_min(1e-6).rsqrt() for tokens in (query, key))
-        similarity = (query.mT @ key).float() * norm_q[:, :, None] * norm_k[:, None, :]
+        square_q, square_k, product = _products(query, key) if statistics is None else statistics
+        norm_q, norm_k = (square.clamp_min(1e-6).rsqrt() for square in (square_q, square_k))
+        similarity = product * norm_q[:, :, None] * norm_k[:, None, :]
         attention = (similarity * pick(self.temperature_E, rows.indices_R)[:, None, None]).softmax(dim=-1)
         attended = value @ attention.to(value.dtype).mT
         return self.out.fan_in(attended.mT.unflatten(2, images.shape[2:]), rows, weights_BK)
+
+
+def _tokens(qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """``[R, N, h]`` each: split along what is last in memory, so that their gradients lie together as they come."""
+    return qkv.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=2)
+
+
+def _products(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    square_q, square_k = (tokens.float().square().sum(dim=1) for tokens in (query, key))
+    return square_q, square_k, (query.mT @ key).float()

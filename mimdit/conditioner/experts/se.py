@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
@@ -21,11 +22,20 @@ class SqueezeExcitation(nn.Module):
         self.excite_EOI = nn.Parameter(torch.empty(num_experts, hidden, squeezed).uniform_(-1, 1) * squeezed**-0.5)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
+    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+        """Means of the gated channels ``[R, h]``."""
+        return (band.own(self._gated(images, rows)).float().sum(dim=(2, 3)) / (band.height * images.shape[3]),)
+
+    def forward(
+        self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
+    ) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        value, gate = self.local(self.into.fan_out(images, rows), rows).chunk(2, dim=1)
-        gated = value * gate
-        pooled = gated.mean(dim=(2, 3))[..., None]
+        gated = self._gated(images, rows)
+        pooled = (gated.mean(dim=(2, 3)) if statistics is None else statistics[0].to(gated.dtype))[..., None]
         squeeze, excite = (pick(stack, rows.indices_R).to(pooled.dtype) for stack in (self.squeeze_EOI, self.excite_EOI))
         excited = excite @ (squeeze @ pooled).relu()
         return self.out.fan_in(gated * (2 * excited.sigmoid()[..., None]), rows, weights_BK)
+
+    def _gated(self, images: torch.Tensor, rows: Rows) -> torch.Tensor:
+        value, gate = self.local(self.into.fan_out(images, rows), rows).chunk(2, dim=1)
+        return value * gate

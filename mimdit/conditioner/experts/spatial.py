@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
 from mimdit.conditioner.stacked import StackedPointwise
@@ -22,9 +23,18 @@ class SpatialAttention(nn.Module):
         self.key_value = StackedPointwise(num_experts, dim, 2 * hidden)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
+    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+        """The pooled grid ``[B, C, 8, 8]``; the grid divides the height and width of the whole."""
+        columns = band.own(images).float().unflatten(3, (self.grid, -1)).mean(dim=4)
+        rows_of_cell = band.height // self.grid
+        cells = torch.arange(band.top, band.top + band.rows, device=images.device) // rows_of_cell
+        return (columns.new_zeros(*columns.shape[:2], self.grid, self.grid).index_add_(2, cells, columns) / rows_of_cell,)
+
+    def forward(
+        self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
+    ) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`."""
-        pooled = nn.functional.adaptive_avg_pool2d(images, self.grid)
+        pooled = nn.functional.adaptive_avg_pool2d(images, self.grid) if statistics is None else statistics[0].to(images.dtype)
         query = self.query.fan_out(images, rows).flatten(2)
         key, value = self.key_value.fan_out(pooled, rows).flatten(2).chunk(2, dim=1)
         attended = attend(query, key, value)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
 from mimdit.conditioner.stacked import StackedPointwise, pick
@@ -24,7 +25,13 @@ class SwinAttention(nn.Module):
         self.position_bias_EP = nn.Parameter(torch.randn(num_experts, (2 * self.window - 1) ** 2) * 0.02)
         self.register_buffer("position_NN", _relative_positions(self.window), persistent=False)
 
-    def forward(self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
+    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+        """None: a window is all that it sees."""
+        return ()
+
+    def forward(
+        self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
+    ) -> torch.Tensor:
         """See the contract in `mimdit.conditioner.experts`. Raises ValueError where the window does not divide the size."""
         height, width = images.shape[2:]
         if height % self.window or width % self.window:

@@ -1,0 +1,188 @@
+"""What restoring costs and what pieces do to it: memory and time against megapixels, seams, and quality against steps.
+
+- Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels.
+  Each size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU the device's too.
+- Seams: the greatest difference to the restoration in one piece, and the seam energy, the mean absolute jump across the borders of pieces
+  over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an
+  image that fits its positions is restored in one tile and in smaller ones.
+- PSNR, SSIM and seconds of degraded photographs for 0 to 28 steps, from the estimate (the default) and from noise (the paper).
+
+    python benchmarks/restore.py [--megapixels 1 4 16 48] [--tile 512] [--device cpu] [--json restore.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from datamodules.degradations.compose import degrade
+from datamodules.made.photographs import TEST, load_photograph, photograph_crop
+from mimdit.conditioner.band import bands
+from mimdit.conditioner.experts import SwinAttention
+from mimdit.files import replace_when_whole
+from mimdit.metrics import psnr, ssim
+from mimdit.restorer import Restorer
+from mimdit.tiling import tile_starts
+
+GROUPS = ("02Blur_Noise", "06JPEG", "08Haze", "14Lowlight", "18Lowlight_Blur_Noise")
+SETTINGS = {"estimate": {}, "noise": {"start": "noise"}}
+STEPS = (0, 1, 2, 4, 8, 28)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 4, 16, 48], help="sizes to restore")
+    parser.add_argument("--whole-up-to", type=float, default=1, help="megapixels up to which the same is done in one piece, too")
+    parser.add_argument("--tile", type=int, default=512, help="side in pixels of the square whose area is worked on at once")
+    parser.add_argument("--size", type=int, default=256, help="side of the photographs that steps are measured on")
+    parser.add_argument("--photographs", type=int, default=len(TEST), help="how many of them")
+    parser.add_argument("--steps", type=int, nargs="*", default=STEPS, help="numbers of steps")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
+
+
+def noisy_photograph(megapixels: float) -> torch.Tensor:
+    """``[1, 3, H, W]``, three to two: a photograph enlarged, with noise of the full resolution."""
+    height = round(math.sqrt(megapixels * 1e6 / 1.5))
+    image = cv2.resize(load_photograph("coffee"), (round(height * 1.5), height), interpolation=cv2.INTER_CUBIC)
+    noise = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
+    return torch.from_numpy(np.clip(image / np.float32(255) + 0.08 * noise, 0, 1)).permute(2, 0, 1)[None]
+
+
+def cost(megapixels: float, tile: int | None, device: str) -> dict:
+    """Seconds and peak MiB of one restoration, in this process."""
+    restorer = Restorer.from_pretrained().to(device)
+    restorer.restore(torch.rand(1, 3, 64, 64).to(device))
+    photograph = noisy_photograph(megapixels)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    restored = restorer.restore(photograph, tile=tile)
+    assert restored.shape == photograph.shape
+    figures = {"megapixels": megapixels, "tile": tile, "seconds": time.perf_counter() - began}
+    figures["host_mib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    figures["image_mib"] = photograph.numel() * 4 / 2**20
+    if device.startswith("cuda"):
+        figures["device_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures
+
+
+def costs(options: argparse.Namespace) -> list[dict]:
+    """Every size in a process of its own: a peak stays a process's peak."""
+    jobs = [(size, options.tile) for size in options.megapixels]
+    jobs += [(size, None) for size in options.megapixels if size <= options.whole_up_to]
+    figures = []
+    for size, tile in jobs:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            figures.append(pool.apply(cost, (size, tile, options.device)))
+        print(line_of_cost(figures[-1]), flush=True)
+    return figures
+
+
+def line_of_cost(row: dict) -> str:
+    """A row of the first table."""
+    device = f"{row['device_mib']:.0f}" if "device_mib" in row else "-"
+    pieces = "one piece" if row["tile"] is None else f"pieces of {row['tile']}²"
+    per_pixel = row["host_mib"] * 2**20 / row["megapixels"] / 1e6
+    memory = f"{row['host_mib']:.0f} | {per_pixel:.0f} | {row['image_mib']:.0f} | {device}"
+    return f"| {row['megapixels']:g} | {pieces} | {row['seconds']:.1f} | {memory} |"
+
+
+def jumps(images: torch.Tensor, rows: list[int]) -> float:
+    """Mean absolute difference across the given borders over that across all others, down the image."""
+    steps = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(0, 1, 3))
+    chosen = torch.zeros(len(steps), dtype=torch.bool)
+    chosen[[row - 1 for row in rows]] = True
+    return float(steps[chosen].mean() / steps[~chosen].mean())
+
+
+def seams(options: argparse.Namespace) -> dict:
+    """Pieces against one piece, and small tiles of the DiT against one tile."""
+    restorer, photograph = Restorer.from_pretrained().to(options.device), noisy_photograph(0.25)
+    conditioner, figures = restorer.conditioner, {}
+    tile = 128
+    height, width = (-(-size // conditioner.multiple) * conditioner.multiple for size in photograph.shape[2:])
+    grid = {"area": tile**2 // conditioner.patch_size**2, "multiple": conditioner.multiple // conditioner.patch_size}
+    halo = SwinAttention.window * conditioner.moe_stride
+    cut = bands(height // conditioner.patch_size, width // conditioner.patch_size, **grid, halo=halo)
+    borders = [band.top * conditioner.patch_size for band in cut[1:]]
+    whole, pieces = restorer.restore(photograph), restorer.restore(photograph, tile=tile)
+    figures["pieces"] = {"borders": len(borders), "difference": float((whole - pieces).abs().max())}
+    figures["pieces"] |= {"seam_energy": jumps(pieces, borders), "seam_energy_in_one_piece": jumps(whole, borders)}
+
+    square = noisy_photograph(0.25)[:, :, 60:316, 60:316]
+    for name, settings in SETTINGS.items():
+        whole = restorer.restore(square, 4, **settings)
+        restorer.tile, restorer.overlap, kept = 128, 32, (restorer.tile, restorer.overlap)
+        small = restorer.restore(square, 4, **settings)
+        restorer.tile, restorer.overlap = kept
+        starts = tile_starts(256, 128, 32, restorer.backbone.token_patch)
+        edges = sorted({*starts[1:], *(start + 128 for start in starts[:-1])})
+        row = {"borders": len(edges), "difference": float((whole - small).abs().max())}
+        figures[f"DiT tiles, from {name}"] = row | {"seam_energy": jumps(small, edges), "seam_energy_in_one_piece": jumps(whole, edges)}
+    return figures
+
+
+def quality(options: argparse.Namespace) -> list[dict]:
+    """PSNR, SSIM and seconds an image, over photographs and groups."""
+    restorer = Restorer.from_pretrained().to(options.device)
+    truths = [photograph_crop(name, options.size).astype(np.float32) / 255 for name in TEST[: options.photographs]]
+    pairs = [(degrade(truth, group, severity=0.6, seed=1), truth) for truth in truths for group in GROUPS]
+    degraded, clean = (torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2) for side in zip(*pairs))
+    rows = [{"start": "the input itself", "steps": 0} | scores(degraded, clean)]
+    for steps in options.steps:
+        for name, settings in SETTINGS.items():
+            if steps == 0 and name == "noise":
+                continue
+            began = time.perf_counter()
+            restored = torch.cat([restorer.restore(image[None], steps, **settings) for image in degraded])
+            seconds = (time.perf_counter() - began) / len(degraded)
+            rows.append({"start": name, "steps": steps, "seconds": seconds} | scores(restored, clean))
+    return rows
+
+
+def scores(images: torch.Tensor, clean: torch.Tensor) -> dict:
+    """Mean PSNR and SSIM."""
+    return {"psnr": float(psnr(images, clean).mean()), "ssim": float(ssim(images, clean).mean())}
+
+
+def report(figures: dict) -> str:
+    """The tables."""
+    lines = ["| restoration | borders | greatest difference | seam energy | of one piece |", "|---|---|---|---|---|"]
+    for name, row in figures["seams"].items():
+        energies = f"{row['seam_energy']:.4f} | {row['seam_energy_in_one_piece']:.4f}"
+        lines.append(f"| {name} | {row['borders']} | {row['difference']:.1e} | {energies} |")
+    lines += ["", "| start | steps | PSNR | SSIM | seconds, of the estimate's alone |", "|---|---|---|---|---|"]
+    alone = next((row["seconds"] for row in figures["quality"] if row["steps"] == 0 and "seconds" in row), None)
+    for row in figures["quality"]:
+        ratio = f"{row['seconds'] / alone:.2f}" if alone and "seconds" in row else "-"
+        lines.append(f"| {row['start']} | {row['steps']} | {row['psnr']:.2f} | {row['ssim']:.3f} | {ratio} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    head = ["megapixels", "worked on in", "seconds", "peak MiB", "bytes a pixel", "the image, MiB", "on the device, MiB"]
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    figures = {"device": options.device, "costs": costs(options), "seams": seams(options), "quality": quality(options)}
+    print("\n" + report(figures))
+    if options.json:
+        with replace_when_whole(options.json) as path:
+            path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

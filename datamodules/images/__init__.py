@@ -1,0 +1,17 @@
+"""Photographs as people have them: read with all they carry, and written back with it."""
+
+from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
+from datamodules.images.photo import Photo
+from datamodules.images.reading import read_photo, read_size
+from datamodules.images.writing import encode_photo, lost_in
+
+__all__ = [
+    "ImageFormat",
+    "Photo",
+    "UnreadableImageError",
+    "encode_photo",
+    "format_of",
+    "lost_in",
+    "read_photo",
+    "read_size",
+]

@@ -1,0 +1,127 @@
+"""Which images there are under files and folders, and where each one's result goes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.images.formats import HEAD, PNG, WRITTEN, ImageFormat, UnreadableImageError, format_of, looks_like_image, named_like_image
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to read, the file to write and its format; ``problem`` says why it cannot be, where name or first bytes tell."""
+
+    source: Path
+    target: Path
+    kind: ImageFormat = PNG
+    problem: str | None = None
+
+
+def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> list[Job]:
+    """What to read and what to write for files and folders, recursively, in order of their names.
+
+    A folder's images keep their sub-folders under ``output``; of several folders each has one of its own name there. Two images of one
+    stem keep their old suffix before the new one. Hidden files are passed over, and so is what lies in ``output`` itself. A single file
+    may go to a file: where ``output`` has an image's suffix and is no folder.
+
+    Args:
+        inputs: The files and folders.
+        output: Where the results go.
+        same_format: Write each image in its own format instead of PNG; HEIC, which is only read, stays PNG.
+
+    Raises:
+        ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
+    """
+    inputs = list(inputs)
+    for path in inputs:
+        if not path.exists() and not path.is_symlink():
+            raise ValueError(f"{path} does not exist; give image files or folders of them")
+    if len(inputs) == 1 and not inputs[0].is_dir() and named_like_image(output) and not output.is_dir():
+        jobs = [Job(inputs[0], output, _written_format(output), _problem(inputs[0]))]
+    else:
+        found = list(_found(inputs, output))
+        stems = Counter(place.with_suffix("") for _, place in found)
+        jobs = [_job(source, output / place, stems[place.with_suffix("")] > 1, same_format) for source, place in found]
+    if not jobs:
+        raise ValueError(f"{', '.join(map(str, inputs))}: nothing in there looks like an image")
+    _check_apart(jobs)
+    return jobs
+
+
+def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
+    """Each image and its place under the output."""
+    aside = output.resolve()
+    for path in inputs:
+        if not path.is_dir():
+            yield path, Path(path.name)
+            continue
+        if path.resolve() == aside:
+            raise ValueError(f"results would replace or join the images in {path}; give an output folder apart from the input")
+        home = Path(path.resolve().name) if len(inputs) > 1 else Path()
+        for folder, names, files in os.walk(path):
+            images = [name for name in names if named_like_image(Path(name))]  # folders named like images: told, not entered
+            names[:] = sorted(
+                name for name in names if not name.startswith(".") and name not in images and Path(folder, name).resolve() != aside
+            )
+            for name in sorted([*files, *images]):
+                source = Path(folder, name)
+                if not name.startswith(".") and (named_like_image(source) or looks_like_image(source, _head(source))):
+                    yield source, home / source.relative_to(path)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a regular file, and none of what could block or cannot be read."""
+    if not path.is_file():
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError:  # named when it is its turn, if its name is an image's
+        return b""
+
+
+def _problem(path: Path) -> str | None:
+    if path.is_dir():
+        return "it is a folder"
+    if not path.is_file():
+        return "it is no regular file, or a link that leads nowhere"
+    try:
+        with open(path, "rb") as file:
+            format_of(path, file.read(HEAD))
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except UnreadableImageError as error:
+        return str(error)
+    return None
+
+
+def _job(source: Path, target: Path, ambiguous: bool, same_format: bool) -> Job:
+    problem, kind = _problem(source), PNG
+    if same_format and problem is None:
+        own = format_of(source, _head(source))
+        kind = own if own in WRITTEN else PNG
+    if target.suffix.lower() not in kind.suffixes:
+        target = target.with_name(target.name + kind.suffix) if ambiguous else target.with_suffix(kind.suffix)
+    return Job(source, target, kind, problem)
+
+
+def _written_format(path: Path) -> ImageFormat:
+    for kind in WRITTEN:
+        if path.suffix.lower() in kind.suffixes:
+            return kind
+    raise ValueError(f"{path}: {path.suffix} cannot be written; name one of {', '.join(kind.suffix for kind in WRITTEN)}")
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target.resolve() in sources:
+            raise ValueError(f"the result of {job.source} would replace {job.target}; give an output folder apart from the input")
+        if job.target in targets:
+            raise ValueError(f"{targets[job.target]} and {job.source} would both become {job.target}; restore them to two folders")
+        targets[job.target] = job.source

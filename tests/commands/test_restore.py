@@ -1,0 +1,214 @@
+"""``mimdit restore``, by its command line and with the embedded default."""
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datamodules.degradations.compose import degrade
+from datamodules.made.photographs import TEST, photograph_crop
+from mimdit import cli
+from mimdit.commands import restore as command
+from mimdit.commands.trained import load_restorer
+from mimdit.commands.memory import tile_for_free_memory
+from mimdit.conditioner import MoEConditioner
+from mimdit.pixels import restore_pixels
+from tests.commands.made_restorers import Identity
+from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
+from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    """The command with a restorer that changes nothing, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    made = Identity()
+    made.to = lambda device: made
+    made.check_settings = lambda **settings: None
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
+    return made
+
+
+def put(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name.replace("__", ".")).write_bytes(data)
+
+
+def run(*args):
+    """The exit code."""
+    try:
+        cli.main(["restore", *args])
+    except SystemExit as left:
+        return left.code
+    return 0
+
+
+def test_files_and_folders_come_back_with_names_and_sub_folders(stub, tmp_path):
+    put(tmp_path / "in", a__jpg=encoded("JPEG"))
+    put(tmp_path / "in/sub", b__png=encoded("PNG"))
+    put(tmp_path, c__webp=encoded("WEBP", "RGBA", lossless=True, exact=True))
+    assert run("--steps", "0", "in", "c.webp", "out") == 0
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"in/a.png", "in/sub/b.png", "c.png"}
+    for source, result in (("in/a.jpg", "in/a.png"), ("in/sub/b.png", "in/sub/b.png"), ("c.webp", "c.png")):
+        assert (np.asarray(Image.open(tmp_path / source)) == np.asarray(Image.open(tmp_path / "out" / result))).all()
+
+
+def test_grey_sixteen_bits_alpha_profile_and_metadata_come_through(stub, tmp_path):
+    put(tmp_path / "in", grey__jpg=encoded("JPEG", "L", icc_profile=SRGB, exif=exif(6).tobytes()), deep__tif=deep(".tif", 4))
+    assert run("in", "out", "--same-format") == 0
+    grey, tiff = Image.open("out/grey.jpg"), command.read_photo(tmp_path / "out/deep.tif")
+    assert grey.mode == "L" and grey.size == (24, 40) and grey.info["icc_profile"] == SRGB and grey.getexif()[0x0112] == 1
+    original = command.read_photo(tmp_path / "in/deep.tif")
+    assert tiff.pixels.dtype == np.uint16 and (tiff.pixels == original.pixels).all() and (tiff.alpha == original.alpha).all()
+
+
+def test_what_is_done_is_kept_and_what_failed_is_named_and_counted(stub, tmp_path, capsys):
+    put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG")[:-20], c__nef=b"II*\0")
+    (tmp_path / "in/d.jpg").mkdir()
+    assert run("in", "out") == 1
+    said = capsys.readouterr()
+    assert "restored 1, already there 0, failed 3" in said.out
+    assert (
+        "in/b.png: its PNG data is damaged" in said.err
+        and "in/d.jpg: it is a folder" in said.err
+        and "c.nef: it is a camera's RAW" in said.err
+    )
+    assert os.listdir("out") == ["a.png"]
+    before = os.stat("out/a.png").st_mtime_ns
+    assert run("in", "out") == 1 and os.stat("out/a.png").st_mtime_ns == before
+    assert "restored 0, already there 1, failed 3" in capsys.readouterr().out
+    assert run("in/a.png", "out", "--overwrite") == 0 and os.stat("out/a.png").st_mtime_ns > before
+
+
+def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkeypatch):
+    put(tmp_path / "in", a__png=encoded("PNG"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(command, "encode_photo", full)
+    assert run("in", "out") == 1 and os.listdir("out") == []
+
+
+def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, capsys):
+    put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG", "L"))
+
+    def restore(images, **settings):
+        if (images[0, 0] != images[0, 1]).any():
+            raise torch.OutOfMemoryError("no")
+        return images
+
+    stub.restore = restore
+    assert run("in", "out") == 1 and os.listdir("out") == ["b.png"]
+    assert "in/a.png: there is not enough memory for it; give a smaller --tile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("gone", "out"), "gone does not exist"),
+        (("in", "in"), "give an output folder apart"),
+        (("in", "out", "--device", "toaster"), "device 'toaster' is unknown"),
+        (("in", "out", "--sampler", "dice"), "sampler 'dice' is unknown"),
+        (("in", "out", "--steps=-1"), "steps=-1 is negative"),
+        (("in", "out", "--start", "middle"), "start 'middle' is unknown"),
+        (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
+    ],
+)
+def test_a_users_mistake_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, args, words):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    assert run(*args) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+class Pairs(L.LightningDataModule):
+    """Three batches."""
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([tiny_batch(seed=seed) for seed in range(3)], batch_size=None)
+
+
+def fitted():
+    """The checkpoint of a tiny restorer that ``mimdit fit`` trained in the current folder."""
+    backbone = tiny_backbone()
+    backbone.save_pretrained("base", dtype=torch.float32)
+    sizes = {"latent_channels": 3, "token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "estimate": True}
+    parts = {
+        "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": "base"}},
+        "conditioner": {"class_path": "mimdit.MoEConditioner", "init_args": sizes},
+        "balance": {"class_path": "mimdit.RoutingBalance"},
+        "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": {"steps": 2}},
+        "estimate_weight": 1.0,
+        "overlap": 16,
+    }
+    saving = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "run", "save_last": True}}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu", "max_steps": 3}
+    content = {
+        "trainer": quiet | {"callbacks": [saving]},
+        "model": {"class_path": "mimdit.Restorer", "init_args": parts},
+        "data": {"class_path": f"{__name__}.Pairs"},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(content))
+    cli.main(["fit", "--config", "config.yaml"])
+    return "run/last.ckpt"
+
+
+def test_a_checkpoint_restores_with_its_averaged_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mimdit"])
+    checkpoint = fitted()
+    cli.main(["export", checkpoint, "folder"])
+    averaged = MoEConditioner.from_pretrained("folder").state_dict()
+    loaded = load_restorer(checkpoint)
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(loaded.conditioner.state_dict()[name], averaged[name]) for name in averaged)
+    assert any(not torch.equal(trained[f"conditioner.{name}"], averaged[name]) for name in averaged)
+
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    assert run("in", "out", "--checkpoint", checkpoint, "--seed", "3") == 0
+    expected = restore_pixels(loaded, command.read_photo(tmp_path / "in/a.png").pixels, seed=3)
+    assert (command.read_photo(tmp_path / "out/a.png").pixels == expected).all()
+
+
+def to_png(image):
+    return cv2.imencode(".png", np.round(image[..., ::-1] * 255).astype(np.uint8))[1].tobytes()
+
+
+def test_by_default_the_embedded_restorer_improves_degraded_photographs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    truths = {f"{name}.{group}": photograph_crop(name, 96) for name in TEST[:2] for group in ("14Lowlight", "05Noise", "16Lowlight_Noise")}
+    for name, truth in truths.items():
+        degraded = degrade(truth.astype(np.float32) / 255, name.split(".")[1], severity=0.7, seed=1)
+        put(tmp_path / "in", **{f"{name}.png".replace(".", "__"): to_png(degraded)})
+    assert run("in", "out") == 0
+
+    def psnr(folder, name):
+        error = command.read_photo(Path(folder, f"{name}.png")).pixels.astype(float) - truths[name]
+        return 20 * np.log10(255) - 10 * np.log10((error**2).mean())
+
+    gains = {name: psnr("out", name) - psnr("in", name) for name in truths}
+    assert min(gains.values()) > 1, gains
+
+
+def test_sixteen_bit_and_grey_pixels_are_restored_as_what_they_are():
+    model = tiny_restorer(conditioner={"estimate": True}).eval()
+    grey = (np.arange(24 * 20).reshape(24, 20, 1) * 130).astype(np.uint16)
+    restored = restore_pixels(model, grey, steps=0)  # an untrained estimate is the input itself
+    assert restored.dtype == np.uint16 and restored.shape == grey.shape and np.abs(restored.astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize(("free", "side"), [(100 << 20, 256), (2 << 30, 512), (64 << 30, 1024)])
+def test_the_tile_goes_by_the_free_memory(tmp_path, free, side):
+    (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:  {free >> 10} kB\n")
+    assert tile_for_free_memory(torch.device("cpu"), tmp_path / "meminfo") == side

@@ -1,0 +1,53 @@
+"""Images in every format and kind, small."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image, ImageCms
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture(height: int = 24, width: int = 40, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    """A smooth picture with a little noise; no two of its corners are alike."""
+    rng = np.random.default_rng(seed)
+    ramps = np.stack([np.linspace(0, 1, width)[None].repeat(height, 0), np.linspace(1, 0.2, height)[:, None].repeat(width, 1)], axis=2)
+    values = ramps[:, :, [0, 1, 0, 1][:channels]] * [0.9, 0.8, 0.5, 0.7][:channels] + rng.random((height, width, channels)) * 0.1
+    return (values * np.iinfo(dtype).max).astype(dtype)
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    """EXIF with a maker, a date in its sub-folder and an orientation."""
+    made = Image.Exif()
+    made[0x0112], made[0x010F] = orientation, "Maker"
+    made.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    return made
+
+
+def encoded(name: str, mode: str = "RGB", **settings: object) -> bytes:
+    """The picture by Pillow."""
+    rgb = Image.fromarray(picture())
+    if mode in ("RGBA", "LA"):
+        rgb.putalpha(Image.fromarray(picture(channels=1, seed=1)[:, :, 0]))
+    out = io.BytesIO()
+    rgb.convert(mode).save(out, format=name, **settings)
+    return out.getvalue()
+
+
+def deep(suffix: str, channels: int = 3) -> bytes:
+    """The picture in 16 bits by OpenCV."""
+    pixels = picture(channels=channels, dtype=np.uint16)
+    done, data = cv2.imencode(suffix, pixels[:, :, [2, 1, 0, 3][:channels]] if channels > 1 else pixels)
+    assert done
+    return data.tobytes()
+
+
+def floating_tiff() -> bytes:
+    """A grey TIFF of 32-bit floats."""
+    out = io.BytesIO()
+    tifffile.imwrite(out, picture(channels=1)[:, :, 0].astype(np.float32), photometric="minisblack")
+    return out.getvalue()
