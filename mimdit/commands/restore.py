@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
-from mimdit.commands.trained import load_restorer
 from mimdit.commands.memory import tile_for_free_memory
+from mimdit.commands.trained import load_restorer
 from mimdit.files import replace_when_whole
 from mimdit.flow import SAMPLERS
 from mimdit.pixels import restore_pixels

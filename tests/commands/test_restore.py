@@ -17,8 +17,8 @@ from datamodules.degradations.compose import degrade
 from datamodules.made.photographs import TEST, photograph_crop
 from mimdit import cli
 from mimdit.commands import restore as command
-from mimdit.commands.trained import load_restorer
 from mimdit.commands.memory import tile_for_free_memory
+from mimdit.commands.trained import load_restorer
 from mimdit.conditioner import MoEConditioner
 from mimdit.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
