@@ -204,7 +204,7 @@ def _on_rank_zero(action: Callable[[], None]) -> None:
     if dist.get_rank() == 0:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - raised on every rank below
+        except Exception as error:  # raised below, on every rank
             failure = [error]
     dist.broadcast_object_list(failure, 0)
     if failure[0] is not None:

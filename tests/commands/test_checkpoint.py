@@ -22,7 +22,7 @@ class ScoredPairs(Pairs):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A run that ``--config config.yaml`` describes, in this folder."""
+    """A run that ``--config experiment.yaml`` describes, in this folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mimdit"])
     tiny_backbone().save_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -39,8 +39,8 @@ def config(tmp_path, monkeypatch):
         "model": {"class_path": "mimdit.Restorer", "init_args": parts},
         "data": {"class_path": f"{__name__}.ScoredPairs"},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    yield ["--config", "config.yaml"]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(content))
+    yield ["--config", "experiment.yaml"]
     if dist.is_initialized():
         dist.destroy_process_group()
 
