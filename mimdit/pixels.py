@@ -21,9 +21,8 @@ def restore_pixels(restorer: Restorer, pixels: np.ndarray, **settings: object) -
     if pixels.dtype not in _RANGE or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; give uint8 or uint16 of [H, W, 1 or 3]")
     most = _RANGE[pixels.dtype]
-    # Pixels stay integers until the last copy: of a large photograph every fp32 copy counts.
     images = torch.from_numpy(pixels.astype(np.float32) / most).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
-    restored = restorer.restore(images if settings.get("tile") else images.to(restorer.device), **settings)[0]
+    restored = restorer.restore(images, **settings)[0]
     if pixels.shape[2] == 1:
         restored = restored.mean(dim=0, keepdim=True)
-    return restored.mul(most).round_().permute(1, 2, 0).cpu().numpy().astype(pixels.dtype)
+    return restored.mul(most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)

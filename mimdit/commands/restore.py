@@ -17,7 +17,7 @@ from mimdit.flow import SAMPLERS
 from mimdit.pixels import restore_pixels
 from mimdit.restorer import Restorer
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
 
 def restore(
