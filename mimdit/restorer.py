@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
-from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
+from mimdit.backbone.identity import check_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
 from mimdit.conditioner.banded import condition_in_bands
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
@@ -311,16 +310,11 @@ class Restorer(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""
-        leave_out(checkpoint, self.backbone.frozen_state("backbone."), self._identity)
+        leave_out(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Put those weights back, if they are those it was trained on."""
-        put_back(checkpoint, self.backbone.frozen_state("backbone."), self._identity)
-
-    @cached_property
-    def _identity(self) -> dict[str, Identity]:
-        """Which weights checkpoints leave out; they never change, so they are read once."""
-        return frozen_identity(self.backbone)
+        put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True) -> None:
         """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, or its adapters, if they trained."""
@@ -337,6 +331,7 @@ class Restorer(L.LightningModule):
             if average:
                 self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
+        settings["frozen"] = self.backbone.frozen_identity
         with replace_when_whole(folder / "restorer.json") as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -345,9 +340,12 @@ class Restorer(L.LightningModule):
         """Read what `save_pretrained` wrote, for inference; with no folder, the default that comes with the package.
 
         Args:
-            folder: The folder; ValueError names what it lacks.
+            folder: The folder.
             backbone: The frozen backbone that it was trained on, which gets the folder's adapters, if there are any; None for the folder's
                 own, or else the embedded one.
+
+        Raises:
+            ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
         """
         folder = Path(folder)
         if not (folder / "restorer.json").is_file():
@@ -358,7 +356,9 @@ class Restorer(L.LightningModule):
         backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
         if (folder / ADAPTERS).is_dir():
             backbone.load_lora(folder / ADAPTERS)
-        restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), FlowMatching(**settings.pop("flow")), **settings)
+        frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
+        restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
+        _check_frozen(frozen, backbone, folder)
         return restorer.eval()
 
 
@@ -407,6 +407,18 @@ def _load_adapters(backbone: DiTBackbone, folder: str) -> None:
         backbone.load_lora(adapters)
     elif adapters.is_dir():
         raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
+
+
+def _check_frozen(saved: dict, backbone: DiTBackbone, folder: Path) -> None:
+    """Refuse a backbone that the restorer in ``folder`` was not trained on; folders of earlier versions do not say."""
+    if not saved:
+        return
+    if "codec" in saved and not backbone.codec.state_dict():
+        raise ValueError(
+            f"{folder} was trained on latents of {saved['codec']['source']}, but this backbone works on pixels; pass the backbone it was "
+            "trained on, with its VAECodec"
+        )
+    check_identity(saved, backbone.frozen_identity)
 
 
 def _check_fit(backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL
 
 from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.restorer import Restorer
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_batch, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, randomise, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 
 PARTS = {"conditioner": {"estimate": True, "tone_powers": [0, 1]}, "estimate_weight": 1.0}
@@ -54,6 +54,22 @@ def test_of_an_adapted_backbone_the_adapters_are_saved_alone(tmp_path):
     assert len(names) == 28 and {f"ema.average.{name.replace('.', '/')}" for name in names} <= set(saved["state_dict"])
     bare = tiny_restorer(**PARTS)
     assert saved["frozen"] == checkpoint_of(bare, tmp_path)["frozen"]  # what they were trained on is the same
+
+
+def test_a_folder_is_not_read_onto_another_backbone(tmp_path):
+    restorer = tiny_restorer(**PARTS)
+    restorer.save_pretrained(tmp_path)
+    Restorer.from_pretrained(tmp_path, backbone=tiny_backbone())
+    with pytest.raises(ValueError, match="trained on another transformer"):
+        Restorer.from_pretrained(tmp_path, backbone=tiny_backbone(seed=1))
+
+
+def test_a_folder_trained_on_latents_is_not_read_onto_pixels(tmp_path):
+    vae = AutoencoderKL(block_out_channels=(4,), latent_channels=3, norm_num_groups=2, scaling_factor=1.0, sample_size=32)
+    vae.save_pretrained(tmp_path / "vae")
+    tiny_restorer(**PARTS, backbone={"codec": VAECodec(str(tmp_path / "vae")), "trainable": True}).save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"latents of .*vae, but this backbone works on pixels"):
+        Restorer.from_pretrained(tmp_path / "saved")
 
 
 def test_adapters_trained_on_another_backbone_are_refused(tmp_path):

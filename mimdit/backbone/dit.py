@@ -16,7 +16,7 @@ from torch import nn
 from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
-from mimdit.backbone.identity import Identity, frozen_identity, leave_out, put_back
+from mimdit.backbone.identity import Identity, identity, leave_out, put_back
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.pretrained import load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
@@ -224,17 +224,21 @@ class DiTBackbone(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Fitted alone: with adapters, leave the weights out that they were trained on."""
         if self.lora is not None:
-            leave_out(checkpoint, self.frozen_state(), self._identity)
+            leave_out(checkpoint, self.frozen_state(), self.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Put those back, if they are the same."""
         if self.lora is not None:
-            put_back(checkpoint, self.frozen_state(), self._identity)
+            put_back(checkpoint, self.frozen_state(), self.frozen_identity)
 
     @cached_property
-    def _identity(self) -> dict[str, Identity]:
-        """Which weights those are; they never change, so they are read once."""
-        return frozen_identity(self)
+    def frozen_identity(self) -> dict[str, Identity]:
+        """The `identity` of each part that checkpoints leave out: the codec, and the transformer unless all of it trains.
+
+        Those weights never change, so they are read once.
+        """
+        parts = {"codec": self.codec} if self.trainable else {"transformer": self.transformer, "codec": self.codec}
+        return {name: identity(part) for name, part in parts.items() if part.state_dict()}
 
     def load_lora(self, folder: str | Path) -> None:
         """Read the adapters in ``folder`` into this backbone, which gets them if it has none; ValueError where they do not fit."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,9 +11,6 @@ from torch.distributed.tensor import DTensor
 
 from mimdit.backbone.lora import base_state
 from mimdit.backbone.pretrained import Origin
-
-if TYPE_CHECKING:
-    from mimdit.backbone.dit import DiTBackbone
 
 Identity = dict[str, str | None]
 
@@ -35,12 +31,6 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def frozen_identity(backbone: DiTBackbone) -> dict[str, Identity]:
-    """The `identity` of each part of a backbone that checkpoints leave out: the codec, and the transformer unless all of it trains."""
-    parts = {"codec": backbone.codec} if backbone.trainable else {"transformer": backbone.transformer, "codec": backbone.codec}
-    return {name: identity(part) for name, part in parts.items() if part.state_dict()}
-
-
 def identity(module: nn.Module) -> Identity:
     """``source`` and ``revision`` of a model (what ``load_pretrained`` was given and found), and the ``sha256`` of its weights."""
     origin = getattr(module, "origin", Origin("random weights"))
@@ -51,7 +41,7 @@ def check_identity(saved: dict[str, Identity], present: dict[str, Identity]) -> 
     """Refuse parts of a backbone whose weights are not those that a checkpoint was trained on, wherever they were read from.
 
     Args:
-        saved: The `frozen_identity` in the checkpoint.
+        saved: The ``DiTBackbone.frozen_identity`` in the checkpoint.
         present: That of the backbone at hand.
 
     Raises:

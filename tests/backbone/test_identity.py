@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mimdit.backbone import DiTBackbone, VAECodec
-from mimdit.backbone.identity import frozen_identity, weights_sha256
+from mimdit.backbone.identity import weights_sha256
 from mimdit.flow import FlowMatching
 from mimdit.restorer import Restorer
 from mimdit.routing import RoutingBalance
@@ -70,7 +70,7 @@ def test_another_backbone_is_refused_with_both_identities(pipeline, tmp_path, pa
     model = tiny_transformer("sd3-medium", seed=1) if part == "transformer" else tiny_vae(seed=1)
     model.save_pretrained(other / ("transformer" if part == "transformer" else "vae"))
     restorer = restorer_on(other)
-    present = frozen_identity(restorer.backbone)[part]["sha256"]
+    present = restorer.backbone.frozen_identity[part]["sha256"]
     known, found = re.escape(f"{pipeline} (sha256 {saved})"), re.escape(f"{other} (sha256 {present})")
     message = rf"trained on another {part}: it knows {known}, but this backbone has {found}; load it with the {part} it was trained on"
     with pytest.raises(ValueError, match=message):
