@@ -18,7 +18,7 @@ from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
 from mimdit.backbone.identity import Identity, identity, leave_out, put_back
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
-from mimdit.backbone.pretrained import load_pretrained
+from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.batch import Batch, draw_names
 from mimdit.flow import FlowMatching, keyed_generator
@@ -93,6 +93,8 @@ class DiTBackbone(L.LightningModule):
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
+            if pretrained == "embedded":
+                self.transformer.origin = Origin("embedded")  # its place differs from machine to machine
         self.codec = codec or PixelCodec()
         geometry = self.family.geometry(self.transformer)
         if geometry.latent_channels != self.codec.channels:

@@ -101,3 +101,7 @@ def test_a_checkpoint_that_does_not_say_is_taken_with_a_warning(tmp_path):
     torch.save(old, tmp_path / "old.ckpt")
     with pytest.warns(UserWarning, match="does not say which backbone it was trained on"):
         train(tiny_restorer(), [tiny_batch()], max_epochs=2, ckpt_path=tmp_path / "old.ckpt")
+
+
+def test_the_embedded_backbone_is_known_by_its_name_and_not_by_its_place():
+    assert DiTBackbone().frozen_identity["transformer"]["source"] == "embedded"
