@@ -40,6 +40,12 @@ class ExponentialMovingAverage(nn.Module):
         torch._foreach_lerp_(average, live, 1 - decay)
 
     @torch.no_grad()
+    def adopt(self) -> None:
+        """Let the live weights be the average, for use: the live ones are gone."""
+        average, live = self._pairs()
+        torch._foreach_copy_(live, average)
+
+    @torch.no_grad()
     def swap(self) -> None:
         """Exchange live and averaged weights in place; a second call undoes the first."""
         for average, live in zip(*self._pairs()):

@@ -36,6 +36,17 @@ def test_it_averages_what_trains_and_nothing_else():
     assert not any(parameter.requires_grad for parameter in ema.parameters())
 
 
+def test_adopted_the_average_is_live_and_stays_the_average():
+    net = model()
+    ema = ExponentialMovingAverage(net)
+    average = values(ema)
+    with torch.no_grad():
+        net[1].weight.add_(1)
+    ema.adopt()
+    assert torch.equal(net[1].weight, average["average.1/weight"])
+    assert all(torch.equal(tensor, average[name]) for name, tensor in values(ema).items())
+
+
 def test_swap_exchanges_and_is_its_own_inverse():
     net = model()
     ema = ExponentialMovingAverage(net)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mimdit.distributed.checkpoint_files import newest_complete, read_checkpoint
-from mimdit.distributed.sharded_checkpoint import read_index
+from mimdit.distributed.sharded_checkpoint import INDEX, read_index
 from mimdit.files import replace_when_whole
 
 
@@ -50,7 +50,7 @@ def consolidate(checkpoint: str, file: str) -> None:
 def _one(checkpoint: str) -> Path:
     """The checkpoint itself, or the newest complete one in a folder of checkpoints."""
     path = Path(checkpoint)
-    if path.is_dir() and path.suffix != ".ckpt" and not (path / "index.json").exists():
+    if path.is_dir() and path.suffix != ".ckpt" and not (path / INDEX).exists():
         newest = newest_complete(path)
         if newest is None:
             raise ValueError(f"{checkpoint} holds no complete checkpoint; give a .ckpt file or folder that mimdit fit wrote")

@@ -9,6 +9,7 @@ import torch
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.distributed.checkpoint_files import read_checkpoint, read_hyper_parameters
+from mimdit.distributed.sharded_checkpoint import INDEX
 from mimdit.restorer import Restorer
 
 MODULES = {"mimdit.DiTBackbone": DiTBackbone, "mimdit.Restorer": Restorer}
@@ -46,10 +47,11 @@ def load_restorer(checkpoint: str | None) -> Restorer:
     """A restorer for use, with its averaged weights: of a folder, of a checkpoint, or the default that comes with the package."""
     if checkpoint is None:
         return Restorer.from_pretrained()
-    if Path(checkpoint).is_dir() and not checkpoint.rstrip("/").endswith(".ckpt"):
+    path = Path(checkpoint)
+    if path.is_dir() and path.suffix != ".ckpt" and not (path / INDEX).exists():
         return Restorer.from_pretrained(checkpoint)
     module, name = load_trained(checkpoint)
     if not isinstance(module, Restorer):
         raise ValueError(f"{checkpoint} holds a {name}; to restore, give a checkpoint of mimdit.Restorer, or leave it out for the default")
-    module.ema.swap()
+    module.ema.adopt()
     return module.eval()

@@ -174,6 +174,9 @@ def test_a_checkpoint_restores_with_its_averaged_weights(tmp_path, monkeypatch):
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(loaded.conditioner.state_dict()[name], averaged[name]) for name in averaged)
     assert any(not torch.equal(trained[f"conditioner.{name}"], averaged[name]) for name in averaged)
+    loaded.save_pretrained(tmp_path / "again")  # still the averaged weights
+    again = MoEConditioner.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(again[name], averaged[name]) for name in averaged)
 
     put(tmp_path / "in", a__png=encoded("PNG"))
     assert run("in", "out", "--checkpoint", checkpoint, "--seed", "3") == 0

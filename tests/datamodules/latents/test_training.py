@@ -126,7 +126,8 @@ def test_another_autoencoder_is_refused_at_the_start_with_both_named(folder, tmp
 
 
 def test_the_same_autoencoder_elsewhere_is_the_same(folder, tmp_path):
-    fit(restorer(tmp_path), datamodule(folder / "float16"))
+    trainer = fit(restorer(tmp_path), datamodule(folder / "float16"))
+    assert trainer.global_step == 2 and torch.isfinite(trainer.callback_metrics["train/loss"])
 
 
 def test_pixels_have_no_posterior(folder):
