@@ -17,7 +17,7 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = np.clip((image - low) / max(high - low, 0.05), 0.0, 1.15).astype(np.float32)
     mood = rng.choice(["plain", "dark", "bright", "pale"], p=[0.69, 0.18, 0.1, 0.03])
     middle = float(rng.uniform(*{"plain": (0.25, 0.6), "dark": (0.05, 0.22), "bright": (0.55, 0.85), "pale": (0.2, 0.8)}[mood]))
-    black, white = float(np.clip(rng.exponential(0.1) - 0.04, -0.04, 0.35)), float(rng.uniform(0.78, 1.15))
+    black, white = float(np.clip(rng.exponential(0.1) - 0.04, -0.04, 0.35)), float(rng.uniform(0.65, 1.2))
     if mood == "dark":
         black, white = np.array([black, white]) * rng.uniform(0.3, 1.0)
     elif mood == "pale":
@@ -28,7 +28,7 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gamma = float(np.clip(np.log(middle) / np.log(median), 0.35, 3.0))
     image = black + (white - black) * np.power(image, gamma, dtype=np.float32)
     grey = (image @ _LUMA)[..., None]
-    saturation = float(rng.choice([0.0, rng.uniform(0.3, 1.0), 1.0, rng.uniform(1.0, 1.5)], p=[0.07, 0.35, 0.38, 0.2]))
+    saturation = float(rng.choice([0.0, rng.uniform(0.3, 1.0), 1.0, rng.uniform(1.0, 2.2)], p=[0.07, 0.2, 0.28, 0.45]))
     tint = np.exp(rng.normal(0.0, 0.05, 3)).astype(np.float32) if saturation > 0.0 else np.ones(3, np.float32)
     image = (grey + saturation * (image - grey)) * tint
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
