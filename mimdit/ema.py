@@ -27,6 +27,13 @@ class ExponentialMovingAverage(nn.Module):
         # Not a sub-module: the live parameters belong to their own module alone.
         object.__setattr__(self, "_model", model)
 
+    def _apply(self, fn, recurse: bool = True) -> ExponentialMovingAverage:
+        """Follow the model to its device, but stay in fp32: in bf16 a step of a thousandth is lost to rounding, and nothing ever moves."""
+        super()._apply(fn, recurse)
+        for average in self.average.values():
+            average.data = average.data.float()
+        return self
+
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         live = dict(self._model.named_parameters())
         names = list(self.average)
@@ -37,7 +44,7 @@ class ExponentialMovingAverage(nn.Module):
         """Move the average towards the live weights after optimiser step ``step``."""
         average, live = self._pairs()
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, live, 1 - decay)
+        torch._foreach_lerp_(average, [weight.float() for weight in live], 1 - decay)
 
     @torch.no_grad()
     def adopt(self) -> None:
@@ -47,7 +54,7 @@ class ExponentialMovingAverage(nn.Module):
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange live and averaged weights in place; a second call undoes the first."""
+        """Exchange live and averaged weights in place; a second call undoes the first, to the rounding of live weights in bf16."""
         for average, live in zip(*self._pairs()):
             held = live.clone()
             live.copy_(average)

@@ -72,8 +72,9 @@ class FlowMatching:
 
     def draw_sigma(self, generator: torch.Generator) -> torch.Tensor:
         """One sigma for training, a 0-d fp32 tensor in (0, 1), or in (0, sigma_start) where the path begins in the estimate."""
-        normal = torch.randn((), generator=generator)
-        uniform, choice = torch.rand(2, generator=generator)
+        # The dtype is said: under precision bf16-true Lightning makes bf16 the default of what is drawn.
+        normal = torch.randn((), generator=generator, dtype=torch.float32)
+        uniform, choice = torch.rand(2, generator=generator, dtype=torch.float32)
         if choice < self.low_sigma_fraction:
             return uniform * self.low_sigma
         sigma = torch.sigmoid(normal * self.logit_std + self.logit_mean)
@@ -104,7 +105,7 @@ class FlowMatching:
 
     def sample(self, velocity: Velocity, latents: torch.Tensor, sigma_start: float, steps: int) -> torch.Tensor:
         """Follow ``velocity(z, sigma [B])`` from ``sigma_start`` to 0 in equal steps."""
-        sigmas = torch.linspace(sigma_start, 0, steps + 1)
+        sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float32)
         for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist()):
             slope = velocity(latents, _per_image(sigma, latents)).float()
             ahead = latents + (following - sigma) * slope

@@ -255,7 +255,7 @@ class Restorer(L.LightningModule):
         if steps == 0:
             return self._finish(degraded if anchor is None else anchor, images)
         generator = keyed_generator("restore", self.seed if seed is None else seed)
-        noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
+        noise = torch.randn(degraded.shape, generator=generator, dtype=torch.float32).to(degraded.device)
         latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
         del noise, anchor
         steering = conditioning if use_residuals else None

@@ -75,3 +75,19 @@ def test_as_a_sub_module_it_does_not_list_the_model_twice():
 def test_a_wrong_decay_is_named(decay):
     with pytest.raises(ValueError, match=rf"ema_decay={decay} is outside \[0, 1\)"):
         ExponentialMovingAverage(model(), decay)
+
+
+def test_the_average_of_bf16_weights_stays_fp32_and_moves():
+    net = model()
+    ema = ExponentialMovingAverage(net, 0.999)
+    net.to(torch.bfloat16), ema.to(torch.bfloat16)
+    before = values(ema)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    ema.update(100_000)
+    for name, average in values(ema).items():
+        assert average.dtype == torch.float32
+        live = net.get_parameter(name.removeprefix("average.").replace("/", ".")).detach().float()
+        torch.testing.assert_close(average, before[name] + 0.001 * (live - before[name]))
+        assert not torch.equal(average, before[name])

@@ -163,6 +163,18 @@ def test_after_a_few_steps_the_residuals_and_the_gates_matter():
         assert (outputs[name] - outputs["restored"]).abs().max() > 1e-3, name
 
 
+def test_in_bf16_alone_its_gradients_are_those_of_fp32_to_rounding():
+    options = {"backbone": {"trainable": True}, "conditioner": ESTIMATE["conditioner"] | {"tone_grid": 8, "moe_stride": 2}}
+    whole, half = living(**FROM_ESTIMATE | options), living(**FROM_ESTIMATE | options)
+    half.load_state_dict(whole.state_dict())
+    exact = gradients(whole, [tiny_batch(2, 32)])[0]
+    rounded = gradients(half, [tiny_batch(2, 32)], precision="bf16-true")[0]
+    assert {gradient.dtype for gradient in rounded.values()} == {torch.bfloat16}
+    exact, rounded = (torch.cat([gradients[name].float().flatten() for name in exact]) for gradients in (exact, rounded))
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.98
+    assert half.restore(images(32, 32)).isfinite().all()
+
+
 def test_two_runs_with_one_seed_are_the_same_and_another_seed_is_not():
     runs = []
     for seed in (3, 3, 4):

@@ -94,7 +94,8 @@ class VAECodec(nn.Module):
         """The fp32 latents of `moments`, just computed or read from shards of any float type; ``draws`` as for `encode`."""
         latents, logvar = moments.float().chunk(2, dim=1)
         if self.posterior == "sample" and draws is not None:
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=keyed_generator("posterior", draw)) for draw in draws])
+            generators = [keyed_generator("posterior", draw) for draw in draws]
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
             latents = latents + torch.exp(0.5 * logvar) * noise.to(latents.device)
         return (latents - self.shift) * self.scale
 

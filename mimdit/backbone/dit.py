@@ -175,7 +175,7 @@ class DiTBackbone(L.LightningModule):
         """Whose prompt is dropped in training, ``[B]`` booleans drawn by the seed and each image's `draw_names`; None for nobody's."""
         if self.prompt_dropout == 0:
             return None
-        drawn = [torch.rand((), generator=keyed_generator("prompt", seed, draw)) for draw in draws]
+        drawn = [torch.rand((), dtype=torch.float32, generator=keyed_generator("prompt", seed, draw)) for draw in draws]
         return torch.stack(drawn) < self.prompt_dropout
 
     def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
@@ -258,7 +258,7 @@ def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed:
     """Noise like ``latents`` and ``sigma [B]``, drawn by the seed and each image's `draw_names`: ranks and resumption change no sample."""
     generators = [keyed_generator(seed, draw) for draw in draws]
     sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
     return noise.to(latents.device), sigma.to(latents.device)
 
 

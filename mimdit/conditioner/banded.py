@@ -101,7 +101,7 @@ def _estimate(
     estimate, tone, device = torch.empty_like(latents, dtype=torch.float32), head.tone, features_BF.device
     if tone is not None:
         with outside_autocast(features_BF):
-            everywhere = tone.coefficients(tone.statistics(latents, features_BF))[..., None, None]
+            everywhere = tone.everywhere(tone.statistics(latents, features_BF))
             cells = None if tone.grid is None else _cells(tone.grid, hidden_states, over, device)
     for band in over:
         fine = band.finer(head.patch_size)
@@ -118,7 +118,7 @@ def _estimate(
 def _cells(grid: torch.nn.Module, hidden_states: torch.Tensor, over: list[Band], device: torch.device) -> torch.Tensor:
     """The coefficients of every cell of the image: they are few, so the network that reads them runs once."""
     own = (hidden_states[:, :, band.top : band.bottom].to(device) for band in over)
-    return grid.network(torch.cat([grid.statistics(rows) for rows in own], dim=2))
+    return grid.of_cells(torch.cat([grid.statistics(rows) for rows in own], dim=2))
 
 
 def _coefficients(cells: torch.Tensor, fine: Band, width: int, side: int) -> torch.Tensor:

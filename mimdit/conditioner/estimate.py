@@ -50,7 +50,7 @@ class ToneCurve(nn.Module):
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """The change to ``latents [B, C, h, w]``, fp32."""
         with outside_autocast(latents):
-            coefficients = self.coefficients(self.statistics(latents, router_features(hidden_states)))[..., None, None]
+            coefficients = self.everywhere(self.statistics(latents, router_features(hidden_states)))
             if self.grid is not None:
                 coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
             return self.change(latents, coefficients)
@@ -59,6 +59,10 @@ class ToneCurve(nn.Module):
         """What the coefficients are read from: ``features_BF`` of the hidden states, and the latents, fp32 ``[B, F]``."""
         statistics = [features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))]
         return torch.cat(statistics, dim=1)
+
+    def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
+        """The part of the coefficients that is the same at every place, fp32 ``[B, J * C, 1, 1]``."""
+        return self.coefficients(statistics.to(self.coefficients[0].weight.dtype)).float()[..., None, None]
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
         return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
@@ -101,7 +105,7 @@ class ToneGrid(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """``[B, dim, H, W]`` to coefficients ``[B, num_coefficients, *size]``, fp32."""
-        return interpolate_cells(self.network(self.statistics(hidden_states)), size)
+        return interpolate_cells(self.of_cells(self.statistics(hidden_states)), size)
 
     def statistics(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Mean and log-std of each cell, ``[B, 2 dim, H / cell, W / cell]``."""
@@ -109,6 +113,10 @@ class ToneGrid(nn.Module):
         mean = nn.functional.avg_pool2d(hidden_states, self.cell)
         variance = (nn.functional.avg_pool2d(hidden_states.square(), self.cell) - mean.square()).clamp_min(0)
         return torch.cat([mean, (variance + 1e-4).log() / 2], dim=1)
+
+    def of_cells(self, statistics: torch.Tensor) -> torch.Tensor:
+        """The coefficients of each cell, fp32."""
+        return self.network(statistics.to(self.network[0].weight.dtype)).float()
 
 
 def interpolate_cells(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

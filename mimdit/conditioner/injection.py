@@ -47,14 +47,17 @@ class TimestepScale(nn.Module):
     def __init__(self, token_dim: int, num_layers: int, *, width: int = 64) -> None:
         super().__init__()
         self.num_injected = max(1, num_layers - 1)
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000.0), width // 2)), persistent=False)
+        self.width = width
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, self.num_injected * token_dim))
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, residuals: list[torch.Tensor], sigma: torch.Tensor) -> list[torch.Tensor]:
         """Residuals ``M x [B, N, D]`` at ``sigma [B]`` in 0..1, to ``L x [B, N, D]``."""
-        angles = sigma.float()[:, None] * self.frequencies.float()
-        scale = 1 + self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1)).unflatten(1, (self.num_injected, 1, -1))
+        # Not a buffer: a model turned to bf16 would round the frequencies, and no longer be the one that was trained.
+        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), self.width // 2, dtype=torch.float32, device=sigma.device))
+        angles = sigma.float()[:, None] * frequencies
+        encoded = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.mlp[0].weight.dtype)
+        scale = 1 + self.mlp(encoded).unflatten(1, (self.num_injected, 1, -1))
         stretched = [residuals[layer * len(residuals) // self.num_injected] * scale[:, layer] for layer in range(self.num_injected)]
         return [*stretched, stretched[-1]]

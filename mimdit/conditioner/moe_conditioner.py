@@ -212,7 +212,7 @@ class MoEConditioner(L.LightningModule):
         """Latents to the hidden states of the first block ``[B, dim, h / patch_size, w / patch_size]``."""
         # Channels-last from here on: the depth-wise filters and the pointwise layers are two to three times faster so, on a CPU.
         patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
-        return self.embed(patches)
+        return self.embed(patches.to(self.embed.weight.dtype))
 
     def _reroute(self, features_MBF: torch.Tensor) -> Routing:
         decisions = [block.inter_moe.route(features_BF) for block, features_BF in zip(self.blocks, features_MBF)]
