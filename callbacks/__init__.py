@@ -6,6 +6,7 @@ from callbacks.expert_utilization import ExpertUtilization
 from callbacks.image_grid import ImageGrid
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
+from callbacks.preemption import Preemption
 from callbacks.quality import Quality
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
@@ -17,6 +18,7 @@ __all__ = [
     "ImageGrid",
     "MFU",
     "Memory",
+    "Preemption",
     "Quality",
     "Showcase",
     "Throughput",

@@ -16,7 +16,7 @@ class CompleteCheckpoint(ModelCheckpoint):
     Lightning removes an older checkpoint after the newer one is saved, and our strategies and `WholeCheckpointIO` save it whole or not at
     all, so there is a complete one at every moment. A run killed while writing leaves a hidden ``.….writing`` behind, which the next save
     under that name removes. With no checkpoint yet, ``--ckpt_path last`` starts from the beginning, so a restarted job needs no other
-    command.
+    command. ``last.ckpt`` is a link to the newest, for other commands.
 
     Args:
         every_n_train_steps: Optimiser steps between two.
@@ -36,17 +36,30 @@ class CompleteCheckpoint(ModelCheckpoint):
             monitor="step",
             mode="max",
             save_top_k=keep,
+            save_last="link",
             every_n_train_steps=every_n_train_steps,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
 
+    def save_now(self, trainer: L.Trainer, *, again: bool = False) -> None:
+        """Save the present step if it is not saved yet; ``again`` saves it anyhow, over what is there. Every rank calls this."""
+        candidates = self._monitor_candidates(trainer)
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, candidates)
+        elif again:
+            self._save_checkpoint(trainer, self._last_checkpoint_saved)
+        self._save_last_checkpoint(trainer, candidates)
+
     def _should_remove_checkpoint(self, trainer: L.Trainer, previous: str, current: str) -> bool:
         """Lightning would spare the one that a run resumed from for ever: each restart would leave one behind."""
         return previous != current and Path(self.dirpath).absolute() in Path(previous).absolute().parents
 
+    def newest(self, trainer: L.Trainer) -> Path | None:
+        """The newest complete checkpoint there is."""
+        return newest_complete(Path(self._ModelCheckpoint__resolve_ckpt_dir(trainer)))
+
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
         """Where Lightning looks for ``last``."""
-        folder = self._ModelCheckpoint__resolve_ckpt_dir(trainer)
-        newest = newest_complete(Path(folder))
+        newest = self.newest(trainer)
         return set() if newest is None else {str(newest)}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 
+from mimdit import stop_signals
 from mimdit.user_errors import EXIT_CODE, user_errors_in_one_paragraph
 
 TRAINER_VERBS = {
@@ -58,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
         elif args[0] == "--version":
             print(_versions())
         elif args[0] in TRAINER_VERBS:
+            if args[0] == "fit":
+                stop_signals.hold_if_told()  # before the imports, which take seconds
             import_module("mimdit.commands.trainer").run(args)
         else:
             _run_command(COMMANDS, args, prog="mimdit")

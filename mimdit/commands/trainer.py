@@ -14,12 +14,14 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
-import callbacks  # noqa: F401 - for the short names of its classes
+import callbacks  # the short names of its classes, too
 import datamodules
 import mimdit
+from mimdit import stop_signals
 from mimdit.commands.precision import slow_precision
 from mimdit.distributed.checkpoint_files import read_hyper_parameters
 from mimdit.distributed.checkpoint_io import WholeCheckpointIO
+from mimdit.distributed.preemption import Preempted, leave_together
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -46,13 +48,14 @@ class Parser(LightningArgumentParser):
 
 
 class TrainerCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with three differences.
+    """LightningCLI for any LightningModule and LightningDataModule, with four differences.
 
     - No optimiser is built outside the model: `fully_shard` replaces the parameters after the command line has built its objects, and
       an optimiser made before would train nothing, silently. The models take ``optimizer`` and ``scheduler`` arguments instead.
     - ``--ckpt_path FILE`` on the command line never overrules what the user wrote. For validate, test and predict the checkpoint's
       hyperparameters come first, then configs and options; for fit they are left alone. (Lightning lets them win over both.)
     - ``${…}`` in a YAML file may name keys of other files and options: it is resolved after all are read (omegaconf).
+    - A job that Slurm started again goes on from the newest complete checkpoint of its own, whatever ``--ckpt_path`` it first began with.
     """
 
     def __init__(self, args: list[str] | dict[str, Any], **kwargs: Any) -> None:
@@ -87,10 +90,19 @@ class TrainerCLI(LightningCLI):
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if (warning := slow_precision(self.trainer)) is not None:
             rank_zero_warn(warning)
+        if not any(isinstance(callback, callbacks.Preemption) for callback in self.trainer.callbacks):
+            stop_signals.release()
         self._dump_config()
         built = self.config_dump["model"]
         hparams = {"_class_path": built["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module", **built["init_args"]}
         self.model.save_hyperparameters(hparams, logger=False)
+
+    def before_fit(self) -> None:
+        """Let a restarted job find its own checkpoint."""
+        savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
+        restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        if restarted and any(saver.newest(self.trainer) is not None for saver in savers):
+            self.config_init["fit"]["ckpt_path"] = "last"
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
@@ -132,14 +144,20 @@ def _option(args: list[str], name: str) -> str | None:
 
 
 def run(args: list[str]) -> TrainerCLI:
-    """Do one of `VERBS`: ``args`` are the verb and its options. Returns the command line object with its trainer, model and data."""
+    """Do one of `VERBS`: ``args`` are the verb and its options. Returns the command line object with its trainer, model and data.
+
+    A run that `callbacks.Preemption` ended does not return: the process ends with its code.
+    """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what jsonargparse 5 will remove
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(logger).addFilter(_is_no_advertisement)
-    return TrainerCLI(args)
+    try:
+        return TrainerCLI(args)
+    except Preempted as ended:
+        leave_together(ended.code)
 
 
 def import_plugins() -> None:
