@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from callbacks.span import log_scalars
 from mimdit.distributed.checkpoint_files import newest_complete
-from mimdit.distributed.gathering import gather
+from mimdit.distributed.together import gather
 
 _SHOWN = 8
 """Most keys that a message lists of one rank."""

@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.streaming.laps import Laps
 from datamodules.streaming.mixture import Mixture
 from datamodules.streaming.progress import Progress
-from mimdit.distributed.gathering import gather
+from mimdit.distributed.together import gather
 
 _log = logging.getLogger(__name__)
 
