@@ -10,6 +10,7 @@ from callbacks.non_finite import NonFiniteGuard
 from callbacks.quality import Quality
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
+from callbacks.watchdog import Watchdog
 
 __all__ = [
     "CompleteCheckpoint",
@@ -22,4 +23,5 @@ __all__ = [
     "Quality",
     "Showcase",
     "Throughput",
+    "Watchdog",
 ]
