@@ -1,4 +1,4 @@
-"""What watches and accompanies a run: expert utilisation, quality, images, speed, memory and the moving average."""
+"""What watches and accompanies a run: checkpoints, faults, expert utilisation, quality, images, speed, memory and the moving average."""
 
 from callbacks.checkpoint import CompleteCheckpoint
 from callbacks.ema import EMAUpdate
@@ -6,10 +6,12 @@ from callbacks.expert_utilization import ExpertUtilization
 from callbacks.image_grid import ImageGrid
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
+from callbacks.non_finite import NonFiniteGuard
 from callbacks.preemption import Preemption
 from callbacks.quality import Quality
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
+from callbacks.watchdog import Watchdog
 
 __all__ = [
     "CompleteCheckpoint",
@@ -18,8 +20,10 @@ __all__ = [
     "ImageGrid",
     "MFU",
     "Memory",
+    "NonFiniteGuard",
     "Preemption",
     "Quality",
     "Showcase",
     "Throughput",
+    "Watchdog",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.non_finite import step_was_skipped
+
 
 class EMAUpdate(L.Callback):
     """Update ``pl_module.ema`` after every optimiser step; swap the averaged weights in for validation, test and prediction.
@@ -34,10 +36,10 @@ class EMAUpdate(L.Callback):
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Update after an optimiser step: not after every micro-batch of an accumulation."""
+        """Update after an optimiser step: not after every micro-batch of an accumulation, and not after a step that was skipped."""
         if trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
-            if getattr(pl_module, "ema", None) is not None:
+            if getattr(pl_module, "ema", None) is not None and not step_was_skipped(trainer):
                 pl_module.ema.update(self._last_step)
 
     def _swap(self, pl_module: L.LightningModule, average: bool) -> None:

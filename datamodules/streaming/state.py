@@ -3,35 +3,26 @@
 import logging
 from typing import Any
 
-import torch.distributed as dist
-
 from datamodules.streaming.laps import Laps
 from datamodules.streaming.mixture import Mixture
 from datamodules.streaming.progress import Progress
+from mimdit.distributed.together import gather
 
 _log = logging.getLogger(__name__)
 
 
-def gather_state(own: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return every rank's state, in the order of ranks; without a process group only this one's.
-
-    Lightning keeps what rank 0 returns and gives it to all ranks on loading, so rank 0 must hold everybody's.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return [own]
-    states: list[dict[str, Any]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(states, own)
-    return states
-
-
 def stream_state(line_seed: int, hashes: dict[str, str], mixture: Mixture, laps: Laps, progress: Progress) -> dict[str, Any]:
-    """Everything that `continue_stream` needs, as plain values. Gathers over the ranks, so all of them must call it."""
+    """Everything that `continue_stream` needs, as plain values.
+
+    Gathers over the ranks, so all of them must call it: Lightning keeps what rank 0 returns and gives it to all ranks on loading, so rank 0
+    must hold everybody's.
+    """
     return {
         "seed": line_seed,
         "hashes": hashes,
         "mixture": mixture.state_dict(),
         "laps": laps.state_dict(),
-        "ranks": gather_state(progress.state_dict()),
+        "ranks": gather(progress.state_dict()),
     }
 
 

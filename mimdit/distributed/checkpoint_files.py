@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
 from mimdit.distributed.optimizer_states import by_number
 from mimdit.distributed.plain_loading import load_plain
-from mimdit.distributed.sharded_checkpoint import read_index, read_meta, read_sharded, what_is_missing
+from mimdit.distributed.sharded_checkpoint import REPLACED, WRITING, read_index, read_meta, read_sharded, what_is_missing
+
+_REMOVING = ".removing"
+_LEFTOVER = re.compile(rf"\.(.*\.ckpt)(?:{re.escape(WRITING)}|{re.escape(REPLACED)}|{re.escape(_REMOVING)}|\.[0-9]+-[0-9a-f]+\.tmp)")
+"""Hidden names of checkpoints that are being written, replaced or removed, in either form; see `mimdit.files.replace_when_whole`."""
 
 
 def read_checkpoint(path: str | Path, *, weights_only: bool = True) -> dict:
@@ -59,14 +65,41 @@ def newest_complete(folder: str | Path) -> Path | None:
     Counted too is a folder under the hidden name that it was written under, when a run died after the last byte and before the renaming.
     """
     found = [path for path in Path(folder).iterdir() if not path.is_symlink()] if Path(folder).is_dir() else []
-    ranked = [(step, path.stat().st_mtime, path) for path in found if (step := _steps(path)) is not None]
+    ranked = [(step, path.stat().st_mtime, path) for path in found if (step := steps_of(path)) is not None]
     return max(ranked)[2] if ranked else None
 
 
-def _steps(path: Path) -> int | None:
-    """Optimiser steps of a complete checkpoint; None for anything else."""
+def steps_of(path: Path) -> int | None:
+    """Optimiser steps of a complete checkpoint, file or folder; None for anything else."""
     if path.is_dir():
         return None if what_is_missing(path) else read_index(path)["global_step"]
     if path.suffix != ".ckpt" or not zipfile.is_zipfile(path):
         return None
     return read_checkpoint_file(path, mmap=True).get("global_step")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a checkpoint, file or folder."""
+    return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a file or folder; a folder changes its name first, so that no part of one passes for a checkpoint."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}{_REMOVING}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def tidy(folder: Path) -> None:
+    """Finish what a run that was killed left half done in ``folder``: name what is complete, remove the rest. Nobody may write there."""
+    for path in [path for path in folder.glob(".*") if _LEFTOVER.fullmatch(path.name)]:
+        name = _LEFTOVER.fullmatch(path.name)[1]
+        if path.name.endswith(WRITING) and what_is_missing(path) is None:
+            if (older := path.with_name(name)).exists():
+                remove_checkpoint(older)
+            path.rename(path.with_name(name))
+        else:
+            remove_checkpoint(path)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from mimdit.distributed.checkpoint_files import read_checkpoint
-from mimdit.files import replace_when_whole
+from mimdit.distributed.plain_saving import save_plain
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -19,12 +18,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write beside ``path``, sync and rename: Lightning's own would copy it over from the system's temporary folder."""
+        """Write beside ``path``, sync and rename: Lightning's own would copy it over from the system's temporary folder.
+
+        Raises:
+            OSError: It cannot be written; an older file of that name stays.
+        """
         if storage_options is not None:
             raise ValueError("WholeCheckpointIO writes to a file system and takes no storage_options")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replace_when_whole(path) as temporary:
-            torch.save(checkpoint, temporary)
+        save_plain(checkpoint, path)
 
     def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a file or folder into this process's memory; only ``weights_only=False`` lets a file run code."""

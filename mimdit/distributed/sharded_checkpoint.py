@@ -17,14 +17,22 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
 
 from mimdit.distributed.plain_loading import load_plain
+from mimdit.distributed.plain_saving import save_plain
+from mimdit.distributed.together import gather, on_rank_zero
 from mimdit.files import replace_when_whole, sync_folder
 
 INDEX, META = "index.json", "meta.pt"
+WRITING, REPLACED = ".writing", ".replaced"
+"""What follows a folder's name, behind a dot, while it is written and while another takes its place."""
 FORMAT = 1
 
 Allocate = Callable[[torch.Size, torch.dtype], torch.Tensor]
@@ -43,17 +51,21 @@ def write_sharded(checkpoint: dict, folder: str | Path) -> None:
         folder: Where to, a path that all ranks share.
 
     Raises:
-        OSError: A rank could not write; every rank raises.
+        OSError: A rank could not write; every rank raises, and what was written is removed.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.writing")
+    temporary = folder.with_name(f".{folder.name}{WRITING}")
     slices, rest = _split(checkpoint)
-    _on_rank_zero(lambda: _empty(temporary))
-    metadata = dcp.save(slices, storage_writer=dcp.FileSystemWriter(temporary, single_file_per_rank=True))
-    written = {path.name: path.stat().st_size for path in temporary.glob(f"__{dist.get_rank()}_*")}
-    files: list[dict[str, int]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(files, written)  # a network file system may show other ranks' files late
-    _on_rank_zero(lambda: _finish(temporary, folder, metadata, rest, {name: size for part in files for name, size in part.items()}))
+    try:
+        on_rank_zero(lambda: _empty(temporary))
+        metadata = dcp.save(slices, storage_writer=_Writer(temporary, single_file_per_rank=True))
+        # Each rank tells the sizes of its own: a network file system may show other ranks' files late.
+        parts = gather({path.name: path.stat().st_size for path in temporary.glob(f"__{dist.get_rank()}_*")})
+        files = {name: size for part in parts for name, size in part.items()}
+        on_rank_zero(lambda: _finish(temporary, folder, metadata, rest, files))
+    except (OSError, CheckpointException) as error:
+        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True))  # where the disk is full, what is left of it takes the room
+        raise _refusal(error, folder) from error
 
 
 def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
@@ -131,6 +143,30 @@ class _IndexReader(dcp.FileSystemReader):
         return Metadata(tensors, storage_data=places)
 
 
+class _Writer(dcp.FileSystemWriter):
+    """Raises the system's refusal to write as it is."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """What PyTorch's does; its archive's writer complains of what follows from a refusal."""
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def _refusal(error: OSError | CheckpointException, folder: Path) -> BaseException:
+    """An `OSError` of the ranks that could not write; ``error`` itself if something else failed."""
+    if isinstance(error, OSError):
+        return error
+    failures = {rank: failure for rank, (failure, _) in error.failures.items()}
+    if not all(isinstance(failure, OSError) for failure in failures.values()):
+        return error
+    first = next(iter(failures.values()))
+    return OSError(first.errno, f"{first.strerror} (on rank {', '.join(str(rank) for rank in sorted(failures))})", str(folder))
+
+
 def _index(metadata: Metadata, files: dict[str, int], step: int | None) -> dict:
     tensors = {}
     for name, saved in metadata.state_dict_metadata.items():
@@ -180,12 +216,11 @@ def _empty(folder: Path) -> None:
 
 def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict, files: dict[str, int]) -> None:
     """Write the rest, then the index, and give the folder its name."""
-    with replace_when_whole(temporary / META) as path:
-        torch.save(rest, path)
+    save_plain(rest, temporary / META)
     index = _index(metadata, files | {META: (temporary / META).stat().st_size}, rest.get("global_step"))
     with replace_when_whole(temporary / INDEX) as path:
         path.write_text(json.dumps(index) + "\n")
-    replaced = folder.with_name(f".{folder.name}.replaced")
+    replaced = folder.with_name(f".{folder.name}{REPLACED}")
     if replaced.exists():
         shutil.rmtree(replaced)
     if folder.is_dir() and not folder.is_symlink():
@@ -196,16 +231,3 @@ def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict, files
     sync_folder(folder.parent)
     if replaced.exists():
         shutil.rmtree(replaced)
-
-
-def _on_rank_zero(action: Callable[[], None]) -> None:
-    """Do it on rank 0 while the others wait; if it fails, it fails on all."""
-    failure: list[Exception | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except Exception as error:  # raised below, on every rank
-            failure = [error]
-    dist.broadcast_object_list(failure, 0)
-    if failure[0] is not None:
-        raise failure[0]

@@ -1,9 +1,15 @@
 """The newest checkpoints are kept, and a restarted run goes on from the newest complete one."""
 
+import json
+import os
+
 import pytest
+import torch
 
 from callbacks import CompleteCheckpoint
+from callbacks.retention import RECORD
 from mimdit.distributed import WholeCheckpointIO
+from mimdit.distributed.checkpoint_files import tidy
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 
 
@@ -15,12 +21,16 @@ def fit(folder, steps: int):
 
 
 def kept(folder) -> list[str]:
-    return sorted(path.name for path in (folder / "kept").iterdir())
+    return sorted(path.name for path in (folder / "kept").iterdir() if not path.is_symlink() and path.name != RECORD)
+
+
+def links(folder) -> dict[str, str]:
+    return {path.name: os.readlink(path) for path in (folder / "kept").iterdir() if path.is_symlink()}
 
 
 def test_the_newest_are_kept_over_restarts(tmp_path):
     fit(tmp_path, 5)
-    assert kept(tmp_path) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+    assert kept(tmp_path) == ["step=0000004.ckpt", "step=0000005.ckpt"]
     for _ in range(2):  # the second finds that there is nothing left to do
         run = fit(tmp_path, 10)
         assert run.global_step == 10 and kept(tmp_path) == ["step=0000008.ckpt", "step=0000010.ckpt"]
@@ -34,6 +44,58 @@ def test_an_incomplete_one_is_passed_over(tmp_path):
     assert run.ckpt_path == str(tmp_path / "kept" / "step=0000002.ckpt") and run.global_step == 3
 
 
-def test_none_to_keep_is_refused():
-    with pytest.raises(ValueError, match="keep=0"):
-        CompleteCheckpoint(keep=0)
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    saver = CompleteCheckpoint(2, keep=1, monitor="score", mode="min", keep_best=2, dirpath=str(tmp_path / "kept"))
+    scores = {1: 5.0, 2: 3.0, 3: 1.0, 4: float("nan"), 5: 4.0, 6: 2.0, 7: 6.0, 8: 7.0, 9: 8.0}
+
+    class Scored(DummyRestorer):
+        def on_validation_epoch_end(self) -> None:
+            self.log("score", torch.tensor(scores[self.trainer.global_step]))
+
+    options = {"max_steps": 9, "limit_val_batches": 1, "val_check_interval": 1, "num_sanity_val_steps": 0, "max_epochs": -1}
+    run = trainer(tmp_path, saver, enable_checkpointing=True, plugins=[WholeCheckpointIO()], check_val_every_n_epoch=None, **options)
+    run.fit(Scored(), loader(), loader())
+    # 1 and 3 were saved out of turn, 1 gave way to 3; 6 came in its turn and was among the best.
+    assert kept(tmp_path) == ["step=0000003.ckpt", "step=0000006.ckpt", "step=0000009.ckpt"]
+    assert links(tmp_path) == {"last.ckpt": "step=0000009.ckpt", "best.ckpt": "step=0000003.ckpt"}
+    assert json.loads((tmp_path / "kept" / RECORD).read_text())["step=0000006.ckpt"] == 2.0
+    assert saver.best_model_path == str(tmp_path / "kept" / "step=0000003.ckpt")
+
+
+def test_the_links_lead_to_the_newest(tmp_path):
+    fit(tmp_path, 4)
+    assert links(tmp_path) == {"last.ckpt": "step=0000004.ckpt"}
+
+
+def test_what_a_killed_run_left_is_finished_or_removed(tmp_path):
+    fit(tmp_path, 4)
+    folder = tmp_path / "kept"
+    for name in (".step=0000006.ckpt.4711-0123abcd.tmp", ".notes.tmp", "mine.ckpt"):
+        (folder / name).write_bytes(b"half")
+    for name in (".step=0000006.ckpt.writing", ".step=0000002.ckpt.removing"):
+        (folder / name).mkdir()
+        (folder / name / "__0_0.distcp").write_bytes(b"half")
+    fit(tmp_path, 6)
+    assert kept(tmp_path) == [".notes.tmp", "mine.ckpt", "step=0000004.ckpt", "step=0000006.ckpt"]
+
+
+def test_one_that_was_complete_but_for_its_name_gets_it(tmp_path):
+    folder = tmp_path / ".step=0000006.ckpt.writing"
+    folder.mkdir()
+    (folder / "meta.pt").write_bytes(b"all")
+    (folder / "index.json").write_text(json.dumps({"format": 1, "files": {"meta.pt": 3}, "global_step": 6}))
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step=0000006.ckpt"]
+
+
+@pytest.mark.parametrize("wrong,told", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
+def test_what_would_leave_none_is_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        CompleteCheckpoint(**wrong)
+
+
+def test_a_value_that_nobody_logs_is_named(tmp_path):
+    saver = CompleteCheckpoint(2, monitor="val/psnr", dirpath=str(tmp_path / "kept"))
+    run = trainer(tmp_path, saver, enable_checkpointing=True, max_steps=6)
+    with pytest.raises(ValueError, match="monitors 'val/psnr'"):
+        run.fit(DummyRestorer(), loader(), loader())

@@ -1,0 +1,58 @@
+"""What ranks do together: tell each other something, let one of them act, and save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+
+def gather(own: Any) -> list[Any]:
+    """Every rank's ``own``, in the order of ranks and on all of them; without a process group only this one's."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
+
+
+def on_rank_zero(action: Callable[[], Result]) -> Result:
+    """Do it on rank 0 while the others wait, and return what it returned on all; if it fails, it fails on all."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return action()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome = [action(), None]
+        except Exception as error:  # raised below, on every rank
+            outcome = [None, error]
+    dist.broadcast_object_list(outcome, 0)
+    result, failure = outcome
+    if failure is not None:
+        raise failure
+    return result
+
+
+def save_together(trainer: L.Trainer, path: str | Path) -> None:
+    """`Trainer.save_checkpoint` that fails on every rank if one cannot write.
+
+    Where rank 0 writes for all, Lightning's fails there alone, and the others wait for it until the process group gives up.
+
+    Raises:
+        OSError: A rank could not write; on every rank.
+    """
+    with trainer.profiler.profile("save_checkpoint"):
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
+        failure = None
+        try:
+            trainer.strategy.save_checkpoint(checkpoint, path)
+        except OSError as error:
+            failure = error
+        failures = [error for error in gather(failure) if error is not None]
+    if failures:
+        raise failures[0]

@@ -1,0 +1,43 @@
+"""Which checkpoints stay."""
+
+import itertools
+
+import pytest
+
+from callbacks.retention import Retention, Shelf
+
+NAMES = ["a", "b", "c", "d", "e"]
+SIZES = dict.fromkeys(NAMES, 10)
+
+
+@pytest.mark.parametrize(
+    "retention,room,gone",
+    [
+        (Retention(2), 0, "abc"),
+        (Retention(-1), 0, ""),
+        (Retention(1, best=2), 0, "ac"),
+        (Retention(1, best=2, mode="min"), 0, "bd"),
+        (Retention(-1, best=1, most_bytes=35), 0, "ac"),  # the oldest, and not b, the best
+        (Retention(-1, best=1, most_bytes=35), 10, "acd"),
+        (Retention(-1, best=2, most_bytes=20), 0, "acd"),  # d is the worse of the two best
+        (Retention(2, best=2, most_bytes=5), 10, "abcd"),  # the newest stays
+    ],
+)
+def test_newest_best_and_quota(retention, room, gone):
+    scores = {"a": 1.0, "b": 9.0, "c": 2.0, "d": 5.0, "e": float("nan")}
+    assert "".join(retention.superfluous(NAMES, SIZES, scores, room)) == gone
+
+
+def test_the_newest_stays_whatever_the_numbers():
+    for newest, best, most, room in itertools.product((1, 2, -1), (0, 1, 3), (0, 15, 45), (0, 10)):
+        assert "e" not in Retention(newest, best, "max", most).superfluous(NAMES, SIZES, {"a": 1.0, "e": 0.0}, room)
+
+
+def test_the_shelf_knows_what_was_announced_and_is_complete(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelf.announce("a.ckpt")
+    (tmp_path / "a.ckpt").write_bytes(b"no checkpoint")
+    shelf.score("a.ckpt", 2.0)
+    shelf.announce("b.ckpt")  # and never written
+    assert shelf.names() == ["a.ckpt"] and shelf.sizes() == {"a.ckpt": 13} and shelf.scores() == {"a.ckpt": 2.0}
+    assert Shelf(tmp_path).names() == []  # what is not complete is none
