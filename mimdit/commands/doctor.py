@@ -11,7 +11,7 @@ import torch.distributed as dist
 import yaml
 
 from datamodules.looking import look_into
-from datamodules.shards import ShardStore
+from datamodules.shards import ShardStore, is_remote
 from mimdit.diagnosis import Finding, Level, merged, render
 from mimdit.diagnosis.folder import check_folder
 from mimdit.diagnosis.hardware import check_devices, check_memory, usable_cores
@@ -148,8 +148,10 @@ def _check_run(settings: dict[str, Any], data: list[str] | None, folder: str | N
 def _check_data(name: str, places: str | list[str], arguments: dict[str, Any], number: int, checksums: dict[str, str]) -> Finding:
     """Look into one of the data sets, and note its checksum."""
     told = f"{name} ({places})" if name.startswith("data.") else str(places)
+    remote = any(map(is_remote, [places] if isinstance(places, str) else places))
     with tempfile.TemporaryDirectory() as elsewhere:  # for remote shards where no cache is set
-        store = ShardStore(cache=arguments.get("cache") or (elsewhere if "://" in str(places) else None), attempts=1)
+        cache = arguments.get("cache") or (elsewhere if remote else None)
+        store = ShardStore(cache=cache, attempts=1, allow_pipes=arguments.get("allow_pipes", False))
         try:
             look = look_into(places, store, number)
         except (ValueError, OSError) as error:
