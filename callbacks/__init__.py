@@ -7,6 +7,8 @@ from callbacks.image_grid import ImageGrid
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
 from callbacks.quality import Quality
+from callbacks.rank_spread import RankSpread
+from callbacks.restarts import Restarts
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 
@@ -18,6 +20,8 @@ __all__ = [
     "MFU",
     "Memory",
     "Quality",
+    "RankSpread",
+    "Restarts",
     "Showcase",
     "Throughput",
 ]
