@@ -9,6 +9,8 @@ from callbacks.mfu import MFU
 from callbacks.non_finite import NonFiniteGuard
 from callbacks.preemption import Preemption
 from callbacks.quality import Quality
+from callbacks.rank_spread import RankSpread
+from callbacks.restarts import Restarts
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 from callbacks.watchdog import Watchdog
@@ -23,6 +25,8 @@ __all__ = [
     "NonFiniteGuard",
     "Preemption",
     "Quality",
+    "RankSpread",
+    "Restarts",
     "Showcase",
     "Throughput",
     "Watchdog",

@@ -12,7 +12,8 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
     """Categories of multi-line charts in reading order; each line is chosen by a regular expression over the tags.
 
     Quality and losses first, then the state of the experts as a whole, then one category per MiM block: its outer gates and the load of
-    each of its groups. TensorBoard gives all lines of one run the same colour and tells them apart by markers, so a chart has few lines.
+    each of its groups, at last the machines. TensorBoard gives all lines of one run the same colour and tells them apart by markers, so a
+    chart has few lines.
 
     Args:
         num_blocks: Number of MiM blocks.
@@ -44,6 +45,16 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
         charts = {"outer gates, mean weight": _lines(rf"^experts_gates/outer/block{block}/.*$")}
         charts |= {f"{group}, share of choices": _lines(rf"^experts_load/block{block}/{re.escape(group)}/.*$") for group in groups}
         layout[f"3 Block {block}"] = charts
+    layout["4 Machines"] = {
+        "share of time waiting for data, over ranks": _lines(r"^ranks/data_wait_(min|mean|max)$"),
+        "seconds per step, over ranks": _lines(r"^ranks/seconds_per_step_(min|mean|max)$"),
+        "seconds from batch to loss, over ranks": _lines(r"^ranks/seconds_to_loss_(min|mean|max)$"),
+        "number of the slowest rank": _lines(r"^ranks/slowest$"),
+        "seconds per step that it is behind the mean": _lines(r"^ranks/behind$"),
+        "model FLOPs utilisation": _lines(r"^speed/mfu$"),
+        "memory of the fullest rank, GiB": _lines(r"^memory/.*_gib$"),
+        "restarts so far": _lines(r"^run/restarts$"),
+    }
     return layout
 
 

@@ -37,10 +37,8 @@ def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | List
     Raises:
         ShardError, ValueError: It is neither, or damaged, or holds latents without images.
     """
-    if isinstance(places, str) and not is_remote(places):
-        place = Path(places)
-        if place.suffix.lower() == ".txt" or (place.is_dir() and not (place / INDEX_NAME).is_file() and any(place.iterdir())):
-            return ListedPairs(list_foundir(place))
+    if is_listed(places):
+        return ListedPairs(list_foundir(Path(places)))
     index = open_index(places, store)
     if (record := LatentRecord.of(index)) is not None and not record.images:
         raise ShardError(
@@ -48,6 +46,14 @@ def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | List
             "them anew with --keep_images=true."
         )
     return ShardPairs(index, store)
+
+
+def is_listed(places: str | list[str]) -> bool:
+    """Whether ``places`` is a list, or a folder of anything but shards: pairs as they were released."""
+    if not isinstance(places, str) or is_remote(places):
+        return False
+    place = Path(places)
+    return place.suffix.lower() == ".txt" or (place.is_dir() and not (place / INDEX_NAME).is_file() and any(place.iterdir()))
 
 
 class ShardPairs(Dataset):

@@ -57,6 +57,8 @@ class RestorationDataModule(L.LightningDataModule):
         cache: Folder for local copies of shards, needed for remote ones; null reads local shards in place.
         cache_gib: Most GiB of copies that are kept.
         shard_timeout: Seconds that copying one shard may take before it counts as missing.
+        allow_pipes: Whether a place may be a shell command, ``pipe:aws s3 cp s3://bucket/foundir/{} -``. It runs with your rights, so by
+            default it is refused.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RestorationDataModule(L.LightningDataModule):
         cache: str | None = None,
         cache_gib: float = 100.0,
         shard_timeout: float = 600.0,
+        allow_pipes: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -103,7 +106,7 @@ class RestorationDataModule(L.LightningDataModule):
         if batch_size % crops:
             raise ValueError(f"data.crops is {crops}, which does not divide data.batch_size of {batch_size}: a batch holds whole images.")
         self.groups, self.weights, self.temperature, self.composed = groups, weights, temperature, composed or {}
-        self.store = ShardStore(cache=cache, cache_gib=cache_gib, timeout=shard_timeout)
+        self.store = ShardStore(cache=cache, cache_gib=cache_gib, timeout=shard_timeout, allow_pipes=allow_pipes)
         self.folders = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop, self.crops, self.flip, self.latents = crop, crops, flip, latents

@@ -25,6 +25,7 @@ TRAINER_VERBS = {
 
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
+    "doctor": "mimdit.commands.doctor:doctor",
     "restore": "mimdit.commands.restore:restore",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
@@ -74,11 +75,14 @@ def _run_command(commands: dict[str, str | dict[str, str]], args: list[str], pro
     target = commands[verb]
     prog = f"{prog} {verb}"
     if isinstance(target, str):
-        from jsonargparse import auto_cli
+        from jsonargparse import auto_cli, capture_parser
 
         function = _load(target)
-        rest = _bare_flags_are_true(function, [_with_underscores(arg) for arg in rest])
-        auto_cli(function, args=_gather_inputs(function, rest), prog=prog)
+        rest = _repeated_are_lists(function, _bare_flags_are_true(function, [_with_underscores(arg) for arg in rest]))
+        parser = capture_parser(lambda: auto_cli(function, prog=prog))
+        given = parser.parse_args(_gather_inputs(function, rest)).as_dict()
+        # Not by auto_cli: it drops an argument that is called config without a word.
+        function(**{name: given[name] for name in inspect.signature(function).parameters})
     elif not rest or rest[0] in ("-h", "--help"):
         print(f"usage: {prog} <command> [options]\n\n" + "\n".join(_listing(target)))
     else:
@@ -106,6 +110,20 @@ def _bare_flags_are_true(function: Callable[..., object], args: list[str]) -> li
         f"{arg}=true" if arg in flags and follower.lower() not in ("true", "false", "yes", "no") else arg
         for arg, follower in zip(args, followers)
     ]
+
+
+def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> list[str]:
+    """``--data a --data b`` as ``--data=["a", "b"]`` where an option is a list of words, as ``--config`` of the Trainer's verbs is."""
+    names = {f"--{name}" for name, parameter in inspect.signature(function).parameters.items() if parameter.annotation == list[str] | None}
+    rest, given, words = [], {}, iter(args)
+    for arg in words:
+        name, equals, value = arg.partition("=")
+        value = value if equals or name not in names else next(words, "")
+        if name not in names or value.startswith("["):
+            rest += [arg] if equals or name not in names else [arg, value]
+        else:
+            given.setdefault(name, []).append(value)
+    return [*rest, *(f"{name}={json.dumps(values)}" for name, values in given.items())]
 
 
 def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from datamodules.conversion.images import look_at
 from datamodules.conversion.problems import BadImageError
 from datamodules.shards import INDEX_NAME, LATENTS_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
 from datamodules.shards.pool import in_processes
+from datamodules.shards.reader import read_members
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,8 @@ def _digest_rest(file: BinaryIO, digest: Any) -> None:
 def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) -> Iterator[str]:
     """What is wrong with one sample."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    except (tarfile.TarError, OSError) as error:
+        members = dict(read_members(io.BytesIO(data), span.key, lambda name: True))
+    except (tarfile.TarError, OSError, ShardError) as error:
         yield f"its span is no part of a tar ({error})"
         return
     parts = {name.removeprefix(f"{span.key}."): content for name, content in members.items()}

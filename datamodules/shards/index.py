@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ INDEX_NAME = "index.json"
 SCHEMA = 1
 """Version of the layout of index, sidecars and tars; a reader refuses any other."""
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*\.tar")
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*")
+"""What names may be made of: they become parts of paths, of URLs and of shell commands, and an index may be a stranger's."""
+
 
 class ShardError(ValueError):
     """A folder of shards that is missing, damaged or of another version; says which file and what to do."""
@@ -20,13 +25,30 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One tar of the index: its file name, its group, how many samples and bytes it holds, and the SHA-256 of those bytes."""
+    """One tar of the index: its file name, its group, how many samples and bytes it holds, and the SHA-256 of those bytes.
+
+    Raises:
+        ShardError: A name is more than letters, digits, ``_``, ``-``, ``+`` and single dots, or a number is none.
+    """
 
     name: str
     group: str
     samples: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        for pattern, name in ((_NAME, self.name), (_GROUP, self.group)):
+            if not isinstance(name, str) or not pattern.fullmatch(name):
+                raise ShardError(
+                    f"An index or sidecar names {name!r} as a shard or group. It could lead out of its folder or run a command, so "
+                    "it is refused: names are letters, digits, _, - and +, those of shards end with .tar. Do not use this folder."
+                )
+        for value in (self.samples, self.bytes):
+            if not isinstance(value, int) or value < 0:
+                raise ShardError(
+                    f"The entry of {self.name} tells of {value!r} samples or bytes, which is no number. Write the folder anew."
+                )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ def open_index(places: str | list[str], store: ShardStore) -> ShardIndex:
     """Read the index of what ``places`` names; of several, the join.
 
     A place is a local folder, a glob of folders (``data/foundir-*``), a glob of tars inside a folder (``data/foundir/0?*.tar``), or the
-    URL of a folder (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where ``{}`` stands for a file's name).
+    URL of a folder (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where ``{}`` stands for a file's name,
+    which the store must allow).
 
     Raises:
         ShardError: A place matches nothing, an index or a local tar is missing or damaged, two folders have shards of one name, or their

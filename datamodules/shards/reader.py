@@ -1,9 +1,14 @@
-"""Reading shards through webdataset: sequentially from any sample on, or one sample from its bytes."""
+"""Reading shards: sequentially from any sample on, or one sample from its bytes.
+
+Samples are those that webdataset would group. A tar may be a stranger's: nothing is unpacked to disk, links, devices and sparse files are
+refused, so are names that lead out of a folder, and of the members only images, json and safetensors are read. Nothing is unpickled.
+"""
 
 import io
 import itertools
+import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +16,16 @@ from typing import BinaryIO
 from datamodules.shards.index import ShardError
 from datamodules.shards.sidecar import Sidecar
 from datamodules.shards.writer import LATENTS_NAME
+
+_KEY = re.compile(r"(?P<key>(?:.*/|)[^./]+)\.(?P<part>[^/]*)")
+_KINDS = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a named pipe",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
 
 
 @dataclass(frozen=True)
@@ -91,16 +106,55 @@ def parse_sample(data: bytes, shard: str) -> RawSample:
     return samples[0]
 
 
-def _group(stream: BinaryIO, shard: str) -> Iterable[RawSample]:
-    """Group a tar's members to samples."""
-    # Not at the top: webdataset imports torch, which the processes that write shards do without.
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+def read_members(stream: BinaryIO, shard: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield name and bytes of the files in an uncompressed tar, front to back; None in place of the bytes of those not ``wanted``.
 
-    for sample in group_by_keys(tar_file_expander([{"url": shard, "stream": stream}])):
-        images = _image(sample, "lq"), _image(sample, "gt")
-        yield RawSample(sample["__key__"], shard, *images, sample.get("json"), latents=sample.get(LATENTS_NAME))
+    Raises:
+        ShardError: A member is a link, a device or a sparse file, or its name is absolute or holds ``..``.
+        tarfile.TarError: It is no tar, or damaged.
+    """
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+                kind = _KINDS.get(member.type, "no plain file")
+                raise ShardError(f"{member.name!r} in the shard {shard} is {kind}; shards hold plain files alone. Do not use this shard.")
+            if member.name.startswith("/") or "\\" in member.name or ".." in member.name.split("/"):
+                raise ShardError(f"{member.name!r} in the shard {shard} leads out of its folder. Do not use this shard.")
+            yield member.name, tar.extractfile(member).read() if wanted(member.name) else None
+            tar.members = []
 
 
-def _image(sample: dict[str, bytes], side: str) -> bytes | None:
+def _group(stream: BinaryIO, shard: str) -> Iterator[RawSample]:
+    """Group a tar's members to samples, by what is before the first dot of a file's name."""
+    key, parts = None, {}
+    for name, data in read_members(stream, shard, _is_part):
+        if (split := _KEY.fullmatch(name)) is None:
+            continue
+        if split["key"] != key:
+            if key is not None:
+                yield _sample(key, shard, parts)
+            key, parts = split["key"], {}
+        part = split["part"].lower()
+        if part in parts:
+            raise ShardError(f"The shard {shard} holds {name} twice. Write it anew.")
+        parts[part] = data
+    if key is not None:
+        yield _sample(key, shard, parts)
+
+
+def _is_part(name: str) -> bool:
+    """Whether a member is a part of a sample that is ever looked at."""
+    split = _KEY.fullmatch(name)
+    part = split["part"].lower() if split else ""
+    return part in ("json", LATENTS_NAME) or part.startswith(("lq.", "gt."))
+
+
+def _sample(key: str, shard: str, parts: dict[str, bytes | None]) -> RawSample:
+    return RawSample(key, shard, _image(parts, "lq"), _image(parts, "gt"), parts.get("json"), latents=parts.get(LATENTS_NAME))
+
+
+def _image(parts: dict[str, bytes | None], side: str) -> bytes | None:
     """Return an image's bytes whatever its suffix says: the format is read from its first bytes when it is decoded."""
-    return next((data for name, data in sample.items() if name.startswith(f"{side}.")), None)
+    return next((data for name, data in parts.items() if name.startswith(f"{side}.")), None)

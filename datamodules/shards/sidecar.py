@@ -59,8 +59,13 @@ class Sidecar:
             read = json.loads(content)
             if read["schema"] == SCHEMA:
                 spans = tuple(SampleSpan(*span) for span in read["spans"])
+                entry = ShardEntry(**read["entry"])
+                if any(not 0 <= span.offset < span.offset + span.size <= entry.bytes for span in spans):
+                    raise ShardError(f"{name} tells of samples beyond its tar of {entry.bytes} bytes. Write the folder anew.")
                 rejects = tuple((str(name), str(reason)) for name, reason in read.get("rejects", ()))
-                return cls(ShardEntry(**read["entry"]), spans, rejects)
+                return cls(entry, spans, rejects)
+        except ShardError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(f"{name} is not a sidecar ({type(error).__name__}: {error}). Write the folder anew.") from error
         raise ShardError(f"{name} has schema version {read['schema']!r}; this version of the project reads {SCHEMA}. Write it anew.")

@@ -14,7 +14,12 @@ _CHUNK = 1 << 20
 
 def is_remote(place: str) -> bool:
     """Whether ``place`` is a URL or command that webdataset's openers read as a stream (``https://…``, ``gs://…``, ``pipe:…``)."""
-    return "://" in place or place.startswith("pipe:")
+    return "://" in place or is_pipe(place)
+
+
+def is_pipe(place: str) -> bool:
+    """Whether ``place`` is a shell command whose output is read."""
+    return place.strip().lower().startswith("pipe:")
 
 
 def place_of(folder: str, name: str) -> str:
@@ -36,21 +41,33 @@ class ShardStore:
         cache_gib: Most GiB of copies to keep; one shard is always kept.
         timeout: Seconds that copying one shard may take before it counts as missing.
         attempts: How often a copy is tried.
+        allow_pipes: Whether ``pipe:`` places are run, by a shell with this process's rights. False refuses them, wherever they come from.
     """
 
-    def __init__(self, *, cache: str | None = None, cache_gib: float = 100.0, timeout: float = 600.0, attempts: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        cache: str | None = None,
+        cache_gib: float = 100.0,
+        timeout: float = 600.0,
+        attempts: int = 3,
+        allow_pipes: bool = False,
+    ) -> None:
         for name, value in (("cache_gib", cache_gib), ("timeout", timeout), ("attempts", attempts)):
             if value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0.")
         self.cache = None if cache is None else Path(cache)
         self.cache_gib, self.timeout, self.attempts = cache_gib, timeout, attempts
+        self.allow_pipes = allow_pipes
 
     def open(self, place: str, size: int) -> BinaryIO:
         """Open a shard of ``size`` bytes, seekable and unbuffered.
 
         Raises:
-            ShardError: It is missing, has another size, took too long to copy, or is remote while no cache is set.
+            ShardError: It is missing, has another size, took too long to copy, is remote while no cache is set, or a ``pipe:`` that is
+                not allowed.
         """
+        self._refuse_pipe(place)
         if self.cache is None:
             if is_remote(place):
                 raise ShardError(f"{place} cannot be read at positions. Set data.cache to a local folder, where shards are copied first.")
@@ -76,13 +93,22 @@ class ShardStore:
         """Read an index or a sidecar whole, anew each time.
 
         Raises:
-            ShardError: It is missing or cannot be read.
+            ShardError: It is missing, cannot be read, or is a ``pipe:`` that is not allowed.
         """
+        self._refuse_pipe(place)
         try:
             with _stream(place) as stream:
                 return stream.read()
         except OSError as error:
             raise ShardError(f"{place} cannot be read ({error}). Is it a finished folder of shards?") from error
+
+    def _refuse_pipe(self, place: str) -> None:
+        """Raise where a place is a command and none may run."""
+        if is_pipe(place) and not self.allow_pipes:
+            raise ShardError(
+                f"{place!r} is a shell command, which is run only where the config says so. If you trust whoever wrote it, set "
+                "data.allow_pipes: true."
+            )
 
     def _fetch(self, place: str, copy: Path, size: int) -> None:
         """Copy a shard into the cache and make room for it."""
@@ -115,7 +141,12 @@ class ShardStore:
 
 
 def _stream(place: str) -> BinaryIO:
-    """Open a place through webdataset's openers, to be read once from front to back."""
+    """Open a place, to be read once from front to back: what is remote through webdataset's openers.
+
+    What is not must not get there: they would run a local file's name that starts as a command does.
+    """
+    if not is_remote(place):
+        return open(place, "rb")
     from webdataset.gopen import gopen  # here: it imports torch, which the processes that write shards do without
 
     return gopen(place)

@@ -2,16 +2,25 @@
 
 import re
 
-from callbacks import ExpertUtilization, Quality, Throughput
+from callbacks import ExpertUtilization, Memory, Quality, RankSpread, Restarts, Throughput
 from callbacks.scalar_layout import scalar_layout
 from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
 
-OTHERS = {"train/loss", "train/loss/flow", "train/loss/balance", "lr-AdamW", "val/psnr_estimate", "val_groups/01Blur/psnr_estimate"}
-"""Logged by the restorer and Lightning, which the dummy does not do."""
+OTHERS = {
+    "train/loss",
+    "train/loss/flow",
+    "train/loss/balance",
+    "lr-AdamW",
+    "speed/mfu",
+    "val/psnr_estimate",
+    "val_groups/01Blur/psnr_estimate",
+}
+"""Logged by the restorer and Lightning, which the dummy does not do, and where a peak is known."""
 
 
 def test_no_chart_is_empty_and_lines_are_where_they_belong(tmp_path):
-    run = trainer(tmp_path, ExpertUtilization(every_n_steps=2), Quality(), Throughput(2), max_steps=6, log_every_n_steps=1)
+    watching = (ExpertUtilization(every_n_steps=2), Quality(), Throughput(2), Memory(2), RankSpread(2), Restarts())
+    run = trainer(tmp_path, *watching, max_steps=6, log_every_n_steps=1)
     run.fit(DummyRestorer(), loader(), loader())
     tags = set(events(tmp_path).Tags()["scalars"]) | OTHERS
     charts = {title: lines for category in scalar_layout(2, ("spatial", "se")).values() for title, lines in category.items()}
