@@ -1,11 +1,15 @@
-"""LightningDataModules and what they stream: shards, made scenes, photographs, degradations."""
+"""LightningDataModules and what they stream: shards, made scenes, photographs, degradations, benchmarks."""
 
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"FoundIRDataModule": "datamodules.foundir", "RestorationDataModule": "datamodules.restoration"}
+_HOMES = {
+    "BenchmarkDataModule": "datamodules.benchmarks.data_module",
+    "FoundIRDataModule": "datamodules.foundir",
+    "RestorationDataModule": "datamodules.restoration",
+}
 
-__all__ = ["FoundIRDataModule", "RestorationDataModule"]
+__all__ = ["BenchmarkDataModule", "FoundIRDataModule", "RestorationDataModule"]
 
 
 def __getattr__(name: str) -> Any:

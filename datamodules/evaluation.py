@@ -78,6 +78,11 @@ class ShardPairs(Dataset):
             for shards in index.groups.values()
         )
 
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """Group and key of every pair, in order."""
+        return [(shard.group, span.key) for shard, span in self._spans]
+
     def __len__(self) -> int:
         return len(self._spans)
 

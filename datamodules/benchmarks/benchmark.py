@@ -1,0 +1,101 @@
+"""What a benchmark is to the evaluation: a list of images to restore, most with a ground truth, and what could not be paired."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Images = tuple[np.ndarray, np.ndarray | None]
+"""The degraded image and its ground truth, if it has one: uint8 RGB ``[H, W, 3]`` of one size."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a benchmark. ``key`` is unique in its group, ``load`` reads and decodes; it can be sent to another process."""
+
+    group: str
+    key: str
+    degradations: tuple[str, ...]
+    load: Callable[[], Images]
+
+
+@dataclass
+class Contents:
+    """The images of a benchmark, and a line for each that has no partner."""
+
+    entries: list[Entry] = field(default_factory=list)
+    unpaired: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: "Contents") -> "Contents":
+        self.entries += other.entries
+        self.unpaired += other.unpaired
+        return self
+
+
+class Benchmark(ABC):
+    """A benchmark in one layout.
+
+    Args:
+        root: The folder that holds it.
+        groups: Groups to evaluate; null is all.
+        crop: Cut input and truth centrally to multiples of this many pixels before anything else, as PromptIR's protocol does with 16; null
+            is the layout's own protocol, 1 leaves the images whole.
+        metrics: Metrics for this benchmark alone, beside those of all.
+        allow_unpaired: Evaluate the pairs although some images have no partner; they are listed all the same.
+    """
+
+    CROP = 1
+    """The protocol's own cropping."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        groups: list[str] | None = None,
+        crop: int | None = None,
+        metrics: list[str] | None = None,
+        allow_unpaired: bool = False,
+    ) -> None:
+        self.root, self.groups, self.metrics, self.allow_unpaired = Path(root), groups, metrics or [], allow_unpaired
+        self.crop = self.CROP if crop is None else crop
+        if self.crop < 1:
+            raise ValueError(f"crop={crop} of {root} must be at least 1; 1 leaves images whole")
+
+    @abstractmethod
+    def find(self) -> Contents:
+        """List what is under the root, all groups.
+
+        Raises:
+            ValueError: The root is not laid out like this.
+        """
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The images of the groups that are asked for, in their order.
+
+        Raises:
+            ValueError: The root is missing or not laid out like this, or lacks a group.
+        """
+        if not self.root.exists():
+            raise ValueError(f"{self.root} does not exist; give the folder that holds the benchmark")
+        found = self.find()
+        if self.groups is not None:
+            present = {entry.group for entry in found.entries}
+            if absent := sorted(set(self.groups) - present):
+                raise ValueError(f"{self.root} has no group {', '.join(absent)}; it has {', '.join(sorted(present))}")
+            found = Contents([entry for entry in found.entries if entry.group in self.groups], found.unpaired)
+        if not found.entries:
+            unpaired = f"; without a partner: {'; '.join(found.unpaired[:5])}" if found.unpaired else ""
+            raise ValueError(f"{self.root} holds no image that {type(self).__name__} knows how to evaluate{unpaired}")
+        (name, times), *_ = Counter((entry.group, entry.key) for entry in found.entries).most_common(1)
+        assert times == 1, f"{name} is listed {times} times"
+        return found
+
+    def protocol(self) -> dict[str, Any]:
+        """What its numbers depend on, for the results."""
+        return {"layout": type(self).__name__, "root": str(self.root), "crop": self.crop}
