@@ -13,6 +13,7 @@ from torch import nn
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import check_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
+from mimdit.canvas import canvas, in_rows
 from mimdit.conditioner.banded import condition_in_bands
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
@@ -189,13 +190,14 @@ class Restorer(L.LightningModule):
             steps: Sampler steps; None for the flow's own. 0 returns the start: the estimate, or the degraded image.
             start: ``noise``, ``degraded`` or ``estimate``; None for the flow's own.
             sigma_start: Noise level to start from, (0, 1]; None for the flow's own.
-            seed: Seed of the noise; None for the restorer's own. The noise depends on seed, size and place in the batch alone.
+            seed: Seed of the noise; None for the restorer's own. The noise depends on seed and size alone: it is that of the whole image,
+                also in pieces, and the same for all images of a batch.
             guidance: Strength of the prompt, at least 0; None for the flow's own. Any value but 1 asks the DiT twice a step.
             routing: Gates to obey instead of the image's own.
             use_residuals: Whether the DiT is steered; False leaves it to itself, to see what the conditioner does.
             tile: Images of more than ``tile * tile`` pixels, all together, are worked on in pieces of about that area, which alone are
-                on the restorer's device; the rest stays where ``images`` are. The result is that of one piece, to rounding: all that is
-                read of the whole image is read at full resolution. None for one piece.
+                on the restorer's device; the rest stays where ``images`` are, on the host in files (`mimdit.canvas`). The result is that
+                of one piece, to rounding: all that is read of the whole image is read at full resolution. None for one piece.
 
         Returns:
             Restored images ``[B, 3, H, W]`` in 0..1, fp32, where ``images`` are.
@@ -237,11 +239,23 @@ class Restorer(L.LightningModule):
     ) -> tuple[torch.Tensor, Conditioning]:
         """The latents of ``images``, padded, and what the conditioner says of them, in pieces of ``area`` pixels where it is given."""
         downscale = self.backbone.codec.downscale
-        padded = pad_by_reflection(images, self.conditioner.multiple * downscale)
-        degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
+        multiple = self.conditioner.multiple * downscale
+        if area is not None and self.backbone.codec.pointwise:
+            degraded = self._encode_in_rows(images, multiple)
+        else:
+            padded = pad_by_reflection(images, multiple)
+            degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
         if area is None:
             return degraded, self.conditioner(degraded, routing)
         return degraded, condition_in_bands(self.conditioner, degraded, max(1, area // downscale**2), routing)
+
+    def _encode_in_rows(self, images: torch.Tensor, multiple: int) -> torch.Tensor:
+        """Latents of the padded images, some rows at a time."""
+        rows, columns = (_mirrored(size, -size % multiple, images.device) for size in images.shape[2:])
+        latents = canvas(len(images), self.backbone.codec.channels, len(rows), len(columns), device=images.device)
+        for some in in_rows(len(rows), len(columns)):
+            latents[:, :, some] = self.backbone.encode(images[:, :, rows[some]][..., columns])
+        return latents
 
     @torch.no_grad()
     def _sample(
@@ -253,9 +267,10 @@ class Restorer(L.LightningModule):
         steps, start, sigma_start, guidance = self._sampling(steps, start, sigma_start, guidance)
         anchor = degraded if start == "degraded" else conditioning.estimate
         if steps == 0:
-            return self._finish(degraded if anchor is None else anchor, images)
+            return self._finish(degraded if anchor is None else anchor, images, area)
         generator = keyed_generator("restore", self.seed if seed is None else seed)
-        noise = torch.randn(degraded.shape, generator=generator).to(degraded.device)
+        noise = torch.randn(degraded.shape[1:], generator=generator, out=canvas(*degraded.shape[1:]))
+        noise = noise[None].to(degraded.device) if len(degraded) == 1 else noise.to(degraded.device).repeat(len(degraded), 1, 1, 1)
         latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
         del noise, anchor
         steering = conditioning if use_residuals else None
@@ -265,10 +280,15 @@ class Restorer(L.LightningModule):
         def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             return self.velocity(z, sigma, steering, guidance=guidance, **pieces)
 
-        return self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images)
+        return self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images, area)
 
-    def _finish(self, latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Images of the size of ``images`` from padded latents."""
+    def _finish(self, latents: torch.Tensor, images: torch.Tensor, area: int | None = None) -> torch.Tensor:
+        """Images of the size of ``images`` from padded latents, some rows at a time where there is an ``area``."""
+        if area is not None and self.backbone.codec.pointwise:
+            finished = canvas(*images.shape, device=images.device)
+            for some in in_rows(*images.shape[2:]):
+                finished[:, :, some] = self.backbone.decode(latents[:, :, some, : images.shape[3]]).clamp(0, 1)
+            return finished
         decoded = self.backbone.decode(latents.to(self._codec_place(latents)))
         return decoded[..., : images.shape[2], : images.shape[3]].clamp(0, 1).to(images.device)
 

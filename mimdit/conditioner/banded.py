@@ -2,7 +2,7 @@
 
 Everything that a gate or an expert reads of the whole image is gathered from all bands, at full resolution, before any band goes through
 the block: a smaller copy of the image would hide noise and blur. So each block passes over the bands twice. Between blocks, hidden states
-lie where the latents do; only a band at a time is on the conditioner's device.
+lie where the latents do, large ones in files (`mimdit.canvas`); only a band at a time is on the conditioner's device.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from mimdit.canvas import canvas
 from mimdit.conditioner.band import Band, bands
 from mimdit.conditioner.estimate import EstimateHead, interpolate_cells
 from mimdit.conditioner.experts import SwinAttention
@@ -63,8 +64,8 @@ def _embed(conditioner: MoEConditioner, latents: torch.Tensor, over: list[Band])
     for band in over:
         own = band.own(conditioner.embed_patches(band.finer(conditioner.patch_size).cut(latents).to(conditioner.device)))
         if hidden_states is None:
-            shape = (*own.shape[:2], band.height, own.shape[3])
-            hidden_states = torch.empty(shape, dtype=own.dtype, device=latents.device, memory_format=torch.channels_last)
+            shape = (len(own), band.height, own.shape[3], own.shape[1])  # the channels last in memory
+            hidden_states = canvas(*shape, dtype=own.dtype, device=latents.device).permute(0, 3, 1, 2)
         hidden_states[:, :, band.top : band.bottom] = own
         pooled.add(own)
     return hidden_states, pooled
@@ -90,7 +91,7 @@ def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, band: Band, dev
     """Write a band's tokens ``[B, n, D]`` into those of the image, which are made with the first."""
     per_row = tokens.shape[1] / band.rows
     if into is None:
-        into = torch.empty(len(tokens), round(band.height * per_row), tokens.shape[2], dtype=tokens.dtype, device=device)
+        into = canvas(len(tokens), round(band.height * per_row), tokens.shape[2], dtype=tokens.dtype, device=device)
     into[:, round(band.top * per_row) : round(band.bottom * per_row)] = tokens
     return into
 
@@ -98,7 +99,7 @@ def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, band: Band, dev
 def _estimate(
     head: EstimateHead, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Band], features_BF: torch.Tensor
 ) -> torch.Tensor:
-    estimate, tone, device = torch.empty_like(latents, dtype=torch.float32), head.tone, features_BF.device
+    estimate, tone, device = canvas(*latents.shape, device=latents.device), head.tone, features_BF.device
     if tone is not None:
         with outside_autocast(features_BF):
             everywhere = tone.coefficients(tone.statistics(latents, features_BF))[..., None, None]
