@@ -30,8 +30,8 @@ import torch
 
 from datamodules.degradations.compose import degrade
 from datamodules.made.photographs import TEST, load_photograph, photograph_crop
-from mimdit.conditioner.band import bands
 from mimdit.conditioner.experts import SwinAttention
+from mimdit.conditioner.piece import pieces
 from mimdit.files import replace_when_whole
 from mimdit.metrics import psnr, ssim
 from mimdit.pixels import restore_pixels
@@ -149,11 +149,11 @@ def seams(options: argparse.Namespace) -> dict:
     height, width = (-(-size // conditioner.multiple) * conditioner.multiple for size in photograph.shape[2:])
     grid = {"area": tile**2 // conditioner.patch_size**2, "multiple": conditioner.multiple // conditioner.patch_size}
     halo = SwinAttention.window * conditioner.moe_stride
-    cut = bands(height // conditioner.patch_size, width // conditioner.patch_size, **grid, halo=halo)
-    borders = [band.top * conditioner.patch_size for band in cut[1:]]
-    whole, pieces = restorer.restore(photograph), restorer.restore(photograph, tile=tile)
-    figures["pieces"] = {"borders": len(borders), "difference": float((whole - pieces).abs().max())}
-    figures["pieces"] |= {"seam_energy": jumps(pieces, borders), "seam_energy_in_one_piece": jumps(whole, borders)}
+    cut = pieces(height // conditioner.patch_size, width // conditioner.patch_size, **grid, halo=halo)
+    borders = sorted({piece.down.start * conditioner.patch_size for piece in cut} - {0})
+    whole, together = restorer.restore(photograph), restorer.restore(photograph, tile=tile)
+    figures["pieces"] = {"borders": len(borders), "difference": float((whole - together).abs().max())}
+    figures["pieces"] |= {"seam_energy": jumps(together, borders), "seam_energy_in_one_piece": jumps(whole, borders)}
 
     square = noisy_photograph(0.25)[:, :, 60:316, 60:316]
     for name, settings in SETTINGS.items():

@@ -14,7 +14,7 @@ from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import check_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
 from mimdit.canvas import canvas, in_rows
-from mimdit.conditioner.banded import condition_in_bands
+from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
 from mimdit.files import replace_when_whole
@@ -247,7 +247,7 @@ class Restorer(L.LightningModule):
             degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
         if area is None:
             return degraded, self.conditioner(degraded, routing)
-        return degraded, condition_in_bands(self.conditioner, degraded, max(1, area // downscale**2), routing)
+        return degraded, condition_in_pieces(self.conditioner, degraded, max(1, area // downscale**2), routing)
 
     def _encode_in_rows(self, images: torch.Tensor, multiple: int) -> torch.Tensor:
         """Latents of the padded images, some rows at a time."""

@@ -57,7 +57,7 @@ def test_canvases_in_files_change_nothing(monkeypatch):
 
 def test_what_fits_a_piece_is_not_cut(monkeypatch):
     model = restorer()
-    monkeypatch.setattr("mimdit.restorer.condition_in_bands", lambda *_: pytest.fail("it was cut"))
+    monkeypatch.setattr("mimdit.restorer.condition_in_pieces", lambda *_: pytest.fail("it was cut"))
     assert torch.equal(model.restore(images(30, 30), tile=30), model.restore(images(30, 30)))
 
 
