@@ -113,6 +113,10 @@ class FlowMatching:
             latents.add_(slope, alpha=following - sigma)
         return latents
 
+    def questions(self, steps: int) -> int:
+        """How often `sample` asks for a velocity."""
+        return max(0, 2 * steps - 1) if self.sampler == "heun" else steps
+
 
 def check_sampling(start: str, sigma_start: float, steps: int, guidance: float = 1.0) -> None:
     """Raise ValueError where sampling cannot begin at ``start`` and ``sigma_start``, go in ``steps`` or be guided so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +15,7 @@ from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import check_identity, leave_out, put_back
 from mimdit.batch import Batch, draw_names
 from mimdit.canvas import canvas, in_rows
+from mimdit.color import check_color, match_color
 from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
@@ -22,11 +24,15 @@ from mimdit.flow import FlowMatching, check_sampling, keyed_generator
 from mimdit.optimization import parameter_groups
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing
+from mimdit.steering import MeasuredGates, gains
 from mimdit.tiling import tiled_velocity
 from mimdit.weights import EMBEDDED_RESTORER
 
 ADAPTERS = "lora"
 """Where a restorer's folder has the backbone's adapters."""
+
+GATES = "gates.json"
+"""Where it has what its gates were measured to do."""
 
 
 class Restorer(L.LightningModule):
@@ -98,6 +104,7 @@ class Restorer(L.LightningModule):
             _load_adapters(backbone, pretrained)
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
+        self.measured_gates: MeasuredGates | None = None
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _choose_what_trains(self) -> None:
@@ -112,7 +119,7 @@ class Restorer(L.LightningModule):
     def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None, **prompting: object) -> torch.Tensor:
         """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing.
 
-        ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s ``at_once`` and ``device``.
+        ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s ``at_once``, ``device`` and ``done``.
         """
         residuals = None if conditioning is None else conditioning.residuals
         settings = {"tile": self.tile, "overlap": self.overlap, "scale": self.conditioner.timestep_scale} | prompting
@@ -182,6 +189,10 @@ class Restorer(L.LightningModule):
         routing: Routing | None = None,
         use_residuals: bool = True,
         tile: int | None = None,
+        color: str = "none",
+        steer: dict[str, float] | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+        explain: Callable[[Routing], None] = lambda routing: None,
     ) -> torch.Tensor:
         """Restore images of any size.
 
@@ -198,24 +209,41 @@ class Restorer(L.LightningModule):
             tile: Images of more than ``tile * tile`` pixels, all together, are worked on in pieces of about that area, which alone are
                 on the restorer's device; the rest stays where ``images`` are, on the host in files (`mimdit.canvas`). The result is that
                 of one piece, to rounding: all that is read of the whole image is read at full resolution. None for one piece.
+            color: Whether the result gets the colours of the estimate, or where there is none of the degraded image: ``none``,
+                ``wavelet`` or ``adain`` (`mimdit.color`). For samplers that drift; haze and darkness are colours too, so without an
+                estimate they come back.
+            steer: Factors of groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see `mimdit.steering.gains`.
+            progress: Is told the share of all, 0..1, that each part of the work was: a pass of a conditioner's block over an image in
+                pieces counts as much as a question to the DiT.
+            explain: Is told the routing.
 
         Returns:
             Restored images ``[B, 3, H, W]`` in 0..1, fp32, where ``images`` are.
 
         Raises:
-            ValueError: ``start``, ``sigma_start``, ``steps`` or ``guidance`` is out of range, this conditioner makes no estimate to start
-                from, or this backbone has no unconditional prompt to guide away from.
+            ValueError: A setting is out of range or unknown, this conditioner makes no estimate to start from, this backbone has no
+                unconditional prompt to guide away from, or its gates were not measured for a degradation in ``steer``.
         """
-        self.check_settings(steps=steps, start=start, sigma_start=sigma_start, guidance=guidance, tile=tile)
+        self.check_settings(steps=steps, start=start, sigma_start=sigma_start, guidance=guidance, tile=tile, color=color, steer=steer)
         settings = {"start": start, "sigma_start": sigma_start, "seed": seed, "guidance": guidance, "use_residuals": use_residuals}
+        passes, questions = 2 * len(self.conditioner.blocks), self.flow.questions(self._sampling(steps, start, sigma_start, guidance)[0])
+        settings |= {"color": color, "done": lambda share: progress(share / (passes + questions))}
         area = None if tile is None or images[:, 0].numel() <= tile**2 else tile**2
         place = images.device
         images = images if area is not None else images.to(self.device)
-        return self._sample(images, *self._condition(images, routing, area), steps, area=area, **settings).to(place)
+        gains_MG = self._gains(steer)
+        degraded, conditioning = self._condition(
+            images, routing, area, gains_MG, done=lambda share: progress(share * passes / (passes + questions))
+        )
+        explain(conditioning.routing)
+        return self._sample(images, degraded, conditioning, steps, area=area, **settings).to(place)
+
+    def _gains(self, steer: dict[str, float] | None) -> torch.Tensor | None:
+        return None if not steer else gains(steer, self.conditioner.groups, len(self.conditioner.blocks), self.measured_gates)
 
     def check_settings(
         self, *, steps: int | None = None, start: str | None = None, sigma_start: float | None = None, guidance: float | None = None,
-        seed: int | None = None, tile: int | None = None,
+        seed: int | None = None, tile: int | None = None, color: str = "none", steer: dict[str, float] | None = None,
     ) -> None:  # fmt: skip
         """Raise ValueError where `restore` could not use these."""
         _, start, *_ = self._sampling(steps, start, sigma_start, guidance)
@@ -223,6 +251,8 @@ class Restorer(L.LightningModule):
             raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
         if tile is not None and tile < 1:
             raise ValueError(f"tile={tile} must be at least 1; use null for one piece")
+        check_color(color)
+        self._gains(steer)
 
     def _sampling(
         self, steps: int | None, start: str | None, sigma_start: float | None, guidance: float | None
@@ -235,8 +265,9 @@ class Restorer(L.LightningModule):
 
     @torch.no_grad()
     def _condition(
-        self, images: torch.Tensor, routing: Routing | None = None, area: int | None = None
-    ) -> tuple[torch.Tensor, Conditioning]:
+        self, images: torch.Tensor, routing: Routing | None = None, area: int | None = None,
+        gains_MG: torch.Tensor | None = None, done: Callable[[float], None] = lambda share: None,
+    ) -> tuple[torch.Tensor, Conditioning]:  # fmt: skip
         """The latents of ``images``, padded, and what the conditioner says of them, in pieces of ``area`` pixels where it is given."""
         downscale = self.backbone.codec.downscale
         multiple = self.conditioner.multiple * downscale
@@ -246,8 +277,11 @@ class Restorer(L.LightningModule):
             padded = pad_by_reflection(images, multiple)
             degraded = self.backbone.encode(padded.to(self._codec_place(padded))).to(padded.device)
         if area is None:
-            return degraded, self.conditioner(degraded, routing)
-        return degraded, condition_in_pieces(self.conditioner, degraded, max(1, area // downscale**2), routing)
+            conditioning = self.conditioner(degraded, routing, gains_MG=gains_MG)
+            done(1.0)
+            return degraded, conditioning
+        area = max(1, area // downscale**2)
+        return degraded, condition_in_pieces(self.conditioner, degraded, area, routing, gains_MG=gains_MG, done=done)
 
     def _encode_in_rows(self, images: torch.Tensor, multiple: int) -> torch.Tensor:
         """Latents of the padded images, some rows at a time."""
@@ -261,7 +295,7 @@ class Restorer(L.LightningModule):
     def _sample(
         self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, steps: int | None = None, *,
         start: str | None = None, sigma_start: float | None = None, seed: int | None = None, guidance: float | None = None,
-        use_residuals: bool = True, area: int | None = None,
+        use_residuals: bool = True, area: int | None = None, color: str = "none", done: Callable[[float], None] = lambda share: None,
     ) -> torch.Tensor:  # fmt: skip
         """`restore`, from what `_condition` gave."""
         steps, start, sigma_start, guidance = self._sampling(steps, start, sigma_start, guidance)
@@ -278,9 +312,13 @@ class Restorer(L.LightningModule):
         pieces = {} if area is None else {"at_once": max(1, area // of_tile), "device": self.device}
 
         def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return self.velocity(z, sigma, steering, guidance=guidance, **pieces)
+            return self.velocity(z, sigma, steering, guidance=guidance, done=done, **pieces)
 
-        return self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images, area)
+        restored = self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images, area)
+        if color == "none":
+            return restored
+        given = degraded if conditioning.estimate is None else conditioning.estimate
+        return match_color(restored, self._finish(given, images, area), color)
 
     def _finish(self, latents: torch.Tensor, images: torch.Tensor, area: int | None = None) -> torch.Tensor:
         """Images of the size of ``images`` from padded latents, some rows at a time where there is an ``area``."""
@@ -316,6 +354,11 @@ class Restorer(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Restored images ``[B, 3, H, W]``."""
         return self.restore(batch["lq"])
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks of backbone and conditioner; the latter serve images that are restored in one piece."""
+        self.backbone.compile_blocks()
+        self.conditioner.compile_blocks()
 
     def configure_optimizers(self) -> dict:
         """One optimiser over all that trains, and its schedule."""
@@ -354,6 +397,9 @@ class Restorer(L.LightningModule):
         settings["frozen"] = self.backbone.frozen_identity
         with replace_when_whole(folder / "restorer.json") as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")
+        if self.measured_gates is not None:
+            with replace_when_whole(folder / GATES) as path:
+                path.write_text(json.dumps(self.measured_gates.as_json()) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None) -> Restorer:
@@ -379,6 +425,8 @@ class Restorer(L.LightningModule):
         frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
         _check_frozen(frozen, backbone, folder)
+        if (folder / GATES).is_file():
+            restorer.measured_gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text()))
         return restorer.eval()
 
 

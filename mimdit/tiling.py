@@ -21,6 +21,7 @@ def tiled_velocity(
     at_once: int = 1,
     device: torch.device | None = None,
     scale: Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]] | None = None,
+    done: Callable[[float], None] = lambda share: None,
     **prompting: object,
 ) -> torch.Tensor:
     """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
@@ -38,6 +39,7 @@ def tiled_velocity(
         at_once: Tiles that go through the backbone together.
         device: Where the backbone is; None where the latents are.
         scale: Makes of a tile's residuals and ``sigma`` those of each block: for the whole image at once they would be many.
+        done: Is told the share of all, 0..1, that each group of tiles was.
         **prompting: The backbone's ``guidance`` and ``dropped``.
     """
     height, width = latents.shape[2:]
@@ -59,7 +61,9 @@ def tiled_velocity(
         return backbone.velocity(part, levels, steering, **given)
 
     if len(starts) == 1:
-        return ask(starts).to(latents.device)
+        velocity = ask(starts).to(latents.device)
+        done(1.0)
+        return velocity
     total = canvas(*latents.shape, device=latents.device).zero_()
     down, across = (
         _shares(size, tile_starts(size, tile, overlap, patch), _ramp(side, overlap, latents.device))
@@ -69,6 +73,7 @@ def tiled_velocity(
         group = starts[first : first + at_once]
         for (top, left), velocity in zip(group, ask(group).to(latents.device).float().chunk(len(group))):
             total[:, :, top : top + high, left : left + wide] += velocity * (down[top][:, None] * across[left])
+        done(len(group) / len(starts))
     return total
 
 

@@ -7,7 +7,7 @@ lie where the latents do, large ones in files (`mimdit.canvas`); only a piece at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -21,11 +21,20 @@ from mimdit.routing.routing import Gates, Routing
 
 
 @torch.no_grad()
-def condition_in_pieces(conditioner: MoEConditioner, latents: torch.Tensor, area: int, routing: Routing | None = None) -> Conditioning:
+def condition_in_pieces(
+    conditioner: MoEConditioner,
+    latents: torch.Tensor,
+    area: int,
+    routing: Routing | None = None,
+    *,
+    gains_MG: torch.Tensor | None = None,
+    done: Callable[[float], None] = lambda share: None,
+) -> Conditioning:
     """`MoEConditioner.forward` for ``latents [B, C, h, w]`` on any device, with about ``area`` latent pixels at a time on its own. (ours)
 
     Residuals and estimate are where the latents are. Borders lie between Swin windows, and each piece sees as much of its neighbours as
-    windows and filters reach, so that only the order of sums differs from one piece.
+    windows and filters reach, so that only the order of sums differs from one piece. ``done`` is told the share of all, 0..1, that each
+    piece was.
 
     Raises:
         ValueError: The size is no multiple of the conditioner's.
@@ -39,20 +48,28 @@ def condition_in_pieces(conditioner: MoEConditioner, latents: torch.Tensor, area
     hidden_states, pooled = _embed(conditioner, latents, narrow)
     ahead = _canvas_like(hidden_states)
     inter, intra, features, residuals = [], [], [], []
+    share = 1 / (2 * len(wide) * len(conditioner.blocks))
     for index, (block, projection) in enumerate(zip(conditioner.blocks, conditioner.projections)):
         features.append(pooled.features().to(conditioner.device))
         decided = block.inter_moe.route(features[-1])
         if routing is not None:
             decided = tuple(gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra))
+        if gains_MG is not None:
+            decided = (decided[0].scaled(gains_MG[index]), decided[1])
         inter.append(decided[0])
         intra.append(decided[1])
-        statistics = _sum(block.statistics(piece.cut(hidden_states).to(conditioner.device), decided[1], piece) for piece in wide)
+        statistics = None
+        for piece in wide:
+            of_piece = block.statistics(piece.cut(hidden_states).to(conditioner.device), decided[1], piece)
+            statistics = of_piece if statistics is None else _sum(statistics, of_piece)
+            done(share)
         residual, pooled = None, PooledFeatures()
         for piece in wide:
             own = piece.own(block.transform(piece.cut(hidden_states).to(conditioner.device), *decided, statistics))
             piece.put(ahead, own)
             pooled.add(own)
             residual = _put_tokens(residual, projection(own), piece.coarser(conditioner.fold), hidden_states.device)
+            done(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.flatten(2).transpose(1, 2))
     record = conditioner.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
@@ -83,11 +100,8 @@ def _canvas_like(image: torch.Tensor) -> torch.Tensor:
     return canvas(batch, height, width, channels, dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
 
 
-def _sum(shares: Iterator[list[tuple[torch.Tensor, ...]]]) -> list[tuple[torch.Tensor, ...]]:
-    total = next(shares)
-    for share in shares:
-        total = [tuple(one + other for one, other in zip(*group)) for group in zip(total, share)]
-    return total
+def _sum(total: list[tuple[torch.Tensor, ...]], share: list[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:
+    return [tuple(one + other for one, other in zip(*group)) for group in zip(total, share)]
 
 
 def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, piece: Piece, device: torch.device) -> torch.Tensor:

@@ -5,7 +5,8 @@ the K sub-experts that ``rows`` (see `mimdit.conditioner.dispatch`) names for ea
 do not touch the output.
 
 What a kind reads of the whole image is also to be had piece by piece: ``statistics(images, rows, piece)`` is the share of one piece, as
-a tuple of tensors, empty where a kind reads nothing; their sums over all pieces are what ``forward(…, statistics)`` takes in place of its own.
+a tuple of tensors, empty where a kind reads nothing; their sums over all pieces are what ``forward(…, statistics)`` takes in place of its
+own.
 """
 
 from mimdit.conditioner.experts.channel import ChannelAttention
