@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
@@ -177,6 +178,7 @@ class Restorer(L.LightningModule):
         window = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
         return {name: value * self.balance.weights[name] * window for name, value in losses.items()}
 
+    @apply_forward_hook  # diffusers' offloading brings the weights when this is called
     def restore(
         self,
         images: torch.Tensor,
@@ -402,13 +404,16 @@ class Restorer(L.LightningModule):
                 path.write_text(json.dumps(self.measured_gates.as_json()) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None) -> Restorer:
+    def from_pretrained(
+        cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None, torch_dtype: torch.dtype | None = None
+    ) -> Restorer:
         """Read what `save_pretrained` wrote, for inference; with no folder, the default that comes with the package.
 
         Args:
             folder: The folder.
             backbone: The frozen backbone that it was trained on, which gets the folder's adapters, if there are any; None for the folder's
                 own, or else the embedded one.
+            torch_dtype: Precision of the backbone's transformer, as diffusers asks for it; None leaves it. The conditioner stays in fp32.
 
         Raises:
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
@@ -427,6 +432,8 @@ class Restorer(L.LightningModule):
         _check_frozen(frozen, backbone, folder)
         if (folder / GATES).is_file():
             restorer.measured_gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text()))
+        if torch_dtype is not None:
+            backbone.transformer.to(torch_dtype)
         return restorer.eval()
 
 

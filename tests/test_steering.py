@@ -14,7 +14,8 @@ GROUPS = ("spatial", "channel", "swin", "se")
 
 def restorer(**options):
     made = tiny_restorer(conditioner={"estimate": True, "num_layers": 3, "num_blocks": 2} | options,
-                         backbone={"architecture": ARCHITECTURE | {"num_layers": 3}}, flow={"start": "estimate", "sigma_start": 0.3}, tile=32, overlap=8)  # fmt: skip
+                         backbone={"architecture": ARCHITECTURE | {"num_layers": 3}},
+                         flow={"start": "estimate", "sigma_start": 0.3}, tile=32, overlap=8)  # fmt: skip
     randomise(made.conditioner, 1, scale=0.1)
     return made.eval()
 

@@ -112,8 +112,7 @@ def restore_all(restorer: Restorer, jobs: list[Job], *, explain: bool = False, *
             failed.append((job.source, _why(error)))
     total = sum(size for _, size in sized)
     if sized:
-        pace = seconds_per_megapixel(restorer, total, **settings)
-        print(f"{len(sized)} images, {total:.1f} megapixels: about {in_words(pace * total)} ({pace:.1f} s a megapixel)", file=sys.stderr)
+        _tell_forecast(restorer, len(sized), total, settings)
     before = 0.0
     with tqdm(total=total, bar_format=_BAR, dynamic_ncols=True) as bar:
         for job, size in sized:
@@ -126,6 +125,14 @@ def restore_all(restorer: Restorer, jobs: list[Job], *, explain: bool = False, *
             before += size
             bar.update(before - bar.n)
     return failed
+
+
+def _tell_forecast(restorer: Restorer, images: int, megapixels: float, settings: dict) -> None:
+    try:
+        pace = seconds_per_megapixel(restorer, megapixels, **settings)
+    except (MemoryError, torch.OutOfMemoryError):
+        return  # each image will say so itself
+    print(f"{images} images, {megapixels:.1f} megapixels: about {in_words(pace * megapixels)} ({pace:.1f} s a megapixel)", file=sys.stderr)
 
 
 def restore_one(restorer: Restorer, job: Job, explain: bool = False, **settings: object) -> tuple[str, ...]:
