@@ -1,7 +1,9 @@
 """What restoring costs and what pieces do to it: memory and time against megapixels, seams, and quality against steps.
 
-- Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels.
-  Each size runs in a process of its own; memory is the peak above what the process held once the model was warm, on a GPU the device's too.
+- Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels,
+  as ``mimdit restore`` does it, from 8-bit pixels to 8-bit pixels. Each size runs in a process of its own; memory is the peak above what
+  the process held once the model was warm, on a GPU the device's too. It is private memory: mapped files of canvases are given apart,
+  since the system takes their pages back where memory is short.
 - Seams: the greatest difference to the restoration in one piece, and the seam energy, the mean absolute jump across the borders of pieces
   over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an
   image that fits its positions is restored in one tile and in smaller ones.
@@ -13,10 +15,12 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import multiprocessing
-import resource
+import re
+import threading
 import time
 from pathlib import Path
 
@@ -26,10 +30,11 @@ import torch
 
 from datamodules.degradations.compose import degrade
 from datamodules.made.photographs import TEST, load_photograph, photograph_crop
-from mimdit.conditioner.band import bands
 from mimdit.conditioner.experts import SwinAttention
+from mimdit.conditioner.piece import pieces
 from mimdit.files import replace_when_whole
 from mimdit.metrics import psnr, ssim
+from mimdit.pixels import restore_pixels
 from mimdit.restorer import Restorer
 from mimdit.tiling import tile_starts
 
@@ -52,6 +57,32 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class PeakMemory:
+    """The most private and the most mapped memory of this process, in bytes, looked at every 20 ms while the block runs (Linux)."""
+
+    def __enter__(self) -> PeakMemory:
+        self.private, self.mapped, self._done = 0, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            now = memory_now()
+            self.private, self.mapped = max(self.private, now["RssAnon"]), max(self.mapped, now["RssFile"] + now["RssShmem"])
+            if self._done.wait(0.02):
+                return
+
+
+def memory_now() -> dict[str, int]:
+    """Bytes of this process by the names of ``/proc/self/status``."""
+    return {name: int(kb) << 10 for name, kb in re.findall(r"^(Rss\w+):\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)}
+
+
 def noisy_photograph(megapixels: float) -> torch.Tensor:
     """``[1, 3, H, W]``, three to two: a photograph enlarged, with noise of the full resolution."""
     height = round(math.sqrt(megapixels * 1e6 / 1.5))
@@ -64,16 +95,19 @@ def cost(megapixels: float, tile: int | None, device: str) -> dict:
     """Seconds and peak MiB of one restoration, in this process."""
     restorer = Restorer.from_pretrained().to(device)
     restorer.restore(torch.rand(1, 3, 64, 64).to(device))
-    photograph = noisy_photograph(megapixels)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = (noisy_photograph(megapixels)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    ctypes.CDLL(None).malloc_trim(0)
+    before = memory_now()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    restored = restorer.restore(photograph, tile=tile)
-    assert restored.shape == photograph.shape
+    with PeakMemory() as peak:
+        restored = restore_pixels(restorer, pixels, tile=tile)
+    assert restored.shape == pixels.shape
     figures = {"megapixels": megapixels, "tile": tile, "seconds": time.perf_counter() - began}
-    figures["host_mib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    figures["image_mib"] = photograph.numel() * 4 / 2**20
+    figures["private_mib"] = (peak.private - before["RssAnon"]) / 2**20
+    figures["mapped_mib"] = (peak.mapped - before["RssFile"] - before["RssShmem"]) / 2**20
+    figures["image_mib"] = pixels.nbytes / 2**20
     if device.startswith("cuda"):
         figures["device_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return figures
@@ -95,8 +129,7 @@ def line_of_cost(row: dict) -> str:
     """A row of the first table."""
     device = f"{row['device_mib']:.0f}" if "device_mib" in row else "-"
     pieces = "one piece" if row["tile"] is None else f"pieces of {row['tile']}²"
-    per_pixel = row["host_mib"] * 2**20 / row["megapixels"] / 1e6
-    memory = f"{row['host_mib']:.0f} | {per_pixel:.0f} | {row['image_mib']:.0f} | {device}"
+    memory = f"{row['private_mib']:.0f} | {row['image_mib']:.0f} | {row['mapped_mib']:.0f} | {device}"
     return f"| {row['megapixels']:g} | {pieces} | {row['seconds']:.1f} | {memory} |"
 
 
@@ -116,11 +149,11 @@ def seams(options: argparse.Namespace) -> dict:
     height, width = (-(-size // conditioner.multiple) * conditioner.multiple for size in photograph.shape[2:])
     grid = {"area": tile**2 // conditioner.patch_size**2, "multiple": conditioner.multiple // conditioner.patch_size}
     halo = SwinAttention.window * conditioner.moe_stride
-    cut = bands(height // conditioner.patch_size, width // conditioner.patch_size, **grid, halo=halo)
-    borders = [band.top * conditioner.patch_size for band in cut[1:]]
-    whole, pieces = restorer.restore(photograph), restorer.restore(photograph, tile=tile)
-    figures["pieces"] = {"borders": len(borders), "difference": float((whole - pieces).abs().max())}
-    figures["pieces"] |= {"seam_energy": jumps(pieces, borders), "seam_energy_in_one_piece": jumps(whole, borders)}
+    cut = pieces(height // conditioner.patch_size, width // conditioner.patch_size, **grid, halo=halo)
+    borders = sorted({piece.down.start * conditioner.patch_size for piece in cut} - {0})
+    whole, together = restorer.restore(photograph), restorer.restore(photograph, tile=tile)
+    figures["pieces"] = {"borders": len(borders), "difference": float((whole - together).abs().max())}
+    figures["pieces"] |= {"seam_energy": jumps(together, borders), "seam_energy_in_one_piece": jumps(whole, borders)}
 
     square = noisy_photograph(0.25)[:, :, 60:316, 60:316]
     for name, settings in SETTINGS.items():
@@ -175,7 +208,7 @@ def report(figures: dict) -> str:
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    head = ["megapixels", "worked on in", "seconds", "peak MiB", "bytes a pixel", "the image, MiB", "on the device, MiB"]
+    head = ["megapixels", "worked on in", "seconds", "peak MiB", "the image, MiB", "canvases in files, MiB", "on the device, MiB"]
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     figures = {"device": options.device, "costs": costs(options), "seams": seams(options), "quality": quality(options)}
     print("\n" + report(figures))

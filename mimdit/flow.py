@@ -96,24 +96,27 @@ class FlowMatching:
         return clean + sigma * velocity, velocity
 
     def begin(self, noise: torch.Tensor, start: str, sigma_start: float, anchor: torch.Tensor | None) -> tuple[torch.Tensor, float]:
-        """The latent that sampling begins with and its sigma; ``anchor`` is the degraded latent or the estimate."""
+        """The latent that sampling begins with, written over ``noise``, and its sigma; ``anchor``: the degraded latent or the estimate."""
         if start == "noise":
             return noise, 1.0
         if anchor is None:
             raise ValueError(f"start {start!r} needs a conditioner with estimate: true; use start: degraded or noise")
-        return (1 - sigma_start) * anchor.float() + sigma_start * noise, sigma_start
+        return torch.lerp(anchor.float(), noise, sigma_start, out=noise), sigma_start
 
     def sample(self, velocity: Velocity, latents: torch.Tensor, sigma_start: float, steps: int) -> torch.Tensor:
-        """Follow ``velocity(z, sigma [B])`` from ``sigma_start`` to 0 in equal steps."""
+        """Follow ``velocity(z, sigma [B])`` from ``sigma_start`` to 0 in equal steps; ``latents`` fp32 are overwritten."""
         sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float32)
         for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist()):
             slope = velocity(latents, _per_image(sigma, latents)).float()
-            ahead = latents + (following - sigma) * slope
             if self.sampler == "heun" and following > 0:
+                ahead = torch.add(latents, slope, alpha=following - sigma)
                 slope = (slope + velocity(ahead, _per_image(following, latents)).float()) / 2
-                ahead = latents + (following - sigma) * slope
-            latents = ahead
+            latents.add_(slope, alpha=following - sigma)
         return latents
+
+    def questions(self, steps: int) -> int:
+        """How often `sample` asks for a velocity."""
+        return max(0, 2 * steps - 1) if self.sampler == "heun" else steps
 
 
 def check_sampling(start: str, sigma_start: float, steps: int, guidance: float = 1.0) -> None:

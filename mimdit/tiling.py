@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mimdit.backbone.dit import DiTBackbone
+from mimdit.canvas import canvas
 
 
 def tiled_velocity(
@@ -20,6 +21,7 @@ def tiled_velocity(
     at_once: int = 1,
     device: torch.device | None = None,
     scale: Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]] | None = None,
+    done: Callable[[float], None] = lambda share: None,
     **prompting: object,
 ) -> torch.Tensor:
     """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
@@ -37,6 +39,7 @@ def tiled_velocity(
         at_once: Tiles that go through the backbone together.
         device: Where the backbone is; None where the latents are.
         scale: Makes of a tile's residuals and ``sigma`` those of each block: for the whole image at once they would be many.
+        done: Is told the share of all, 0..1, that each group of tiles was.
         **prompting: The backbone's ``guidance`` and ``dropped``.
     """
     height, width = latents.shape[2:]
@@ -58,15 +61,20 @@ def tiled_velocity(
         return backbone.velocity(part, levels, steering, **given)
 
     if len(starts) == 1:
-        return ask(starts).to(latents.device)
-    total, weight = torch.zeros_like(latents, dtype=torch.float32), latents.new_zeros(1, 1, height, width, dtype=torch.float32)
-    ramp = _ramp(high, overlap, latents.device)[:, None] * _ramp(wide, overlap, latents.device)[None, :]
+        velocity = ask(starts).to(latents.device)
+        done(1.0)
+        return velocity
+    total = canvas(*latents.shape, device=latents.device).zero_()
+    down, across = (
+        _shares(size, tile_starts(size, tile, overlap, patch), _ramp(side, overlap, latents.device))
+        for size, side in ((height, high), (width, wide))
+    )
     for first in range(0, len(starts), at_once):
         group = starts[first : first + at_once]
         for (top, left), velocity in zip(group, ask(group).to(latents.device).float().chunk(len(group))):
-            total[:, :, top : top + high, left : left + wide] += velocity * ramp
-            weight[:, :, top : top + high, left : left + wide] += ramp
-    return total.div_(weight)
+            total[:, :, top : top + high, left : left + wide] += velocity * (down[top][:, None] * across[left])
+        done(len(group) / len(starts))
+    return total
 
 
 def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:
@@ -86,6 +94,14 @@ def tile_starts(size: int, tile: int, overlap: int, patch: int) -> list[int]:
     count = -(-slack // stride) + 1
     # Rounded down, neighbours are never further apart than the stride: the overlap is at least the one asked for.
     return [index * slack // (count - 1) * patch for index in range(count)]
+
+
+def _shares(size: int, starts: list[int], ramp: torch.Tensor) -> dict[int, torch.Tensor]:
+    """The weights along one side of the tile at each start: ramps that sum to 1 at every position."""
+    total = torch.zeros(size, device=ramp.device)
+    for start in starts:
+        total[start : start + len(ramp)] += ramp
+    return {start: ramp / total[start : start + len(ramp)] for start in starts}
 
 
 def _ramp(size: int, overlap: int, device: torch.device) -> torch.Tensor:

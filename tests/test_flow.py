@@ -23,7 +23,7 @@ def test_path_ends_in_the_clean_latent_and_begins_where_sampling_begins(options)
     end, _ = flow.interpolate(clean, noise, torch.zeros(2), estimate)
     assert torch.equal(end, clean)
     start = "estimate" if flow.source == "estimate" else "noise"
-    expected, sigma_start = flow.begin(noise, start, flow.sigma_start, estimate)
+    expected, sigma_start = flow.begin(noise.clone(), start, flow.sigma_start, estimate)
     assert sigma_start == flow.sigma_start
     begin, _ = flow.interpolate(clean, noise, torch.full((2,), sigma_start), estimate)
     torch.testing.assert_close(begin, expected, rtol=1e-5, atol=1e-5)
@@ -74,7 +74,7 @@ def test_path_stays_fp32_for_half_latents():
 @pytest.mark.parametrize("options", FLOWS)
 def test_the_exact_velocity_of_a_straight_path_leads_to_the_clean_latent(options, steps, sampler):
     flow, (clean, noise, estimate) = FlowMatching(sampler=sampler, **options), tensors(2, 3, 4, 4)
-    begin, sigma_start = flow.begin(noise, "estimate" if flow.source == "estimate" else "noise", flow.sigma_start, estimate)
+    begin, sigma_start = flow.begin(noise.clone(), "estimate" if flow.source == "estimate" else "noise", flow.sigma_start, estimate)
     velocity = flow.interpolate(clean, noise, torch.zeros(2), estimate)[1]
     torch.testing.assert_close(flow.sample(lambda z, sigma: velocity, begin, sigma_start, steps), clean, rtol=1e-5, atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_evaluations_and_the_sigmas_they_see(sampler, evaluations):
 def test_start_in_noise_ignores_sigma_start_and_others_blend():
     noise, anchor = tensors(1, 1, 2, 2, count=2)
     assert FlowMatching().begin(noise, "noise", 0.3, anchor) == (noise, 1.0)
-    begin, sigma = FlowMatching().begin(noise, "degraded", 0.3, anchor)
+    begin, sigma = FlowMatching().begin(noise.clone(), "degraded", 0.3, anchor)
     assert sigma == 0.3
     torch.testing.assert_close(begin, 0.7 * anchor + 0.3 * noise)
 

@@ -1,12 +1,15 @@
 """The diffusers pipeline around a restorer."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from PIL import Image
+from safetensors.torch import load_file
 
 import mimdit
 from mimdit.backbone.lora import LoRA
@@ -54,8 +57,39 @@ def test_diffusers_reads_the_transformer_and_the_index_of_the_folder(tmp_path):
     transformer = SD3Transformer2DModel.from_pretrained(tmp_path, subfolder="backbone")
     expected = pipe.restorer.backbone.transformer.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in transformer.state_dict().items())
-    assert DiffusionPipeline.load_config(tmp_path)["_class_name"] == "MiMDiTPipeline"
-    assert json.loads((tmp_path / "model_index.json").read_text())["restorer"] == ["mimdit.restorer", "Restorer"]
+    assert json.loads((tmp_path / "model_index.json").read_text())["restorer"] == ["mimdit.pipeline", "Restorer"]
+
+
+def test_diffusers_own_loader_gives_the_same_image_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    pipe = pipeline()
+    pipe.save_pretrained(tmp_path / "saved")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    again.set_progress_bar_config(disable=True)
+    assert type(again) is mimdit.MiMDiTPipeline
+    assert np.array_equal(pipe(picture("RGB"), seed=4).images[0], again(picture("RGB"), seed=4).images[0])
+    again.save_pretrained(tmp_path / "again")
+    weights = [load_file(tmp_path / name / "conditioner.safetensors") for name in ("saved", "again")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    half = DiffusionPipeline.from_pretrained(tmp_path / "saved", trust_remote_code=True, dtype=torch.bfloat16)
+    assert half.restorer.backbone.transformer.dtype == torch.bfloat16 and half(picture("RGB")).images[0].size == picture("RGB").size
+
+
+def test_offloading_hooks_bring_the_weights_when_it_is_called():
+    seen = []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            seen.append(module)
+            return args, kwargs
+
+    pipe = pipeline()
+    add_hook_to_module(pipe.restorer, Hook())
+    pipe(picture("L"), 0)
+    assert seen == [pipe.restorer] and pipe.model_cpu_offload_seq == "restorer"
+    with pytest.raises(ValueError, match="use enable_model_cpu_offload"):
+        pipe.enable_sequential_cpu_offload()
 
 
 def test_it_gives_what_the_shared_function_gives():

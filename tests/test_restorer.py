@@ -214,7 +214,7 @@ def test_no_steps_return_the_start_itself():
 
 def test_sampling_follows_the_velocity_from_the_noised_start():
     restorer, degraded = living(**ESTIMATE), images()
-    noise = torch.randn(2, 3, 16, 16, generator=keyed_generator("restore", 9))
+    noise = torch.randn(3, 16, 16, generator=keyed_generator("restore", 9))  # the same for each image
     encoded = restorer.backbone.encode(degraded)
     conditioning = restorer.conditioner(encoded)
     for start, anchor in (("degraded", encoded), ("estimate", conditioning.estimate)):
@@ -246,7 +246,7 @@ def test_guidance_leads_away_from_the_empty_prompt_tile_by_tile_and_steered_alik
 
 def test_restoration_is_guided_by_the_flows_own_strength_or_the_one_that_is_asked_for(prompts):
     plain, guided = living(backbone=prompts), living(backbone=prompts, flow={"guidance": 2.5})
-    z = torch.randn(2, 3, 16, 16, generator=keyed_generator("restore", 0))
+    z = torch.randn(3, 16, 16, generator=keyed_generator("restore", 0)).repeat(2, 1, 1, 1)
     conditioning = plain.conditioner(plain.backbone.encode(images()))
     for sigma in (1.0, 0.5):
         z = z - 0.5 * plain.velocity(z, torch.full((2,), sigma), conditioning, guidance=2.5)

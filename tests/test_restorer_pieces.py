@@ -40,9 +40,24 @@ def test_noise_is_that_of_the_whole_canvas():
     assert not torch.allclose(model.restore(images(), seed=3, tile=40), model.restore(images(), seed=4, tile=40), atol=1e-3)
 
 
+@pytest.mark.parametrize("tile", [None, 40])
+def test_a_batch_of_images_is_restored_as_each_alone(tile):
+    model, batch = restorer(start="estimate", sigma_start=0.5), torch.cat([images(), images().flip(2)])
+    together = model.restore(batch, seed=3, tile=tile)
+    alone = torch.cat([model.restore(image[None], seed=3, tile=tile) for image in batch])
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_canvases_in_files_change_nothing(monkeypatch):
+    model = restorer(start="estimate", sigma_start=0.3)
+    expected = model.restore(images(), tile=40)
+    monkeypatch.setattr("mimdit.canvas.IN_A_FILE", 1)
+    assert torch.equal(model.restore(images(), tile=40), expected)
+
+
 def test_what_fits_a_piece_is_not_cut(monkeypatch):
     model = restorer()
-    monkeypatch.setattr("mimdit.restorer.condition_in_bands", lambda *_: pytest.fail("it was cut"))
+    monkeypatch.setattr("mimdit.restorer.condition_in_pieces", lambda *_: pytest.fail("it was cut"))
     assert torch.equal(model.restore(images(30, 30), tile=30), model.restore(images(30, 30)))
 
 

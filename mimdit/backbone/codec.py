@@ -16,6 +16,8 @@ class PixelCodec(nn.Module):
     """Latents are the pixels themselves, in -1..1: for small models. (ours)"""
 
     channels, downscale = 3, 1
+    pointwise = True
+    """Whether a pixel alone makes a latent, and a latent alone a pixel: then images may be cut anywhere."""
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
         """Images in 0..1 to fp32 latents in -1..1; there is nothing to draw."""
@@ -50,6 +52,8 @@ class VAECodec(nn.Module):
     Raises:
         ValueError: It is no autoencoder, its files are missing, broken or incomplete, or ``posterior`` is unknown.
     """
+
+    pointwise = False
 
     def __init__(
         self,

@@ -118,8 +118,7 @@ class DiTBackbone(L.LightningModule):
         if checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if compile:
-            for block in self.transformer.transformer_blocks:
-                block.compile()
+            self.compile_blocks()
 
     @property
     def family(self) -> Family:
@@ -213,6 +212,11 @@ class DiTBackbone(L.LightningModule):
         for name, parameter in self.transformer.named_parameters():
             if is_adapter(name):
                 parameter.requires_grad_(reached)
+
+    def compile_blocks(self) -> None:
+        """Compile the transformer's blocks, each by itself."""
+        for block in self.transformer.transformer_blocks:
+            block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
         """What a sharded strategy gathers together: each of the transformer's blocks, and what is around them."""

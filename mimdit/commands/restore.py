@@ -1,21 +1,28 @@
 """``mimdit restore``: photographs in files and folders, restored."""
 
+import io
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
+from mimdit.commands.forecast import in_words, seconds_per_megapixel
 from mimdit.commands.memory import tile_for_free_memory
+from mimdit.commands.precision import emulates_bfloat16
 from mimdit.commands.trained import load_restorer
 from mimdit.files import replace_when_whole
 from mimdit.flow import SAMPLERS
+from mimdit.gate_chart import gate_chart
 from mimdit.pixels import restore_pixels
 from mimdit.restorer import Restorer
+from mimdit.routing.routing import Routing
+from mimdit.steering import parse_wishes
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
@@ -31,9 +38,13 @@ def restore(
     sigma_start: float | None = None,
     guidance: float | None = None,
     seed: int | None = None,
+    color: Literal["none", "wavelet", "adain"] = "none",
+    steer: str | None = None,
+    explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
     same_format: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -53,10 +64,15 @@ def restore(
         start: noise, degraded or estimate.
         sigma_start: Noise level to start from, above 0, at most 1: the higher, the freer.
         guidance: Strength of the prompt; 1 is the prompt itself.
-        seed: Seed of the noise.
+        seed: Seed of the noise, which is drawn for the whole image.
+        color: Gives the result the colours of the estimate: wavelet, below the details; adain, mean and spread of each channel.
+        steer: What to tell the gates, such as haze=0 (there is no haze), channel=2 (that group counts twice) or both with a comma. Of a
+            degradation the checkpoint's folder must hold what its gates were measured to do (mimdit export --data).
+        explain: Also write NAME.gates.png beside each result: which groups and experts it was given to, and with which weight.
         tile: Images of more than so many pixels squared are worked on in pieces of about that area; auto goes by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
         dtype: bfloat16 computes in mixed precision, which is faster on GPUs.
+        compile: Compile the networks first (torch.compile): a minute or more at the start, and again for each new size of image.
         same_format: Write each image in its own format instead of PNG.
         overwrite: Restore also what is there already.
     """
@@ -68,20 +84,25 @@ def restore(
             raise ValueError(f"sampler {sampler!r} is unknown; choose {' or '.join(SAMPLERS)}")
         restorer.flow.sampler = sampler
     settings = {"steps": steps, "start": start, "sigma_start": sigma_start, "guidance": guidance, "seed": seed}
+    settings |= {"color": color, "steer": None if steer is None else parse_wishes(steer)}
     restorer.check_settings(**settings)
     settings["tile"] = tile_for_free_memory(restorer.device) if tile == "auto" else tile
     kind = restorer.device.type
+    if dtype == "bfloat16" and kind == "cpu" and emulates_bfloat16():
+        print("this CPU has no bf16 instructions: --dtype=float32 is several times faster", file=sys.stderr)
+    if compile:
+        restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        failed = restore_all(restorer, todo, **settings)
+        failed = restore_all(restorer, todo, explain=explain, **settings)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
     if failed:
         sys.exit(1)
 
 
-def restore_all(restorer: Restorer, jobs: list[Job], **settings: object) -> list[tuple[Path, str]]:
-    """Do ``jobs``, showing how far it is, one after the other, each result whole or not there; return what could not be done, and why.
+def restore_all(restorer: Restorer, jobs: list[Job], *, explain: bool = False, **settings: object) -> list[tuple[Path, str]]:
+    """Do ``jobs`` one after the other, each result whole or not there; return what could not be done, and why.
 
-    ``settings`` are those of `Restorer.restore`.
+    How long it will take is said before, and how far it is while it runs. ``settings`` are those of `Restorer.restore`.
     """
     failed, sized = [], []
     for job in jobs:
@@ -89,26 +110,49 @@ def restore_all(restorer: Restorer, jobs: list[Job], **settings: object) -> list
             sized.append((job, _megapixels(job)))
         except (UnreadableImageError, OSError) as error:
             failed.append((job.source, _why(error)))
-    with tqdm(total=sum(size for _, size in sized), bar_format=_BAR, dynamic_ncols=True) as bar:
+    total = sum(size for _, size in sized)
+    if sized:
+        _tell_forecast(restorer, len(sized), total, settings)
+    before = 0.0
+    with tqdm(total=total, bar_format=_BAR, dynamic_ncols=True) as bar:
         for job, size in sized:
             bar.set_description(job.source.name[:32], refresh=True)
             try:
-                for remark in restore_one(restorer, job, **settings):
+                for remark in restore_one(restorer, job, explain, progress=lambda share, size=size: bar.update(share * size), **settings):
                     tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 failed.append((job.source, _why(error)))
-            bar.update(size)
+            before += size
+            bar.update(before - bar.n)
     return failed
 
 
-def restore_one(restorer: Restorer, job: Job, **settings: object) -> tuple[str, ...]:
-    """Read, restore and write one photograph; return what could not be kept of it."""
+def _tell_forecast(restorer: Restorer, images: int, megapixels: float, settings: dict) -> None:
+    try:
+        pace = seconds_per_megapixel(restorer, megapixels, **settings)
+    except (MemoryError, torch.OutOfMemoryError):
+        return  # each image will say so itself
+    print(f"{images} images, {megapixels:.1f} megapixels: about {in_words(pace * megapixels)} ({pace:.1f} s a megapixel)", file=sys.stderr)
+
+
+def restore_one(restorer: Restorer, job: Job, explain: bool = False, **settings: object) -> tuple[str, ...]:
+    """Read, restore and write one photograph, with its `gate_chart` if so asked; return what could not be kept of it."""
     photo = read_photo(job.source)
-    pixels = restore_pixels(restorer, photo.pixels, **settings)
+    seen: list[Routing] = []
+    pixels = restore_pixels(restorer, photo.pixels, explain=seen.append, **settings)
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    if explain:
+        _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))
     with replace_when_whole(job.target) as path:
         path.write_bytes(encode_photo(photo, pixels, job.kind))
     return (*photo.remarks, *lost_in(photo, job.kind))
+
+
+def _write_chart(chart: Image.Image, target: Path) -> None:
+    out = io.BytesIO()
+    chart.save(out, format="PNG")
+    with replace_when_whole(target) as path:
+        path.write_bytes(out.getvalue())
 
 
 def _megapixels(job: Job) -> float:

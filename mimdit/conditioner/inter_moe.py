@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.intra_moe import IntraMoE
+from mimdit.conditioner.piece import Piece
 from mimdit.routing.router import Router
 from mimdit.routing.routing import Gates
 
@@ -74,10 +74,10 @@ class InterMoE(nn.Module):
             decided.append(gates)
         return fused, inter, Gates.stack(decided)
 
-    def statistics(self, hidden_states: torch.Tensor, intra: Gates, band: Band) -> list[tuple[torch.Tensor, ...]]:
-        """The band's share of what the experts of each group read of the whole image."""
+    def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
+        """The piece's share of what the experts of each group read of the whole image."""
         gates = (intra.map(lambda tensor, g=index: tensor[g]) for index in range(len(self.groups)))
-        return [group.statistics(hidden_states, given, band) for group, given in zip(self.groups, gates)]
+        return [group.statistics(hidden_states, given, piece) for group, given in zip(self.groups, gates)]
 
     def route(self, features_BF: torch.Tensor) -> tuple[Gates, Gates]:
         """Decide every gate from ``features_BF`` alone, without running an expert."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import DISPATCHES, Rows, is_grouped
 from mimdit.conditioner.experts import KINDS
+from mimdit.conditioner.piece import Piece
 from mimdit.routing.router import Router
 from mimdit.routing.routing import Gates
 
@@ -75,9 +75,9 @@ class IntraMoE(nn.Module):
         weights_BK = gates.weights.gather(-1, gates.indices)
         return self.experts(hidden_states, self._rows(hidden_states, gates), weights_BK, statistics), gates
 
-    def statistics(self, hidden_states: torch.Tensor, gates: Gates, band: Band) -> tuple[torch.Tensor, ...]:
-        """The band's share of what the chosen experts read of the whole image."""
-        return self.experts.statistics(hidden_states, self._rows(hidden_states, gates), band)
+    def statistics(self, hidden_states: torch.Tensor, gates: Gates, piece: Piece) -> tuple[torch.Tensor, ...]:
+        """The piece's share of what the chosen experts read of the whole image."""
+        return self.experts.statistics(hidden_states, self._rows(hidden_states, gates), piece)
 
     def _rows(self, hidden_states: torch.Tensor, gates: Gates) -> Rows:
         grouped = is_grouped(self.dispatch, hidden_states, self.channels)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.inter_moe import InterMoE
+from mimdit.conditioner.piece import Piece
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates
 
@@ -80,9 +80,9 @@ class MiMBlock(nn.Module):
         fused, inter, intra = self.inter_moe(self._for_experts(hidden_states), features_BF, inter, intra)
         return self._add(hidden_states, fused), inter, intra, features_BF
 
-    def statistics(self, hidden_states: torch.Tensor, intra: Gates, band: Band) -> list[tuple[torch.Tensor, ...]]:
-        """The band's share of what the experts of each group read of the whole image, once the gates are known."""
-        return self.inter_moe.statistics(self._for_experts(hidden_states), intra, band.coarser(self.moe_stride))
+    def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
+        """The piece's share of what the experts of each group read of the whole image, once the gates are known."""
+        return self.inter_moe.statistics(self._for_experts(hidden_states), intra, piece.coarser(self.moe_stride))
 
     def transform(
         self, hidden_states: torch.Tensor, inter: Gates, intra: Gates, statistics: list[tuple[torch.Tensor, ...]]

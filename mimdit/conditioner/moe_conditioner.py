@@ -23,6 +23,7 @@ from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.files import replace_when_whole
+from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
 _HOW_IT_RUNS = ("dispatch", "compile", "checkpointing")
@@ -156,16 +157,21 @@ class MoEConditioner(L.LightningModule):
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
         self.checkpointing = checkpointing
         if compile:
-            _allow_recompiling()
-            for block in self.blocks:
-                block.compile()
+            self.compile_blocks()
 
     @property
     def multiple(self) -> int:
         """Latent height and width must be multiples of this: of the tokens, the Swin windows and the cells of the tone."""
         return self.patch_size * math.lcm(self.fold, SwinAttention.window * self.moe_stride, self.tone_grid or 1)
 
-    def forward(self, latents: torch.Tensor, routing: Routing | None = None, *, reroute: tuple[torch.Tensor, ...] = ()) -> Conditioning:
+    def forward(
+        self,
+        latents: torch.Tensor,
+        routing: Routing | None = None,
+        *,
+        reroute: tuple[torch.Tensor, ...] = (),
+        gains_MG: torch.Tensor | None = None,
+    ) -> Conditioning:
         """Read degraded ``latents [B, C, h, w]``.
 
         Args:
@@ -174,6 +180,7 @@ class MoEConditioner(L.LightningModule):
             reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on this
                 batch's, all detached: the record, in ``rerouted``, gives balance losses the gradient of the whole window while it
                 stops at the router weights. Pass ``(None,)`` for this batch alone.
+            gains_MG: Factors of the groups' weights, of `mimdit.steering`.
 
         Raises:
             ValueError: The size is no multiple of `multiple`.
@@ -185,6 +192,9 @@ class MoEConditioner(L.LightningModule):
             forced = (None, None)
             if routing is not None:
                 forced = [gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra)]
+            if gains_MG is not None:
+                inter_gates = block.inter_moe.router(router_features(hidden_states)) if routing is None else forced[0]
+                forced = (inter_gates.scaled(gains_MG[index]), forced[1])
             hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *forced)
             inter.append(inter_gates)
             intra.append(intra_gates)
@@ -228,6 +238,12 @@ class MoEConditioner(L.LightningModule):
         stored = sum(parameter.numel() for parameter in self.parameters())
         idle = sum(group.num_idle_parameters for block in self.blocks for group in block.inter_moe.groups)
         return ParameterCounts(stored, stored - idle)
+
+    def compile_blocks(self) -> None:
+        """Compile the MiM blocks, each by itself."""
+        _allow_recompiling()
+        for block in self.blocks:
+            block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
         """What a sharded strategy gathers together: each block's experts and feed-forward.

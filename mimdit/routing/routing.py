@@ -6,7 +6,7 @@ F router features (mean and log-std of C channels: F = 2C).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -28,6 +28,16 @@ class Gates:
     def map(self, function) -> Gates:
         """Apply ``function`` to every tensor."""
         return Gates(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    def scaled(self, factors: torch.Tensor) -> Gates:
+        """With weights times ``factors [N]``, and their sum as before; logits and probabilities stay what the gate said.
+
+        Where the factors leave nothing, because all that was chosen has the factor 0, the factors' own proportions are the weights.
+        """
+        factors = factors.to(self.weights)
+        weights, total = self.weights * factors, self.weights.sum(dim=-1, keepdim=True)
+        left = weights.sum(dim=-1, keepdim=True)
+        return replace(self, weights=total * torch.where(left > 0, weights / left, factors / factors.sum()))
 
     @staticmethod
     def stack(gates: list[Gates]) -> Gates:

@@ -1,6 +1,7 @@
 """``mimdit restore``, by its command line and with the embedded default."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -90,6 +91,32 @@ def test_what_is_done_is_kept_and_what_failed_is_named_and_counted(stub, tmp_pat
     assert run("in/a.png", "out", "--overwrite") == 0 and os.stat("out/a.png").st_mtime_ns > before
 
 
+def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_image(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    model, shares = tiny_restorer(conditioner={"estimate": True}, tile=16, overlap=8).eval(), []
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: model)
+    whole = restore_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels, tile=16, progress=shares.append)
+    assert len(shares) > 10 and sum(shares) == pytest.approx(1)
+    assert run("in", "out", "--tile", "16", "--explain") == 0
+    told, bar = capsys.readouterr().err.split("s a megapixel)")
+    assert re.match(r"1 images, 0\.0 megapixels: about 1 s \([\d.]+ $", told) and "100%" in bar
+    assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
+    assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
+
+
+def test_colour_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    model = tiny_restorer(conditioner={"estimate": True}).eval()
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: model)
+    settings = {"color": "wavelet", "start": "degraded", "sigma_start": 0.4, "steps": 3, "seed": 5}
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    assert run("in", "out", *options, "--steer", "channel=0,swin=2") == 0
+    expected = restore_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels, steer={"channel": 0, "swin": 2}, **settings)
+    assert (command.read_photo(tmp_path / "out/a.png").pixels == expected).all()
+
+
 def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
@@ -122,6 +149,8 @@ def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, caps
         (("in", "out", "--sampler", "dice"), "sampler 'dice' is unknown"),
         (("in", "out", "--steps=-1"), "steps=-1 is negative"),
         (("in", "out", "--start", "middle"), "start 'middle' is unknown"),
+        (("in", "out", "--steer", "fog=0"), "steer 'fog' is neither a group nor a degradation"),
+        (("in", "out", "--steer", "fog"), "steer 'fog' cannot be read"),
         (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
     ],
 )

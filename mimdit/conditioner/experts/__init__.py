@@ -4,8 +4,9 @@ Contract: ``Kind(dim, hidden, num_experts, shift)`` and ``forward(images [B, C, 
 the K sub-experts that ``rows`` (see `mimdit.conditioner.dispatch`) names for each image, times their gates. Sub-experts that no image chose
 do not touch the output.
 
-What a kind reads of the whole image is also to be had piece by piece: ``statistics(images, rows, band)`` is the share of one band, a tuple
-of tensors, empty where a kind reads nothing; their sums over all bands are what ``forward(…, statistics)`` takes in place of its own.
+What a kind reads of the whole image is also to be had piece by piece: ``statistics(images, rows, piece)`` is the share of one piece, as
+a tuple of tensors, empty where a kind reads nothing; their sums over all pieces are what ``forward(…, statistics)`` takes in place of its
+own.
 """
 
 from mimdit.conditioner.experts.channel import ChannelAttention

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
+from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
 
@@ -18,9 +18,9 @@ class ChannelAttention(nn.Module):
         self.temperature_E = nn.Parameter(torch.ones(num_experts))
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+    def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
         """Squares of queries and of keys ``[R, h]`` and their products ``[R, h, h]``, summed over positions."""
-        query, key, _ = _tokens(band.own(self.local(self.qkv.fan_out(images, rows), rows)))
+        query, key, _ = _tokens(piece.own(self.local(self.qkv.fan_out(images, rows), rows)))
         return _products(query, key)
 
     def forward(

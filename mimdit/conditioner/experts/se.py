@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
+from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedDepthwise, StackedPointwise, pick
 
 
@@ -22,9 +22,9 @@ class SqueezeExcitation(nn.Module):
         self.excite_EOI = nn.Parameter(torch.empty(num_experts, hidden, squeezed).uniform_(-1, 1) * squeezed**-0.5)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+    def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
         """Means of the gated channels ``[R, h]``."""
-        return (band.own(self._gated(images, rows)).float().sum(dim=(2, 3)) / (band.height * images.shape[3]),)
+        return (piece.own(self._gated(images, rows)).float().sum(dim=(2, 3)) / (piece.down.whole * piece.across.whole),)
 
     def forward(
         self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
+from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedPointwise
 
 
@@ -23,12 +23,15 @@ class SpatialAttention(nn.Module):
         self.key_value = StackedPointwise(num_experts, dim, 2 * hidden)
         self.out = StackedPointwise(num_experts, hidden, dim)
 
-    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+    def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
         """The pooled grid ``[B, C, 8, 8]``; the grid divides the height and width of the whole."""
-        columns = band.own(images).float().unflatten(3, (self.grid, -1)).mean(dim=4)
-        rows_of_cell = band.height // self.grid
-        cells = torch.arange(band.top, band.top + band.rows, device=images.device) // rows_of_cell
-        return (columns.new_zeros(*columns.shape[:2], self.grid, self.grid).index_add_(2, cells, columns) / rows_of_cell,)
+        total = piece.own(images).float()
+        for axis, span in ((3, piece.across), (2, piece.down)):
+            side = span.whole // self.grid
+            cells = torch.arange(span.start, span.start + span.size, device=images.device) // side
+            shape = [self.grid if index == axis else size for index, size in enumerate(total.shape)]
+            total = total.new_zeros(shape).index_add_(axis, cells, total) / side
+        return (total,)
 
     def forward(
         self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None

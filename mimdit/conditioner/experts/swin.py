@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from mimdit.conditioner.band import Band
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts.attention import attend
+from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedPointwise, pick
 
 
@@ -25,7 +25,7 @@ class SwinAttention(nn.Module):
         self.position_bias_EP = nn.Parameter(torch.randn(num_experts, (2 * self.window - 1) ** 2) * 0.02)
         self.register_buffer("position_NN", _relative_positions(self.window), persistent=False)
 
-    def statistics(self, images: torch.Tensor, rows: Rows, band: Band) -> tuple[torch.Tensor, ...]:
+    def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
         """None: a window is all that it sees."""
         return ()
 

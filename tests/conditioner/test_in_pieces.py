@@ -1,11 +1,11 @@
-"""The conditioner band by band against the conditioner in one piece."""
+"""The conditioner piece by piece against the conditioner in one piece."""
 
 import pytest
 import torch
 
-from mimdit.conditioner import banded
-from mimdit.conditioner.band import Band, bands
-from mimdit.conditioner.banded import condition_in_bands
+from mimdit.conditioner import in_pieces
+from mimdit.conditioner.in_pieces import condition_in_pieces
+from mimdit.conditioner.piece import Piece, Span, pieces
 from mimdit.routing.router import PooledFeatures, router_features
 from tests.tiny_models import randomise, tiny_conditioner
 
@@ -19,15 +19,17 @@ def living(**options):
 
 
 def uneven_latents():
-    """Two images that differ from top to bottom, so that no band can stand for the whole."""
-    noise = torch.randn(2, 3, 192, 64, generator=torch.Generator().manual_seed(0))
-    return (noise * torch.linspace(0.1, 1, 192)[:, None] + torch.linspace(-1, 1, 192)[:, None]).clamp(-1, 1)
+    """Two images that differ from top to bottom and from left to right, so that no piece can stand for the whole."""
+    noise = torch.randn(2, 3, 192, 128, generator=torch.Generator().manual_seed(0))
+    light = torch.linspace(-1, 1, 192)[:, None] + torch.linspace(-0.5, 0.5, 128)
+    return (noise * torch.linspace(0.1, 1, 192)[:, None] + light).clamp(-1, 1)
 
 
 def distance(one, other):
     return float((one - other).abs().max() / other.abs().max())
 
 
+@pytest.mark.parametrize("area", [2 * 64 * 64, 2 * 128 * 80], ids=["squares", "rows"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -43,11 +45,11 @@ def distance(one, other):
     ],
     ids=str,
 )
-def test_bands_say_what_one_piece_says(options):
+def test_pieces_say_what_one_piece_says(options, area):
     conditioner, latents = living(**options), uneven_latents()
     with torch.no_grad():
         whole = conditioner(latents)
-    cut = condition_in_bands(conditioner, latents, area=2 * 64 * 64)
+    cut = condition_in_pieces(conditioner, latents, area=area)
     assert all(distance(one, other) < 1e-5 for one, other in zip(cut.residuals, whole.residuals, strict=True))
     assert whole.estimate is None or distance(cut.estimate, whole.estimate) < 1e-5
     assert torch.equal(cut.routing.intra.indices, whole.routing.intra.indices)
@@ -59,30 +61,40 @@ def test_the_comparison_would_notice_a_missing_neighbour(monkeypatch):
     conditioner, latents = living(groups=["swin", "se"]), uneven_latents()
     with torch.no_grad():
         whole = conditioner(latents)
-    monkeypatch.setattr(banded, "bands", lambda *size, halo, **grid: bands(*size, halo=0, **grid))
-    cut = condition_in_bands(conditioner, latents, area=2 * 64 * 64)
+    monkeypatch.setattr(in_pieces, "pieces", lambda *size, halo, **grid: pieces(*size, halo=0, **grid))
+    cut = condition_in_pieces(conditioner, latents, area=2 * 64 * 64)
     assert distance(cut.residuals[-1], whole.residuals[-1]) > 1e-3
 
 
-def test_a_given_routing_is_obeyed_in_bands():
+def test_a_given_routing_is_obeyed_in_pieces():
     conditioner, latents = living(), uneven_latents()
     with torch.no_grad():
         other = conditioner(latents).routing.map(lambda tensor: tensor.flip(-2))
         whole = conditioner(latents, other)
-    cut = condition_in_bands(conditioner, latents, 2 * 64 * 64, other)
+    cut = condition_in_pieces(conditioner, latents, 2 * 64 * 64, other)
     assert torch.equal(cut.routing.intra.indices, other.intra.indices)
     assert distance(cut.residuals[-1], whole.residuals[-1]) < 1e-5
 
 
-@pytest.mark.parametrize("area", [1, 64 * 48, 64 * 200, 10**9])
-def test_bands_cover_every_row_once_and_see_their_neighbours(area):
-    cut = bands(192, 64, area=area, multiple=16, halo=8)
-    rows = torch.arange(192.0).view(1, 1, 192, 1)
-    assert torch.equal(torch.cat([band.own(band.cut(rows)) for band in cut], dim=2), rows)
-    for band in cut:
-        assert band.top % 16 == 0 and band.above == min(8, band.top) and band.below == min(8, 192 - band.bottom)
-        assert (band.above + band.rows + band.below) * 64 <= max(area, 32 * 64)
-    assert cut[0].coarser(8).finer(8) == cut[0] == Band(0, cut[0].rows, 0, min(8, 192 - cut[0].rows), 192)
+@pytest.mark.parametrize("area", [1, 64 * 48, 64 * 200, 160 * 64, 10**9])
+def test_pieces_cover_every_position_once_and_see_their_neighbours(area):
+    cut, image = pieces(192, 160, area=area, multiple=16, halo=8), torch.arange(192.0 * 160).view(1, 1, 192, 160)
+    covered, times = torch.zeros_like(image), torch.zeros_like(image)
+    for piece in cut:
+        piece.put(covered, piece.own(piece.cut(image)))
+        times[:, :, piece.down.own, piece.across.own] += 1
+        for span in (piece.down, piece.across):
+            assert span.start % 16 == 0 and span.before == min(8, span.start) and span.after == min(8, span.whole - span.own.stop)
+        assert piece.cut(image).numel() <= max(area, 32 * 32)
+    assert torch.equal(covered, image) and (times == 1).all()
+    assert (len(cut) == 1) == (area >= 192 * 160)
+    assert cut[0].coarser(8).finer(8) == cut[0]
+
+
+def test_a_wide_image_is_cut_into_squares():
+    """Rows of the whole width would be mostly halo."""
+    cut = pieces(4096, 4096, area=256 * 256, multiple=16, halo=16)
+    assert cut[0] == Piece(Span(0, 224, 0, 16, 4096), Span(0, 224, 0, 16, 4096))
 
 
 def test_features_of_pieces_are_those_of_the_whole_also_far_from_zero():

@@ -1,0 +1,30 @@
+"""How long restoring will take, told by a trial before it starts."""
+
+import time
+
+import numpy as np
+
+from mimdit.pixels import restore_pixels
+from mimdit.restorer import Restorer
+
+_LEAST, _MOST = 64, 256
+
+
+def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: object) -> float:
+    """Time of a trial with made noise: a square of a twentieth of ``megapixels``, within 64 to 256 pixels a side.
+
+    A smaller one goes before it, untimed: the first call of anything is slower. ``settings`` are those of `Restorer.restore`.
+    """
+    side = int(min(_MOST, max(_LEAST, (megapixels * 1e6 / 20) ** 0.5)))
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    restore_pixels(restorer, pixels[:_LEAST, :_LEAST], **settings)
+    began = time.perf_counter()
+    restore_pixels(restorer, pixels, **settings)
+    return (time.perf_counter() - began) / (side**2 / 1e6)
+
+
+def in_words(seconds: float) -> str:
+    """Rounded as a person would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
