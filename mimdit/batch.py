@@ -16,7 +16,8 @@ class Batch(TypedDict):
     names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise.
     ``lq_latent`` and ``gt_latent`` stand in for the images: mean and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior, as
     they were stored (fp16, bf16 or fp32), neither shifted nor scaled nor sampled; the codec does that, by ``draw``. In evaluation
-    ``benchmark`` names the benchmark of each image, inside which group and key are unique; ``gt`` is missing where there is no truth. (ours)
+    ``benchmark`` names the benchmark of each image, inside which group and key are unique, and ``degradations`` what degraded it,
+    also what is no atom; ``gt`` is missing where there is no truth. (ours)
     """
 
     lq: NotRequired[torch.Tensor]
@@ -28,6 +29,7 @@ class Batch(TypedDict):
     key: list[str]
     draw: NotRequired[list[str]]
     benchmark: NotRequired[list[str]]
+    degradations: NotRequired[list[list[str]]]
 
 
 def draw_names(batch: Batch, step: int) -> list[str]:

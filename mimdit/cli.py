@@ -43,6 +43,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "info": "mimdit.commands.shards:info",
     },
     "prompts": {"encode": "mimdit.commands.prompts:encode"},
+    "metrics": {"list": "mimdit.commands.metrics:list_metrics", "fetch": "mimdit.commands.metrics:fetch"},
 }
 """Verbs of our own: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
 
@@ -127,14 +128,20 @@ def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> lis
 
 
 def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:
-    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word."""
-    if next(iter(inspect.signature(function).parameters.values())).annotation != list[str]:
+    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word.
+
+    A list that may be left out is alone: ``a b`` is ``--names=["a", "b"]``.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or first.annotation not in (list[str], list[str] | None):
         return args
     words, options, wants_value = [], [], False
     for arg in args:
         is_option = arg.startswith("-") and not wants_value
         (options if is_option or wants_value else words).append(arg)
         wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
+    if first.annotation != list[str]:
+        return [*options, *([f"--{first.name}={json.dumps(words)}"] if words else [])]
     return [*options, *([json.dumps(words[:-1])] if words[:-1] else []), *words[-1:]]
 
 

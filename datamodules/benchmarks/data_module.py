@@ -59,6 +59,14 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ValueError(f"{'. '.join(complaints)}. Complete the set, or evaluate the pairs alone: allow_unpaired: true")
         self._images = _Images(listed)
 
+    @property
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """What each benchmark's numbers depend on, the metrics it wants beside those of all, and what was left out as unpaired."""
+        return {
+            name: benchmark.protocol() | {"metrics": benchmark.metrics, "unpaired": benchmark.contents.unpaired, "limit": self.limit}
+            for name, benchmark in self.benchmarks.items()
+        }
+
     def test_dataloader(self) -> DataLoader:
         """Return this rank's share of all images."""
         return self._loader()
@@ -100,7 +108,15 @@ class _Images(Dataset):
         name, crop, entry = self.listed[number]
         lq, gt = (image if image is None else crop_centrally(image, crop) for image in entry.load())
         hot = np.array([atom in entry.degradations for atom in ATOMS], np.float32)
-        return {"benchmark": name, "group": entry.group, "key": entry.key, "degradation": hot, "lq": lq, "gt": gt}
+        return {
+            "benchmark": name,
+            "group": entry.group,
+            "key": entry.key,
+            "degradations": list(entry.degradations),
+            "degradation": hot,
+            "lq": lq,
+            "gt": gt,
+        }
 
 
 def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
@@ -118,6 +134,6 @@ def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
 
 def _one(samples: list[dict[str, Any]]) -> Batch:
     (sample,) = samples
-    batch = {name: [sample[name]] for name in ("benchmark", "group", "key")}
+    batch = {name: [sample[name]] for name in ("benchmark", "group", "key", "degradations")}
     batch |= {name: stack_images([sample[name]]) for name in ("lq", "gt") if sample[name] is not None}
     return batch | {"degradation": torch.from_numpy(sample["degradation"])[None]}
