@@ -9,6 +9,7 @@ from callbacks.mfu import MFU
 from callbacks.quality import Quality
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
+from callbacks.write_restored import WriteRestored
 
 __all__ = [
     "CompleteCheckpoint",
@@ -20,4 +21,5 @@ __all__ = [
     "Quality",
     "Showcase",
     "Throughput",
+    "WriteRestored",
 ]
