@@ -14,6 +14,7 @@ from callbacks.restarts import Restarts
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 from callbacks.watchdog import Watchdog
+from callbacks.write_restored import WriteRestored
 
 __all__ = [
     "CompleteCheckpoint",
@@ -30,4 +31,5 @@ __all__ = [
     "Showcase",
     "Throughput",
     "Watchdog",
+    "WriteRestored",
 ]
