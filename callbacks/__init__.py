@@ -7,6 +7,7 @@ from callbacks.image_grid import ImageGrid
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
 from callbacks.quality import Quality
+from callbacks.scores import Scores
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 
@@ -18,6 +19,7 @@ __all__ = [
     "MFU",
     "Memory",
     "Quality",
+    "Scores",
     "Showcase",
     "Throughput",
 ]
