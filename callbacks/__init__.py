@@ -11,6 +11,7 @@ from callbacks.preemption import Preemption
 from callbacks.quality import Quality
 from callbacks.rank_spread import RankSpread
 from callbacks.restarts import Restarts
+from callbacks.scores import Scores
 from callbacks.showcase import Showcase
 from callbacks.throughput import Throughput
 from callbacks.watchdog import Watchdog
@@ -28,6 +29,7 @@ __all__ = [
     "Quality",
     "RankSpread",
     "Restarts",
+    "Scores",
     "Showcase",
     "Throughput",
     "Watchdog",

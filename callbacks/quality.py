@@ -70,7 +70,7 @@ class Quality(L.Callback):
         rows = gather_rows(self._rows)
         if not rows:
             return
-        results = summarize(rows) | {"settings": _settings(trainer, pl_module) | self.settings}
+        results = summarize(rows) | {"settings": run_settings(trainer, pl_module) | self.settings}
         _log_scores(pl_module, "test", results["average"])
         if trainer.is_global_zero:
             path = Path(self.path) if self.path is not None else Path(trainer.default_root_dir) / "results.json"
@@ -115,7 +115,7 @@ def _log_scores(pl_module: L.LightningModule, prefix: str, scores: dict[str, flo
         pl_module.log(tag, torch.tensor(value, device=pl_module.device), sync_dist=True, prog_bar=on_bar)
 
 
-def _settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+def run_settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     """What the numbers depend on, as far as the module tells: its seed and its sampler."""
     noted: dict[str, Any] = {"seed": getattr(pl_module, "seed", None), "ranks": trainer.world_size, "precision": str(trainer.precision)}
     if hasattr(pl_module, "flow"):

@@ -56,6 +56,8 @@ class Restorer(L.LightningModule):
         tile: Latent pixels of a side above which the DiT works in overlapping tiles; None for the largest size its positions reach.
         overlap: Least overlap of tiles, latent pixels.
         seed: Seed of noise and sigma in training, and of noise at inference.
+        test_ablations: Whether a test also restores every image without the residuals and with uniform gates, at three times the cost.
+        test_tile: A test restores images of more than ``test_tile * test_tile`` pixels in pieces, as `restore` with ``tile``; None: whole.
 
     Raises:
         ValueError: Conditioner and backbone do not fit each other, or a loss needs a part that is switched off.
@@ -79,6 +81,8 @@ class Restorer(L.LightningModule):
         tile: int | None = None,
         overlap: int = 32,
         seed: int = 0,
+        test_ablations: bool = True,
+        test_tile: int | None = None,
     ) -> None:
         super().__init__()
         _check_fit(backbone, conditioner)
@@ -98,6 +102,9 @@ class Restorer(L.LightningModule):
         if not 0 < self.tile <= backbone.max_size or self.tile % backbone.token_patch:
             limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, the largest size it knows"
             raise ValueError(f"tile={tile} must be {limits}")
+        self.test_ablations, self.test_tile = test_ablations, test_tile
+        if test_tile is not None and test_tile < 1:
+            raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
         if flow.guidance != 1:
             backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
         if pretrained is not None:
@@ -341,17 +348,22 @@ class Restorer(L.LightningModule):
         return self._evaluated(batch["lq"], *self._condition(batch["lq"]))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict:
-        """Restore, and once more with the residuals left out and with all gates uniform: what the DiT's steering and the MoE are worth."""
-        degraded, conditioning = self._condition(batch["lq"])
-        outputs = self._evaluated(batch["lq"], degraded, conditioning)
-        outputs["residuals_zeroed"] = self._sample(batch["lq"], degraded, conditioning, use_residuals=False)
-        outputs["gates_uniform"] = self.restore(batch["lq"], routing=uniform_routing(conditioning.routing))
-        return outputs
+        """Restore, and, unless left out, without the residuals and with uniform gates: what the DiT's steering and the MoE are worth."""
+        images, place = batch["lq"], batch["lq"].device
+        area = None if self.test_tile is None or images[:, 0].numel() <= self.test_tile**2 else self.test_tile**2
+        images = images if area is None else images.cpu()
+        degraded, conditioning = self._condition(images, area=area)
+        outputs = self._evaluated(images, degraded, conditioning, area)
+        if self.test_ablations:
+            outputs["residuals_zeroed"] = self._sample(images, degraded, conditioning, use_residuals=False, area=area)
+            outputs["gates_uniform"] = self.restore(images, routing=uniform_routing(conditioning.routing), tile=self.test_tile)
+        return {name: value.to(place) if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
 
-    def _evaluated(self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning) -> dict:
+    def _evaluated(self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, area: int | None = None) -> dict:
         with torch.no_grad():
             estimate = None if conditioning.estimate is None else self._finish(conditioning.estimate, images)
-        return {"restored": self._sample(images, degraded, conditioning), "estimate": estimate, "routing": conditioning.routing}
+        restored = self._sample(images, degraded, conditioning, area=area)
+        return {"restored": restored, "estimate": estimate, "routing": conditioning.routing}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Restored images ``[B, 3, H, W]``."""

@@ -55,10 +55,12 @@ class Scorer:
             names: Those of the metrics to score; None is all.
 
         Raises:
-            ValueError: The truth has another shape.
+            ValueError: The truth has another shape, or the image has values that are no numbers.
         """
         if truth is not None and truth.shape != image.shape:
             raise ValueError(f"an image of shape {list(image.shape)} and a truth of {list(truth.shape)} cannot be compared")
+        if not image.isfinite().all():
+            raise ValueError("an image to score has values that are no numbers: the model returned them")
         image, truth = (None if each is None else self.as_scored(each) for each in (image, truth))
         wanted = None if names is None else set(names)
         scores: dict[str, float | None] = {}

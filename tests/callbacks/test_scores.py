@@ -1,0 +1,126 @@
+"""Scores of a test as they are written: on a module whose every output is known, and of the real model over one and two processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyiqa
+import pytest
+import torch
+from PIL import Image
+
+from callbacks import Scores
+from callbacks.scores import routing_of
+from datamodules import BenchmarkDataModule
+from datamodules.benchmarks import PairFolders, Unpaired
+from mimdit.iqa import Scorer
+from tests.callbacks.dummy import DummyRestorer, trainer
+from tests.datamodules.benchmarks.made_trees import make, pixels
+from tests.routing.made_routing import made_routing
+
+ROOT = Path(__file__).parents[2]
+METRICS = ["psnr", "psnr_ycbcr", "ssim", "niqe"]
+
+
+class HalfWay(DummyRestorer):
+    """Moves images half of the way to their truths, and those without a little nearer to grey."""
+
+    def test_step(self, batch: dict, batch_idx: int) -> dict:
+        truth = batch.get("gt", 0.9 * batch["lq"] + 0.05)
+        return {"restored": batch["lq"] + 0.5 * (truth - batch["lq"]), "routing": made_routing(1)}
+
+
+def trees(folder: Path, **options) -> BenchmarkDataModule:
+    make(folder / "GoPro", *(f"{side}/{number}.png" for side in ("input", "target") for number in range(3)))
+    make(folder / "VV", "1.png", "deep.er/2.png")
+    benchmarks = {"motion": PairFolders(str(folder / "GoPro"), metrics=["psnr_gt_mean"]), "VV": Unpaired(str(folder / "VV"))}
+    return BenchmarkDataModule(benchmarks, num_workers=0, **options)
+
+
+def run(folder: Path, data: BenchmarkDataModule, **options) -> tuple[list[dict], dict]:
+    """The lines and the means of a test."""
+    settings = {name: options.pop(name) for name in ("strategy", "devices") if name in options}
+    trainer(folder, Scores(metrics=METRICS, **options), tensorboard=False, **settings).test(HalfWay(), data, verbose=False)
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return lines, json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_a_line_an_image_with_both_scores_and_reasons(tmp_path):
+    lines, results = run(tmp_path / "run", trees(tmp_path))
+    names = [("motion", "GoPro", "0"), ("motion", "GoPro", "1"), ("motion", "GoPro", "2"), ("VV", "VV", "1"), ("VV", "VV", "deep.er/2")]
+    assert [(line["benchmark"], line["group"], line["key"]) for line in lines] == names
+    lq, gt = (torch.from_numpy(pixels(f"{side}/1.png")).permute(2, 0, 1)[None].contiguous().float() / 255 for side in ("input", "target"))
+    scorer = Scorer([*METRICS, "psnr_gt_mean"])
+    assert (lines[1]["output"], lines[1]["notes"]) == scorer.score(lq + 0.5 * (gt - lq), gt)
+    assert lines[1]["input"] == scorer.score(lq, gt)[0] and lines[1]["degradations"] == ["blur"]
+    assert lines[1]["notes"] == {"niqe": "weights missing"} and "routing" not in lines[1]
+    assert lines[3]["output"] == dict.fromkeys(METRICS) and lines[3]["notes"]["psnr"] == "no ground truth"
+    motion = results["benchmarks"]["motion"]
+    assert motion["mean_of_images"]["output"]["psnr"] == pytest.approx(np.mean([line["output"]["psnr"] for line in lines[:3]]))
+    assert motion["protocol"]["layout"] == "PairFolders" and motion["protocol"]["crop"] == 1
+    assert results["benchmarks"]["VV"]["notes"]["psnr"] == {"no ground truth": 2}
+    assert "niqe_modelparameters.mat" in results["missing_weights"]["niqe"] and results["settings"]["seed"] == 3
+
+
+def test_kept_images_are_what_was_scored(tmp_path):
+    lines, _ = run(tmp_path / "run", trees(tmp_path), images=True, routing=True)
+    assert (tmp_path / "run/images/VV/VV/deep.er/2.png").is_file()
+    kept = np.asarray(Image.open(tmp_path / "run/images/motion/GoPro/2.png"))
+    error = np.mean((kept.astype(np.float64) - pixels("target/2.png")) ** 2)
+    assert lines[2]["output"]["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-4)
+    assert lines[2]["routing"] == routing_of(made_routing(1), 0)
+
+
+def test_routing_by_block_group_and_sub_expert():
+    routing = made_routing(4)
+    told = routing_of(routing, 2)
+    blocks, groups = routing.inter.probs.shape[0], routing.inter.probs.shape[2]
+    assert len(told["inter"]) == blocks and all(len(block) == groups for block in told["inter"])
+    sizes = [[len(experts) for experts in block] for block in told["intra"]]
+    assert sizes == [routing.mask_GE.sum(1).tolist()] * blocks
+    assert sum(told["intra"][0][1]) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_unknown_metric_is_told_before_anything_runs():
+    with pytest.raises(ValueError, match="metric 'psrn' is not known"):
+        Scores(metrics=["psrn"])
+
+
+def test_values_that_are_no_numbers_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no numbers"):
+        Scorer(["psnr"]).score(torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.long
+def test_the_real_model_over_one_and_two_processes_and_pyiqa_on_its_files(tmp_path):
+    root = tmp_path / "rain"
+    for number in range(5):
+        make(root, f"input/{number}.png", f"target/{number}.png", height=40 + number, width=45)
+    command = [sys.executable, "-m", "mimdit", "test", "--config", "configs/default.yaml", "--config", "configs/evaluate.yaml"]
+    command += ["--model.init_args.pretrained=mimdit/weights/restorer", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    benchmark = {"rain": {"class_path": "datamodules.benchmarks.PairFolders", "init_args": {"root": str(root)}}}
+    command += [f"--data.init_args.benchmarks={json.dumps(benchmark)}", "--data.init_args.num_workers=0"]
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        options = [f"--trainer.devices={processes}", f"--trainer.default_root_dir={folder}"]
+        options += ["--trainer.strategy=ddp", '--trainer.callbacks.init_args={"images": true}'] if processes == 2 else []
+        done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        results = json.loads((folder / "results.json").read_text())
+        assert results["settings"].pop("ranks") == processes
+        found.append(((folder / "results.jsonl").read_text(), results))
+    assert found[0] == found[1]
+    lines = [json.loads(line) for line in found[0][0].splitlines()]
+    assert [line["key"] for line in lines] == list("01234")
+    for line in lines:
+        files = str(tmp_path / f"2/images/rain/rain/{line['key']}.png"), str(root / f"target/{line['key']}.png")
+        for name in ("psnr", "psnry", "ssim", "ssimc"):
+            assert line["output"][name] == pyiqa.create_metric(name, device="cpu")(*files).item(), name
