@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.tensorboard import void_what_was_lost
 from mimdit.distributed.checkpoint_files import newest_complete
 
 
@@ -41,6 +42,11 @@ class CompleteCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that resumes makes the steps after its checkpoint again: take them out of TensorBoard's curves."""
+        super().on_train_start(trainer, pl_module)
+        void_what_was_lost(trainer)
 
     def save_now(self, trainer: L.Trainer, *, again: bool = False) -> None:
         """Save the present step if it is not saved yet; ``again`` saves it anyhow, over what is there. Every rank calls this."""
