@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.retention import Retention, Shelf
 from callbacks.span import log_scalars
+from callbacks.tensorboard import void_what_was_lost
 from mimdit.distributed.checkpoint_files import newest_complete, remove_checkpoint, tidy
 from mimdit.distributed.together import on_rank_zero, save_together
 
@@ -80,8 +81,12 @@ class CompleteCheckpoint(ModelCheckpoint):
         self._shelf: Shelf | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over what an earlier run left, once every rank has read what it goes on from."""
+        """Take over what an earlier run left, once every rank has read what it goes on from.
+
+        The steps after its checkpoint are made again: they are taken out of TensorBoard's curves.
+        """
         super().on_train_start(trainer, pl_module)
+        void_what_was_lost(trainer)
         if not trainer.fast_dev_run:
             trainer.strategy.barrier()
             on_rank_zero(self._take_over)

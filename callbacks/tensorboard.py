@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -24,3 +25,16 @@ def has_tensorboard(trainer: L.Trainer, who: str) -> bool:
     if not found:
         rank_zero_info(f"{who}: the trainer has no TensorBoardLogger, so nothing is recorded")
     return found
+
+
+def void_what_was_lost(trainer: L.Trainer) -> None:
+    """Have TensorBoard forget what the run that this one resumes logged beyond the checkpoint, for those steps are made once more.
+
+    Lightning counts the steps that it logs from 0, our callbacks count from 1. Where both would be logged at the step of the checkpoint,
+    ours of that one step is given up for not having Lightning's twice.
+    """
+    writer = tensorboard_writer(trainer)
+    if writer is not None and trainer.global_step:
+        next_one = trainer.global_step + 1
+        step = next_one - 1 if next_one % trainer.log_every_n_steps == 0 else next_one
+        writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)

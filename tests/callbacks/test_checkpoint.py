@@ -3,20 +3,40 @@
 import json
 import os
 
+import lightning as L
 import pytest
 import torch
 
-from callbacks import CompleteCheckpoint
+from callbacks import CompleteCheckpoint, Throughput
 from callbacks.retention import RECORD
 from mimdit.distributed import WholeCheckpointIO
 from mimdit.distributed.checkpoint_files import tidy
-from tests.callbacks.dummy import DummyRestorer, loader, trainer
+from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
 
 
-def fit(folder, steps: int):
+class Logging(DummyRestorer):
+    """Logs as Lightning does, from step 0 on."""
+
+    def training_step(self, batch: dict, batch_idx: int) -> dict:
+        outputs = super().training_step(batch, batch_idx)
+        self.log("loss", outputs["loss"], batch_size=2)
+        return outputs
+
+
+class KilledAfter(L.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("killed")
+
+
+def fit(folder, steps: int, *callbacks, **options):
     saver = CompleteCheckpoint(2, keep=2, dirpath=str(folder / "kept"))
-    run = trainer(folder, saver, enable_checkpointing=True, max_steps=steps, limit_val_batches=0, plugins=[WholeCheckpointIO()])
-    run.fit(DummyRestorer(lr=0.1), loader(), ckpt_path="last")
+    settings = {"enable_checkpointing": True, "max_steps": steps, "limit_val_batches": 0, "plugins": [WholeCheckpointIO()]} | options
+    run = trainer(folder, saver, *callbacks, **settings)
+    run.fit(Logging(lr=0.1), loader(), ckpt_path="last")
     return run
 
 
@@ -99,3 +119,14 @@ def test_a_value_that_nobody_logs_is_named(tmp_path):
     run = trainer(tmp_path, saver, enable_checkpointing=True, max_steps=6)
     with pytest.raises(ValueError, match="monitors 'val/psnr'"):
         run.fit(DummyRestorer(), loader(), loader())
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_no_step_is_in_the_curves_twice(tmp_path, every):
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, 12, Throughput(1), KilledAfter(5), log_every_n_steps=every)
+    fit(tmp_path, 12, Throughput(1), log_every_n_steps=every)  # goes on from step 4
+    log = events(tmp_path)
+    assert [event.step for event in log.Scalars("loss")] == list(range(every - 1, 12, every))
+    # counted from 1: with every step of Lightning's logged, the one of the checkpoint is given up
+    assert [event.step for event in log.Scalars("speed/seconds_per_step")] == [step for step in range(1, 13) if (step, every) != (4, 1)]

@@ -29,7 +29,7 @@ ROUNDS = int(os.environ.get("MIMDIT_SLURM_ROUNDS", 3))
 """Interruptions of one run by a signal."""
 
 SMALL = ("--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1")
-PATIENCE = 240
+PATIENCE = 400
 """Seconds for a start, on a machine that does other things too."""
 HANGS = 60
 """Seconds after which ranks that were told to stop are said to hang."""
@@ -77,11 +77,9 @@ class Job:
         assert self.progress(name)[0] == start, self.said()
 
     def wait_for_requeue(self, count: int) -> None:
-        """Until Slurm has it in the queue again, and let it start at once."""
+        """Until Slurm has it in the queue again, with every process of the old start gone."""
         self.wait(f"requeue {count}", lambda: self.cluster.shown(self.number, "Restarts") == str(count), HANGS)
-        self.wait("the old start to be over", lambda: self.cluster.state(self.number) in ("PENDING", "RUNNING", "CONFIGURING"), HANGS)
-        if self.cluster.state(self.number) == "PENDING":
-            self.cluster("scontrol", "update", f"jobid={self.number}", "starttime=now")
+        self.wait("the old start to be over", lambda: self.cluster.state(self.number) in ("PENDING", "RUNNING"), HANGS)
 
     def wait_for_end(self, seconds: float = PATIENCE) -> str:
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
