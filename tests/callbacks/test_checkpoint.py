@@ -4,23 +4,14 @@ import pytest
 
 from callbacks import CompleteCheckpoint, Throughput
 from mimdit.distributed import WholeCheckpointIO
-from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
-
-
-class Logging(DummyRestorer):
-    """Logs as Lightning does, from step 0 on."""
-
-    def training_step(self, batch: dict, batch_idx: int) -> dict:
-        outputs = super().training_step(batch, batch_idx)
-        self.log("loss", outputs["loss"], batch_size=2)
-        return outputs
+from tests.callbacks.dummy import LoggingRestorer, events, loader, trainer
 
 
 def fit(folder, steps: int, *callbacks, **options):
     saver = CompleteCheckpoint(2, keep=2, dirpath=str(folder / "kept"))
     settings = {"enable_checkpointing": True, "max_steps": steps, "limit_val_batches": 0, "plugins": [WholeCheckpointIO()]} | options
     run = trainer(folder, saver, *callbacks, **settings)
-    run.fit(Logging(lr=0.1), loader(), ckpt_path="last")
+    run.fit(LoggingRestorer(lr=0.1), loader(), ckpt_path="last")
     return run
 
 
