@@ -102,7 +102,6 @@ def _validation_is_due(trainer: L.Trainer) -> bool:
 def _forget_validation(trainer: L.Trainer) -> None:
     """Have the loop's state say that the first batch of this validation is under way: Lightning's sign to validate again from there."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-    progress.increment_completed()
     progress.reset_on_run()
-    progress.increment_ready()
-    progress.increment_started()
+    progress.total.started = progress.total.ready
+    progress.total.processed = progress.total.completed = progress.total.ready - 1

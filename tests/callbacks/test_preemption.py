@@ -60,6 +60,7 @@ def two_ranks(rank: int, folder: str) -> dict:
     return codes
 
 
+@pytest.mark.long
 def test_if_one_rank_is_told_all_save_the_step_under_way(tmp_path):
     results = run_in_processes(partial(two_ranks, folder=str(tmp_path)), tmp_path / "meeting")
     assert results == [{"SIGUSR1": 85, "SIGTERM": 143}] * 2
@@ -79,6 +80,7 @@ def in_validation(rank: int, folder: str) -> list[int]:
     return [*codes, fit(parts, validate=3)]
 
 
+@pytest.mark.long
 def test_a_validation_that_was_left_is_done_in_full(tmp_path):
     assert run_in_processes(partial(in_validation, folder=str(tmp_path)), tmp_path / "meeting", 1) == [[0, 85, 85, 85, 0]]
     assert [event.step for event in events(tmp_path / "parts").Scalars("loss")] == list(range(9))
