@@ -31,7 +31,7 @@ class Preemption(Checkpoint):
             raise ValueError(f"every_n_steps={every_n_steps} is below 1")
         self.every_n_steps = every_n_steps
         self._last_step = 0
-        self._saved = False
+        self._saved_for: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Look for what saves.
@@ -48,24 +48,23 @@ class Preemption(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hold the signals, of which Lightning has just registered handlers; if one came before, leave without a step."""
         stop_signals.hold()
-        self._last_step, self._saved = trainer.global_step, False
-        code = agreed_exit_code(trainer.strategy)
-        if code is not None:
-            self._saved = True  # there is nothing new
-            self._leave(trainer, code)
+        self._last_step, self._saved_for = trainer.global_step, agreed_exit_code(trainer.strategy)  # there is nothing new to save
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leave after a step was saved: Lightning has logged it by now."""
+        if self._saved_for is not None:
+            self._leave(trainer, self._saved_for)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After an optimiser step, not in the middle of an accumulation: leave if any rank was told to."""
+        """After an optimiser step, not in the middle of an accumulation: save if any rank was told to stop."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
         if self._last_step % self.every_n_steps or _validation_is_due(trainer):
             return
-        code = agreed_exit_code(trainer.strategy)
-        if code is not None:
+        self._saved_for = agreed_exit_code(trainer.strategy)
+        if self._saved_for is not None:
             _saver(trainer).save_now(trainer)
-            self._saved = True
-            self._leave(trainer, code)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -79,7 +78,7 @@ class Preemption(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save, after a validation was left."""
-        if isinstance(exception, Preempted) and not self._saved:
+        if isinstance(exception, Preempted) and self._saved_for is None:
             _forget_validation(trainer)
             _saver(trainer).save_now(trainer, again=True)
 
@@ -103,7 +102,6 @@ def _validation_is_due(trainer: L.Trainer) -> bool:
 def _forget_validation(trainer: L.Trainer) -> None:
     """Have the loop's state say that the first batch of this validation is under way: Lightning's sign to validate again from there."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-    progress.increment_completed()
     progress.reset_on_run()
-    progress.increment_ready()
-    progress.increment_started()
+    progress.total.started = progress.total.ready
+    progress.total.processed = progress.total.completed = progress.total.ready - 1

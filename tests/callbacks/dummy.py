@@ -59,6 +59,15 @@ class DummyRestorer(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
+class LoggingRestorer(DummyRestorer):
+    """Logs its loss as Lightning does, from step 0 on."""
+
+    def training_step(self, batch: dict, batch_idx: int) -> dict:
+        outputs = super().training_step(batch, batch_idx)
+        self.log("loss", outputs["loss"], batch_size=len(batch["key"]))
+        return outputs
+
+
 def samples(number: int = 12, size: int = 16) -> list[dict]:
     """Pairs of the three groups in turn, keyed by their number; those of the clean group are equal."""
     generator = torch.Generator().manual_seed(0)

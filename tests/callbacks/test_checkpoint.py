@@ -11,16 +11,7 @@ from callbacks import CompleteCheckpoint, Throughput
 from callbacks.retention import RECORD
 from mimdit.distributed import WholeCheckpointIO
 from mimdit.distributed.checkpoint_files import tidy
-from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
-
-
-class Logging(DummyRestorer):
-    """Logs as Lightning does, from step 0 on."""
-
-    def training_step(self, batch: dict, batch_idx: int) -> dict:
-        outputs = super().training_step(batch, batch_idx)
-        self.log("loss", outputs["loss"], batch_size=2)
-        return outputs
+from tests.callbacks.dummy import LoggingRestorer, events, loader, trainer
 
 
 class KilledAfter(L.Callback):
@@ -36,7 +27,7 @@ def fit(folder, steps: int, *callbacks, **options):
     saver = CompleteCheckpoint(2, keep=2, dirpath=str(folder / "kept"))
     settings = {"enable_checkpointing": True, "max_steps": steps, "limit_val_batches": 0, "plugins": [WholeCheckpointIO()]} | options
     run = trainer(folder, saver, *callbacks, **settings)
-    run.fit(Logging(lr=0.1), loader(), ckpt_path="last")
+    run.fit(LoggingRestorer(lr=0.1), loader(), ckpt_path="last")
     return run
 
 
@@ -68,7 +59,7 @@ def test_the_best_are_kept_beside_the_newest(tmp_path):
     saver = CompleteCheckpoint(2, keep=1, monitor="score", mode="min", keep_best=2, dirpath=str(tmp_path / "kept"))
     scores = {1: 5.0, 2: 3.0, 3: 1.0, 4: float("nan"), 5: 4.0, 6: 2.0, 7: 6.0, 8: 7.0, 9: 8.0}
 
-    class Scored(DummyRestorer):
+    class Scored(LoggingRestorer):
         def on_validation_epoch_end(self) -> None:
             self.log("score", torch.tensor(scores[self.trainer.global_step]))
 
@@ -118,7 +109,7 @@ def test_a_value_that_nobody_logs_is_named(tmp_path):
     saver = CompleteCheckpoint(2, monitor="val/psnr", dirpath=str(tmp_path / "kept"))
     run = trainer(tmp_path, saver, enable_checkpointing=True, max_steps=6)
     with pytest.raises(ValueError, match="monitors 'val/psnr'"):
-        run.fit(DummyRestorer(), loader(), loader())
+        run.fit(LoggingRestorer(), loader(), loader())
 
 
 @pytest.mark.parametrize("every", [1, 3])

@@ -12,7 +12,7 @@ from callbacks import CompleteCheckpoint, Preemption, Quality
 from mimdit import stop_signals
 from mimdit.distributed import WholeCheckpointIO
 from mimdit.distributed.preemption import Preempted
-from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
+from tests.callbacks.dummy import DummyRestorer, LoggingRestorer, events, loader, trainer
 from tests.processes import run_in_processes
 
 
@@ -38,10 +38,11 @@ def fit(folder: Path, *callbacks: L.Callback, validate: int | None = None, **opt
     settings = limits | {"plugins": [WholeCheckpointIO()], "log_every_n_steps": 1, "num_sanity_val_steps": 0} | options
     run = trainer(folder, Quality(), saver, Preemption(), *callbacks, enable_checkpointing=True, **settings)
     try:
-        run.fit(DummyRestorer(lr=0.1), loader(40, batch_size=1), loader(), ckpt_path="last")
+        run.fit(LoggingRestorer(lr=0.1), loader(40, batch_size=1), loader(), ckpt_path="last")
     except Preempted as ended:
-        while (came := stop_signals.received()) is not None:
-            signal.sigwait([came])
+        while signal.sigtimedwait(stop_signals.SIGNALS, 0) is not None:
+            pass
+        stop_signals._handled.clear()
         return ended.code
     return 0
 
@@ -59,6 +60,7 @@ def two_ranks(rank: int, folder: str) -> dict:
     return codes
 
 
+@pytest.mark.long
 def test_if_one_rank_is_told_all_save_the_step_under_way(tmp_path):
     results = run_in_processes(partial(two_ranks, folder=str(tmp_path)), tmp_path / "meeting")
     assert results == [{"SIGUSR1": 85, "SIGTERM": 143}] * 2
@@ -78,8 +80,10 @@ def in_validation(rank: int, folder: str) -> list[int]:
     return [*codes, fit(parts, validate=3)]
 
 
+@pytest.mark.long
 def test_a_validation_that_was_left_is_done_in_full(tmp_path):
     assert run_in_processes(partial(in_validation, folder=str(tmp_path)), tmp_path / "meeting", 1) == [[0, 85, 85, 85, 0]]
+    assert [event.step for event in events(tmp_path / "parts").Scalars("loss")] == list(range(9))
     whole, parts = ([(e.step, e.value) for e in events(tmp_path / name).Scalars("val/psnr_output")] for name in ("whole", "parts"))
     assert len(whole) == 3 and [step for step, _ in parts] == [step for step, _ in whole]
     for (_, mine), (_, theirs) in zip(parts, whole, strict=True):

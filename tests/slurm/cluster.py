@@ -49,14 +49,15 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
+MessageTimeout=60
 ReturnToService=2
 KillWait=30
 MinJobAge=600
 JobRequeue=1
 SlurmdParameters=config_overrides
 GresTypes=gpu
-SlurmctldTimeout=30
-SlurmdTimeout=60
+SlurmctldTimeout=300
+SlurmdTimeout=300
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=4000 Gres=gpu:4
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=4000 Gres=gpu:4
 PartitionName=test Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP

@@ -182,8 +182,8 @@ def holding(folder: Path) -> int:
 
 
 def test_the_time_limit(cluster, tmp_path):
-    job = training(cluster, tmp_path, steps=1000, seconds=0.5, sbatch=("--time=1", "--signal=USR1@10"))
-    job.wait("the signal", lambda: "left with code" in job.said(), 120)
+    job = training(cluster, tmp_path, steps=1000, seconds=0.5, sbatch=("--time=2", "--signal=USR1@60"))
+    job.wait("the signal", lambda: "left with code" in job.said(), 180)
     job.wait_for_requeue(1)
     assert "left with code 85" in job.said()
     at = max(0, job.progress()[1])
