@@ -103,7 +103,7 @@ class CompleteCheckpoint(ModelCheckpoint):
         try:
             on_rank_zero(lambda: self._make_room(path))
             save_together(trainer, path)
-            self.best_model_path = on_rank_zero(self._settle)
+            self.best_model_path = on_rank_zero(lambda: self._written(path))
         except OSError as error:
             self._give_up(trainer, path, error)
             return
@@ -124,6 +124,10 @@ class CompleteCheckpoint(ModelCheckpoint):
         if names:
             self._remove(self.retention.superfluous(names, sizes, self._shelf.scores(), room=sizes[names[-1]]))
         self._shelf.announce(path.name)
+
+    def _written(self, path: Path) -> str:
+        self._shelf.written(path.name)
+        return self._settle()
 
     def _settle(self) -> str:
         """Let the links follow, remove what need not stay, and return the best, or else the newest."""

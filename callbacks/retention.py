@@ -64,7 +64,12 @@ class Shelf:
             self._scores = {name: score for name, score in listed.items() if steps_of(folder / name) is not None}
 
     def announce(self, name: str) -> None:
-        """Put a checkpoint that is about to be written last."""
+        """Know of one that is about to be written. An older one of that name keeps its place until it is replaced."""
+        self._scores.setdefault(name, None)
+        self._write()
+
+    def written(self, name: str) -> None:
+        """Put one that is complete last, without a score."""
         self._scores.pop(name, None)
         self._scores[name] = None
         self._write()

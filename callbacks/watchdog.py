@@ -51,6 +51,10 @@ class Watchdog(L.Callback):
         self._interval = min(10.0, timeout_seconds / 4)
         self._thread: threading.Thread | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has, as one that somebody makes of the module with its Trainer: it watches nothing."""
+        return {name: value for name, value in vars(self).items() if name != "_over"} | {"_thread": None}
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin to watch a fit."""
         if stage != "fit":

@@ -10,6 +10,7 @@ from datamodules.collation import collate
 from datamodules.evaluation import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.latents.record import LatentRecord
 from datamodules.shards import ShardIndex, ShardStore, open_index
+from datamodules.streaming.bad_samples import BadSamples
 from datamodules.streaming.composed import check_composed
 from datamodules.streaming.laps import Laps
 from datamodules.streaming.line import Line
@@ -50,8 +51,9 @@ class RestorationDataModule(L.LightningDataModule):
         pin_memory: Whether to use page-locked memory where there is an accelerator.
         multiprocessing_context: How worker processes start: fork, spawn, forkserver; null is the platform's default.
         seed: Seed of order, crops and flips.
-        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops. A shard that
-            cannot be read counts as one.
+        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops.
+        max_lost_shards: Distinct training shards that a rank may pass over because they vanished or cannot be read, before training stops;
+            0 stops at the first, and names it. One that is back is read again.
         overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
             (Lightning's overfit_batches does not work on an endless stream.)
         cache: Folder for local copies of shards, needed for remote ones; null reads local shards in place.
@@ -83,6 +85,7 @@ class RestorationDataModule(L.LightningDataModule):
         multiprocessing_context: str | None = None,
         seed: int = 0,
         max_bad_samples: int = 100,
+        max_lost_shards: int = 10,
         overfit: int = 0,
         cache: str | None = None,
         cache_gib: float = 100.0,
@@ -99,6 +102,7 @@ class RestorationDataModule(L.LightningDataModule):
             ("eval_num_workers", eval_num_workers, 0),
             ("prefetch", prefetch, 1),
             ("max_bad_samples", max_bad_samples, 0),
+            ("max_lost_shards", max_lost_shards, 0),
             ("overfit", overfit, 0),
         ):
             if value < least:
@@ -114,7 +118,7 @@ class RestorationDataModule(L.LightningDataModule):
         self.prefetch, self.pin_memory = prefetch, pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.seed = seed
-        self.max_bad_samples = max_bad_samples
+        self.max_bad_samples, self.max_lost_shards = max_bad_samples, max_lost_shards
         self.overfit = overfit
         self._train: ShardIndex | None = None
         self._evaluated: dict[str, ShardPairs | ListedPairs] = {}
@@ -123,6 +127,8 @@ class RestorationDataModule(L.LightningDataModule):
         self._progress: Progress | None = None
         self._loaded: dict[str, Any] = {}
         self._step: int | None = None
+        self.bad = BadSamples(max_bad_samples, max_lost_shards)
+        """What this rank's training stream could not use."""
 
     @property
     def _rank(self) -> int:
@@ -184,8 +190,11 @@ class RestorationDataModule(L.LightningDataModule):
             world_size=self._world_size,
             num_workers=self.num_workers,
             max_bad_samples=self.max_bad_samples,
+            max_lost_shards=self.max_lost_shards,
         )
-        return StreamLoader(stream, self._progress, **self._loading(self.num_workers))
+        loader = StreamLoader(stream, self._progress, **self._loading(self.num_workers))
+        self.bad = loader.bad
+        return loader
 
     def _quotas(self) -> dict[str, int]:
         """How many samples an epoch takes of each group, composed ones included."""
@@ -297,15 +306,31 @@ class RestorationDataModule(L.LightningDataModule):
 
 
 class _CountConsumed(L.Callback):
-    """Tells the datamodule which batches went through their step, before any checkpoint of that step is written."""
+    """Tells the datamodule which batches went through their step, before any checkpoint of that step is written.
+
+    Logs what the streams of all ranks could not use, too: ``faults/skipped_samples`` and ``faults/lost_shards``, when one of them grew.
+    """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.datamodule._step = trainer.global_step
+        trainer.datamodule._step = self._step = trainer.global_step
+        self._counts = [0, 0]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: StreamBatch, batch_idx: int
     ) -> None:
         trainer.datamodule.mark_consumed(batch)
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:
+            self._log_faults(trainer, trainer.datamodule.bad)
+
+    def _log_faults(self, trainer: L.Trainer, bad: BadSamples) -> None:
+        own = torch.tensor([float(len(bad.reasons)), float(len(bad.lost_shards))], device=trainer.strategy.root_device)
+        counts = trainer.strategy.reduce(own, reduce_op="sum").int().tolist()
+        if counts != self._counts:
+            self._counts = counts
+            for logger in trainer.loggers:
+                scalars = dict(zip(("faults/skipped_samples", "faults/lost_shards"), counts))
+                logger.log_metrics(scalars, step=trainer.global_step)
 
 
 def _check_codec(record: LatentRecord, model: L.LightningModule, place: str) -> None:

@@ -58,7 +58,7 @@ def overlay(pipeline: str, folder: Path) -> Path:
     """Paths, widths and lengths of the look-alike; all else is the config's."""
     callbacks = yaml.safe_load((CONFIGS / MAIN).read_text())["trainer"]["callbacks"]
     for callback in callbacks:
-        if callback["class_path"].endswith("CompleteCheckpoint"):
+        if callback["class_path"] == "callbacks.CompleteCheckpoint":
             callback["init_args"]["every_n_train_steps"] = 2
         if callback["class_path"] in ("callbacks.Throughput", "callbacks.MFU", "callbacks.Memory"):
             callback["init_args"] = {"every_n_steps": 1}

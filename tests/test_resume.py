@@ -68,3 +68,14 @@ def test_stopped_and_resumed_equals_never_stopped_and_one_seed_gives_one_run(tmp
     saved = tmp_path / "first" / "checkpoints" / f"step={STOP}.ckpt"
     second = losses(tmp_path / "second", experiment(tmp_path / "data", tmp_path / "second", workers, window), "--ckpt_path", str(saved))
     assert second == {step: whole[step] for step in range(STOP, STEPS)}
+
+
+def test_what_training_ended_with_goes_on_too(tmp_path):
+    make_folder(tmp_path / "data")
+    whole = losses(tmp_path / "whole", experiment(tmp_path / "data", tmp_path / "whole", 0, 2))
+    root = tmp_path / "two_parts"
+    config = experiment(tmp_path / "data", root, 0, 2)
+    saver = {"every_n_train_steps": 100, "dirpath": str(root / "checkpoints")}  # so that only the end is saved
+    config["trainer"]["callbacks"][1] = {"class_path": "callbacks.CompleteCheckpoint", "init_args": saver}
+    losses(root, config, f"--trainer.max_steps={STOP}")
+    assert losses(root, config, "--ckpt_path", "last") == {step: whole[step] for step in range(STOP, STEPS)}

@@ -60,6 +60,7 @@ class TrainStream(IterableDataset):
         world_size: How many processes train.
         num_workers: Worker processes of this rank; 0 reads in the training process.
         max_bad_samples: Distinct unusable samples tolerated.
+        max_lost_shards: Distinct shards that cannot be read tolerated.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TrainStream(IterableDataset):
         world_size: int = 1,
         num_workers: int = 0,
         max_bad_samples: int = 100,
+        max_lost_shards: int = 10,
     ) -> None:
         super().__init__()
         self.line = line
@@ -91,7 +93,7 @@ class TrainStream(IterableDataset):
         self.rank = rank
         self.workers = max(1, num_workers)
         self.consumers = world_size * self.workers
-        self.max_bad_samples = max_bad_samples
+        self.limits = max_bad_samples, max_lost_shards
         # Shared memory: persistent workers keep their copy of this dataset, and must learn where a new iteration starts.
         self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
         self.start_from(Progress(self.workers, self.laps.first))
@@ -106,15 +108,15 @@ class TrainStream(IterableDataset):
             self._starts[worker] = torch.tensor([consumer, *progress.positions[consumer]])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield `StreamBatch`es, each with a further entry ``bad``: the (place, reason) of what was skipped since the last."""
+        """Yield `StreamBatch`es, each with a further entry ``bad``: what was skipped since the last, as arguments of `BadSamples.add`."""
         info = get_worker_info()
         local, *start = self._starts[info.id if info else 0].tolist()
         consumer = self.rank * self.workers + local
-        bad = BadSamples(self.max_bad_samples)
+        bad = BadSamples(*self.limits)
         collated = collate if self.latents is None else collate_latents
         pairs: list[Pair | LatentPair] = []
         draws: list[str] = []
-        skipped: list[tuple[str, str]] = []
+        skipped: list[tuple[str, str, bool]] = []
         unusable = 0
         for lap, offset, draw in self._draws(consumer, *start):
             try:
@@ -124,7 +126,7 @@ class TrainStream(IterableDataset):
                 unusable = 0
             except BadSampleError as error:
                 unusable += 1
-                skipped.append((draw.sample.place, str(error)))
+                skipped.append((draw.sample.place, str(error), draw.sample.problem is not None))
                 bad.add(*skipped[-1])
                 if unusable > len(self.line):
                     raise TooManyBadSamplesError(f"No sample of {self.line.index.folder} can be used; the last one: {error}") from error
@@ -165,19 +167,23 @@ class StreamLoader(DataLoader):
     def __init__(self, stream: TrainStream, progress: Progress, **options: Any) -> None:
         super().__init__(stream, batch_size=None, worker_init_fn=one_thread, **options)
         self.progress = progress
-        self.bad = BadSamples(stream.max_bad_samples)
+        self.bad = BadSamples(*stream.limits)
 
     def __iter__(self) -> Iterator[StreamBatch]:
         """Yield batches without end.
 
         Raises:
-            TooManyBadSamplesError: This rank's workers met too many distinct samples that cannot be used.
+            TooManyBadSamplesError: This rank's workers met too many distinct samples or shards that cannot be used.
         """
         self.progress.forget_pending()
         self.dataset.start_from(self.progress)
         for batch in super().__iter__():
-            for place, reason in batch.pop("bad"):
-                if self.bad.add(place, reason):
+            for place, reason, whole_shard in batch.pop("bad"):
+                if not self.bad.add(place, reason, whole_shard):
+                    continue
+                if whole_shard:
+                    _log.warning("Lost training shard %d of at most %d: %s", len(self.bad.lost_shards), self.bad.shard_limit, reason)
+                else:
                     _log.warning("Skipped training sample %d of at most %d: %s", len(self.bad.reasons), self.bad.limit, reason)
             yield batch
 

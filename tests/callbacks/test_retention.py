@@ -41,3 +41,15 @@ def test_the_shelf_knows_what_was_announced_and_is_complete(tmp_path):
     shelf.announce("b.ckpt")  # and never written
     assert shelf.names() == ["a.ckpt"] and shelf.sizes() == {"a.ckpt": 13} and shelf.scores() == {"a.ckpt": 2.0}
     assert Shelf(tmp_path).names() == []  # what is not complete is none
+
+
+def test_one_that_could_not_be_replaced_is_not_the_newest(tmp_path):
+    shelf = Shelf(tmp_path)
+    for name in ("a.ckpt", "b.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+        shelf.announce(name)
+        shelf.written(name)
+    shelf.announce("a.ckpt")
+    assert shelf.names() == ["a.ckpt", "b.ckpt"]
+    shelf.written("a.ckpt")
+    assert shelf.names() == ["b.ckpt", "a.ckpt"]

@@ -1,5 +1,6 @@
 """A rank that hangs, whatever it hangs in, ends the run with everybody's stacks."""
 
+import copy
 import ctypes
 import time
 from functools import partial
@@ -86,6 +87,16 @@ def test_a_fast_run_leaves_no_stacks_and_no_thread(tmp_path):
     watchdog = Watchdog(30.0)
     trainer(tmp_path, watchdog, max_steps=2, tensorboard=False).fit(DummyRestorer(), loader(), loader())
     assert [path.name for path in (tmp_path / "stacks").iterdir()] == ["rank00000.json"] and watchdog._thread is None
+
+
+def test_a_copy_made_while_it_watches_watches_nothing(tmp_path):
+    class Copy(L.Callback):
+        def on_train_start(self, trainer, pl_module) -> None:
+            self.copy = copy.deepcopy(trainer.callbacks[0])
+
+    copying = Copy()
+    trainer(tmp_path, Watchdog(30.0), copying, max_steps=1, tensorboard=False).fit(DummyRestorer(), loader())
+    assert copying.copy._thread is None and copying.copy.timeout_seconds == 30.0
 
 
 def test_limits_are_checked():

@@ -1,13 +1,16 @@
 """The datamodule under a Trainer: what a checkpoint holds, who counts, what is refused."""
 
+import csv
 import itertools
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from datamodules.restoration import RestorationDataModule
 from datamodules.shards import ShardError
@@ -87,6 +90,37 @@ def test_overfitting_repeats_the_same_pixels(folder):
     assert len({tuple(sorted(keys)) for keys, _ in model.seen}) == 1
     batches = iter(datamodule(folder, overfit=1, batch_size=1).train_dataloader())
     assert torch.equal(next(batches)["lq"], next(batches)["lq"])
+
+
+class Vanish(L.Callback):
+    """Removes a shard in the first epoch, and puts it back in the third."""
+
+    def __init__(self, folder: str, shard: str = "01Blur-000001.tar") -> None:
+        self.path = Path(folder) / shard
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch_idx == 1:
+            self.path.rename(self.path.with_suffix(".away"))
+        if batch_idx == 14:
+            self.path.with_suffix(".away").rename(self.path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_vanishes_in_mid_epoch_is_passed_over_and_counted(folder, tmp_path, workers):
+    logger = CSVLogger(tmp_path, name=None, version="log")
+    model = fit(datamodule(folder, num_workers=workers), callbacks=[Vanish(folder)], logger=logger, max_steps=40, log_every_n_steps=2)
+    lost = {f"01Blur/{number:04d}" for number in range(5, 9)}
+    assert len(model.seen) == 40 and not lost & {key for keys, _ in model.seen[8:13] for key in keys}
+    assert lost <= {key for keys, _ in model.seen[20:] for key in keys}  # it is back
+    logger.save()
+    rows = list(csv.DictReader((tmp_path / "log" / "metrics.csv").open()))
+    assert [row["faults/lost_shards"] for row in rows if row["faults/lost_shards"]] == ["1"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_lost_shard_stops_if_so_wanted_and_is_named(folder, workers):
+    with pytest.raises((ValueError, RuntimeError), match=r"max_lost_shards=0 allows[^$]*01Blur-000001.tar cannot be opened"):
+        fit(datamodule(folder, num_workers=workers, max_lost_shards=0), callbacks=[Vanish(folder)], max_steps=40)
 
 
 @pytest.mark.parametrize("limits", [{"max_steps": -1, "max_epochs": 3}, {"max_steps": -1}])
