@@ -26,6 +26,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "doctor": "mimdit.commands.doctor:doctor",
     "restore": "mimdit.commands.restore:restore",
+    "report": "mimdit.commands.report:report",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
         "inspect": "mimdit.commands.checkpoint:inspect",
@@ -124,15 +125,21 @@ def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> lis
 
 
 def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:
-    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word."""
-    if next(iter(inspect.signature(function).parameters.values())).annotation != list[str]:
+    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word.
+
+    The last word is a second argument's, where the function must have one.
+    """
+    first, *others = inspect.signature(function).parameters.values()
+    if first.annotation != list[str]:
         return args
+    last = 1 if any(other.default is inspect.Parameter.empty for other in others) else 0
     words, options, wants_value = [], [], False
     for arg in args:
         is_option = arg.startswith("-") and not wants_value
         (options if is_option or wants_value else words).append(arg)
         wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
-    return [*options, *([json.dumps(words[:-1])] if words[:-1] else []), *words[-1:]]
+    gathered, rest = words[: len(words) - last], words[len(words) - last :]
+    return [*options, *([json.dumps(gathered)] if gathered else []), *rest]
 
 
 def _fail_unknown(verb: str, commands: dict[str, str | dict[str, str]], prog: str) -> None:
