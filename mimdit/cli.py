@@ -117,8 +117,8 @@ def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> lis
     for arg in words:
         name, equals, value = arg.partition("=")
         value = value if equals or name not in names else next(words, "")
-        if name not in names or value.startswith("["):
-            rest += [arg] if equals or name not in names else [arg, value]
+        if name not in names or value in ("", "null") or value.startswith("["):
+            rest += [arg] if equals or name not in names or not value else [arg, value]
         else:
             given.setdefault(name, []).append(value)
     return [*rest, *(f"{name}={json.dumps(values)}" for name, values in given.items())]
