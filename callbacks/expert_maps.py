@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,12 +34,31 @@ def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndar
         title = f"{group}\nNMI {information:.2f} (chance {chance:.2f})"
         most = statistics.images / float(statistics.joint_DMGE[:, block, index].sum())
         panels.append((title, shares_DE, [f"e{expert}" for expert in range(shares_DE.shape[1])], most))
-    figure, axes = _lay_out([max(3, shares.shape[1]) for _, shares, _, _ in panels], len(rows), dpi)
+    labels = [f"{statistics.classes[row]}  ({int(statistics.class_images_D[row])})" for row in rows]
+    return draw_panels(f"block {block}: share of choices by degradation (images), %", labels, panels, dpi=dpi)
+
+
+Panel = tuple[str, torch.Tensor, Sequence[str], float]
+"""A title, shares ``[rows, columns]`` in 0..1, a name for each column, and the share at which the colours end."""
+
+
+def draw_panels(title: str, labels: Sequence[str], panels: Sequence[Panel], *, dpi: int = 90) -> np.ndarray:
+    """Heat maps beside one another with the same rows, their numbers in percent.
+
+    Args:
+        title: Of the whole figure.
+        labels: One for each row.
+        panels: From left to right.
+        dpi: Pixels per inch.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    figure, axes = _lay_out([max(3, shares.shape[1]) for _, shares, _, _ in panels], len(labels), dpi)
     for axis, panel in zip(axes, panels):
         _draw_panel(axis, *panel)
-    labels = [f"{statistics.classes[row]}  ({int(statistics.class_images_D[row])})" for row in rows]
-    axes[0].set_yticks(range(len(rows)), labels=labels, fontsize=8)
-    figure.suptitle(f"block {block}: share of choices by degradation (images), %", fontsize=10, y=0.995, va="top")
+    axes[0].set_yticks(range(len(labels)), labels=labels, fontsize=8)
+    figure.suptitle(title, fontsize=10, y=0.995, va="top")
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 

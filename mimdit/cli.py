@@ -27,6 +27,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "doctor": "mimdit.commands.doctor:doctor",
     "restore": "mimdit.commands.restore:restore",
+    "report": "mimdit.commands.report:report",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
         "inspect": "mimdit.commands.checkpoint:inspect",
@@ -120,8 +121,8 @@ def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> lis
     for arg in words:
         name, equals, value = arg.partition("=")
         value = value if equals or name not in names else next(words, "")
-        if name not in names or value.startswith("["):
-            rest += [arg] if equals or name not in names else [arg, value]
+        if name not in names or value in ("", "null") or value.startswith("["):
+            rest += [arg] if equals or name not in names or not value else [arg, value]
         else:
             given.setdefault(name, []).append(value)
     return [*rest, *(f"{name}={json.dumps(values)}" for name, values in given.items())]
@@ -130,9 +131,10 @@ def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> lis
 def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:
     """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word.
 
-    A list that may be left out is alone: ``a b`` is ``--names=["a", "b"]``.
+    A list that may be left out is alone: ``a b`` is ``--names=["a", "b"]``. Otherwise the last word is a second argument's, where the
+    function must have one.
     """
-    first = next(iter(inspect.signature(function).parameters.values()), None)
+    first, *others = [*inspect.signature(function).parameters.values()] or [None]
     if first is None or first.annotation not in (list[str], list[str] | None):
         return args
     words, options, wants_value = [], [], False
@@ -142,7 +144,9 @@ def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str
         wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
     if first.annotation != list[str]:
         return [*options, *([f"--{first.name}={json.dumps(words)}"] if words else [])]
-    return [*options, *([json.dumps(words[:-1])] if words[:-1] else []), *words[-1:]]
+    last = 1 if any(other.default is inspect.Parameter.empty for other in others) else 0
+    gathered, rest = words[: len(words) - last], words[len(words) - last :]
+    return [*options, *([json.dumps(gathered)] if gathered else []), *rest]
 
 
 def _fail_unknown(verb: str, commands: dict[str, str | dict[str, str]], prog: str) -> None:

@@ -93,6 +93,22 @@ def config(tmp_path) -> Path:
     return written(tmp_path / "tiny.yaml", content)
 
 
+def test_repeated_options_make_a_list_and_lists_stay_as_they_are():
+    def verb(*, data: list[str] | None = None, folder: str | None = None) -> None:
+        pass
+
+    def made(*args: str) -> list[str]:
+        return cli._repeated_are_lists(verb, list(args))
+
+    assert made("--data", "a", "--folder", "f", "--data=b") == ["--folder", "f", '--data=["a", "b"]']
+    for kept in (["--data", "[a, b]"], ["--data=[a]"], ["--data", "null"], ["--data=null"], ["--data"], ["x", "--folder=f"]):
+        assert made(*kept) == kept
+
+
+def test_an_argument_called_config_arrives(capsys):
+    assert "nowhere.yaml does not exist" in told(capsys, "quickstart", "--config", "nowhere.yaml")
+
+
 def parse(verb: str, *options: object):
     """The verb's part of the config, with nothing built and nothing run."""
     with pytest.MonkeyPatch.context() as patch:

@@ -48,7 +48,7 @@ def fit(folder: Path, *callbacks: L.Callback, validate: int | None = None, **opt
 
 
 def steps_saved(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "kept").iterdir() if not path.is_symlink())
+    return sorted(path.name for path in (folder / "kept").glob("*.ckpt") if not path.is_symlink())
 
 
 def two_ranks(rank: int, folder: str) -> dict:
