@@ -144,7 +144,7 @@ class Scores(L.Callback):
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         with replace_when_whole(folder / "results.json") as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
-        tables = [table(name, summary) for name, summary in benchmarks.items()]
+        tables = [table(_title(name, protocols.get(name, {})), summary) for name, summary in benchmarks.items()]
         rank_zero_info("\n" + "\n\n".join(tables) + f"\n\nScores: {len(rows)} images are in {folder / 'results.jsonl'}")
 
     def _add_sets(self, benchmark: str, summary: dict[str, Any], features: list[dict[str, np.ndarray]]) -> None:
@@ -178,6 +178,11 @@ def routing_of(routing: Routing, index: int) -> dict[str, list]:
         for block in routing.intra.probs
     ]
     return {"inter": routing.inter.probs[:, index].tolist(), "intra": intra}
+
+
+def _title(name: str, protocol: dict[str, Any]) -> str:
+    """A benchmark's name in the table, with what was done to its images."""
+    return f"{name} (crop {protocol['crop']})" if protocol.get("crop", 1) > 1 else name
 
 
 def _protocols(trainer: L.Trainer) -> dict[str, dict[str, Any]]:

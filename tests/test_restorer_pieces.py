@@ -61,6 +61,22 @@ def test_what_fits_a_piece_is_not_cut(monkeypatch):
     assert torch.equal(model.restore(images(30, 30), tile=30), model.restore(images(30, 30)))
 
 
+def test_a_test_restores_large_images_in_pieces_if_it_is_told_to(monkeypatch):
+    model = restorer()
+    whole = model.test_step({"lq": images()}, 0)
+    model.test_tile = 40
+    cut = model.test_step({"lq": images()}, 0)
+    assert list(whole) == list(cut) == ["restored", "estimate", "routing", "residuals_zeroed", "gates_uniform"]
+    for name in ("restored", "estimate", "residuals_zeroed", "gates_uniform"):
+        assert (whole[name] - cut[name]).abs().max() < 1e-5, name
+    model.test_ablations = False
+    monkeypatch.setattr("mimdit.restorer.condition_in_bands", lambda *_: pytest.fail("it was cut"))
+    small = model.test_step({"lq": images(30, 30)}, 0)
+    assert list(small) == ["restored", "estimate", "routing"] and torch.equal(small["restored"], model.restore(images(30, 30)))
+    with pytest.raises(ValueError, match="test_tile=0 must be at least 1"):
+        tiny_restorer(test_tile=0)
+
+
 def test_a_tile_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="tile=0 must be at least 1"):
         restorer().restore(images(), tile=0)

@@ -1,5 +1,6 @@
 """What a benchmark is to the evaluation: a list of images to restore, most with a ground truth, and what could not be paired."""
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Benchmark(ABC):
     Args:
         root: The folder that holds it.
         groups: Groups to evaluate; null is all.
+        keys: A regular expression that an image's key must contain to be evaluated, such as ``severity(080|100)``; null is all.
         crop: Cut input and truth centrally to multiples of this many pixels before anything else, as PromptIR's protocol does with 16; null
             is the layout's own protocol, 1 leaves the images whole.
         metrics: Metrics for this benchmark alone, beside those of all.
@@ -57,11 +59,13 @@ class Benchmark(ABC):
         root: str,
         *,
         groups: list[str] | None = None,
+        keys: str | None = None,
         crop: int | None = None,
         metrics: list[str] | None = None,
         allow_unpaired: bool = False,
     ) -> None:
         self.root, self.groups, self.metrics, self.allow_unpaired = Path(root), groups, metrics or [], allow_unpaired
+        self.keys = None if keys is None else re.compile(keys)
         self.crop = self.CROP if crop is None else crop
         if self.crop < 1:
             raise ValueError(f"crop={crop} of {root} must be at least 1; 1 leaves images whole")
@@ -89,13 +93,18 @@ class Benchmark(ABC):
             if absent := sorted(set(self.groups) - present):
                 raise ValueError(f"{self.root} has no group {', '.join(absent)}; it has {', '.join(sorted(present))}")
             found = Contents([entry for entry in found.entries if entry.group in self.groups], found.unpaired)
+        if self.keys is not None:
+            found = Contents([entry for entry in found.entries if self.keys.search(entry.key)], found.unpaired)
         if not found.entries:
             unpaired = f"; without a partner: {'; '.join(found.unpaired[:5])}" if found.unpaired else ""
-            raise ValueError(f"{self.root} holds no image that {type(self).__name__} knows how to evaluate{unpaired}")
+            raise ValueError(
+                f"{self.root} holds no image that {type(self).__name__} knows how to evaluate, or none of the keys asked for{unpaired}"
+            )
         (name, times), *_ = Counter((entry.group, entry.key) for entry in found.entries).most_common(1)
         assert times == 1, f"{name} is listed {times} times"
         return found
 
     def protocol(self) -> dict[str, Any]:
         """What its numbers depend on, for the results."""
-        return {"layout": type(self).__name__, "root": str(self.root), "crop": self.crop}
+        keys = None if self.keys is None else self.keys.pattern
+        return {"layout": type(self).__name__, "root": str(self.root), "groups": self.groups, "keys": keys, "crop": self.crop}

@@ -45,10 +45,11 @@ class ShardPlan:
     recipes: tuple[Recipe, ...]
 
 
-def train_recipes(images: int, *, size: int, clean: float, seed: int) -> list[Recipe]:
+def train_recipes(images: int, *, size: int, clean: float, seed: int, max_severity: float = 1.0) -> list[Recipe]:
     """Plan the training samples: a share ``clean`` undegraded, the rest over FoundIR's groups, single atoms twice as often as coupled.
 
-    Undegraded images teach the model to leave alone what needs nothing. Severities are uniform in 0.1..1. (ours)
+    Undegraded images teach the model to leave alone what needs nothing. Severities are uniform in
+    0.1..``max_severity``. (ours)
     """
     degraded = [group for group in GROUPS if group != CLEAN]
     odds = np.array([2.0 if len(GROUPS[group]) == 1 else 1.0 for group in degraded])
@@ -56,7 +57,7 @@ def train_recipes(images: int, *, size: int, clean: float, seed: int) -> list[Re
     for number in range(images):
         rng = named_rng(seed, "train", number)
         group = CLEAN if rng.random() < clean else degraded[rng.choice(len(degraded), p=odds / odds.sum())]
-        severity = 0.0 if group == CLEAN else round(float(rng.uniform(0.1, 1.0)), 4)
+        severity = 0.0 if group == CLEAN else round(float(rng.uniform(0.1, max_severity)), 4)
         recipes.append(Recipe(f"{group}/{number:07d}", group, "scene", size, severity, int(rng.integers(2**31))))
     return recipes
 
@@ -162,11 +163,12 @@ def quickstart_folders(
     draws: int,
     severities: list[float],
     seed: int,
+    max_severity: float = 1.0,
 ) -> dict[Path, list[Recipe]]:
     """Plan all samples of the quickstart: folders ``train``, ``validation`` (one draw of each photograph and group) and ``test``."""
     photographs = {"size": photograph_size, "severities": severities, "seed": seed}
     return {
-        destination / "train": train_recipes(train_images, size=size, clean=clean, seed=seed),
+        destination / "train": train_recipes(train_images, size=size, clean=clean, seed=seed, max_severity=max_severity),
         destination / "validation": photograph_recipes(VALIDATION, draws=1, **photographs),
         destination / "test": photograph_recipes(TEST, draws=draws, **photographs),
     }

@@ -21,6 +21,7 @@ def quickstart(
     photograph_size: int = 256,
     draws: int = 3,
     severities: list[float] | None = None,
+    max_severity: float = 1.0,
     shard_size: int = 256,
     workers: int = 2,
     seed: int = 0,
@@ -39,6 +40,7 @@ def quickstart(
         photograph_size: Side of the photographs for validation and test in pixels.
         draws: How often each test photograph is degraded in each group, each time with another seed and the next of the severities.
         severities: Severities of the degraded photographs, each in 0..1; null is 0.3, 0.6 and 0.9.
+        max_severity: Largest severity of the training images, 0.1..1; below those of the photographs it tells how restoring carries over.
         shard_size: Pairs a shard at most.
         workers: Processes that work in parallel.
         seed: Seed of everything that is drawn.
@@ -57,6 +59,8 @@ def quickstart(
         "severities": severities,
         "seed": seed,
     }
+    if max_severity != 1.0:  # folders of earlier versions do not tell it
+        samples["max_severity"] = max_severity
     _check(samples, shard_size, workers)
     destination = Path(dst)
     folders = quickstart_folders(destination, **samples)
@@ -102,6 +106,8 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
             raise ValueError(f"{name} is {value}; it must be at least {least[name]}.")
     if not 0 <= samples["clean"] <= 1:
         raise ValueError(f"clean is {samples['clean']}; it is a share and must lie in 0..1.")
+    if not 0.1 <= samples.get("max_severity", 1.0) <= 1:
+        raise ValueError(f"max_severity is {samples['max_severity']}; it must lie in 0.1..1.")
     severities = samples["severities"]
     if not severities or not all(0 <= severity <= 1 for severity in severities):
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")

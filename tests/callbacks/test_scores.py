@@ -16,8 +16,10 @@ from callbacks.scores import routing_of
 from datamodules import BenchmarkDataModule
 from datamodules.benchmarks import PairFolders, Unpaired
 from mimdit.iqa import Scorer
+from mimdit.iqa.sets import InceptionFeatures, set_distances
 from tests.callbacks.dummy import DummyRestorer, trainer
 from tests.datamodules.benchmarks.made_trees import make, pixels
+from tests.iqa.made_weights import make_weights
 from tests.routing.made_routing import made_routing
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +44,7 @@ def trees(folder: Path, **options) -> BenchmarkDataModule:
 def run(folder: Path, data: BenchmarkDataModule, **options) -> tuple[list[dict], dict]:
     """The lines and the means of a test."""
     settings = {name: options.pop(name) for name in ("strategy", "devices") if name in options}
-    trainer(folder, Scores(metrics=METRICS, **options), tensorboard=False, **settings).test(HalfWay(), data, verbose=False)
+    trainer(folder, Scores(**{"metrics": METRICS} | options), tensorboard=False, **settings).test(HalfWay(), data, verbose=False)
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     return lines, json.loads((folder / "results.json").read_text())
 
@@ -96,6 +98,23 @@ def test_an_unknown_metric_is_told_before_anything_runs():
 def test_values_that_are_no_numbers_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="no numbers"):
         Scorer(["psnr"]).score(torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.long
+def test_distances_of_sets_stand_beside_the_means(tmp_path):
+    make_weights("kid")
+    _, results = run(tmp_path / "run", trees(tmp_path), metrics=["psnr", "kid"])
+    motion, night = results["benchmarks"]["motion"], results["benchmarks"]["VV"]
+    features, sets = InceptionFeatures(), {"input": [], "output": [], "truth": []}
+    for number in range(3):
+        lq, gt = (torch.from_numpy(pixels(f"{side}/{number}.png")).permute(2, 0, 1)[None].float() / 255 for side in ("input", "target"))
+        for name, image in (("input", lq), ("output", lq + 0.5 * (gt - lq)), ("truth", gt)):
+            sets[name].append(features(image))
+    for side in ("input", "output"):
+        expected, _ = set_distances(["kid"], np.stack(sets[side]), np.stack(sets["truth"]))
+        assert motion["mean_of_images"][side]["kid"] == pytest.approx(expected["kid"], rel=1e-4, abs=1e-9)
+        assert motion["mean_of_groups"][side]["kid"] is None and motion["groups"]["GoPro"][side]["kid"] is None
+    assert night["mean_of_images"]["output"]["kid"] is None and night["notes"]["kid"] == {"no ground truth": 2}
 
 
 @pytest.mark.long

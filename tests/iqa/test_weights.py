@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import pytest
 from pyiqa.archs import clipiqa_arch, dists_arch, inception, liqe_arch, lpips_arch, maniqa_arch, musiq_arch, niqe_arch
 
+from mimdit import cli
 from mimdit.commands import metrics as commands
 from mimdit.iqa import METRICS, WeightFile
 from mimdit.iqa.weights import of_clip
@@ -88,3 +89,14 @@ def test_list_tells_what_is_ready_and_where_the_rest_belongs(tmp_path, monkeypat
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith(("psnr ", "niqe "))] == ["ready", "missing"]
     assert any(f"as {tmp_path}/niqe_modelparameters.mat" in line for line in lines)
+
+
+def test_the_commands_take_names_as_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path))
+    cli.main(["metrics", "list"])
+    assert "niqe_modelparameters.mat" in capsys.readouterr().out
+    cli.main(["metrics", "fetch", "psnr", "ssim"])
+    assert "nothing to fetch" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["metrics", "fetch", "psnr", "nima"])
+    assert "metric 'nima' is not known" in capsys.readouterr().err

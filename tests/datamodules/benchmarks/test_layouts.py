@@ -179,6 +179,10 @@ def test_shards(tmp_path):
     make_folder(tmp_path / "data")
     contents = Shards(str(tmp_path / "data"), groups=["09Lowlight_Haze"]).contents
     assert sorted(f"{group}/{key}" for group, key in pairs_of(contents)) == [key for key in keys_of() if key.startswith("09")]
+    some = Shards(str(tmp_path / "data"), groups=["01Blur"], keys="000[05]$").contents
+    assert sorted(pairs_of(some)) == [("01Blur", "0000"), ("01Blur", "0005")]
+    with pytest.raises(ValueError, match="none of the keys asked for"):
+        _ = Shards(str(tmp_path / "data"), keys="severity").contents
     lq, gt = contents.entries[2].load()
     assert np.array_equal(lq, made_image(f"09Lowlight_Haze/{contents.entries[2].key}")) and np.array_equal(gt, 255 - lq)
 

@@ -43,6 +43,8 @@ def test_training_severities_are_uniform_from_a_tenth_on():
     severities = np.array([r.severity for r in train_recipes(20_000, size=32, clean=0.3, seed=0) if r.group != CLEAN])
     assert severities.min() >= 0.1 and severities.max() <= 1.0
     assert np.allclose(np.quantile(severities, [0.25, 0.5, 0.75]), [0.325, 0.55, 0.775], atol=0.02)
+    mild = [r.severity for r in train_recipes(2_000, size=32, clean=0.0, seed=0, max_severity=0.6)]
+    assert min(mild) >= 0.1 and 0.59 < max(mild) <= 0.6
 
 
 def test_more_training_images_keep_the_earlier_ones():
@@ -110,7 +112,9 @@ def test_the_command_keeps_what_is_there_and_refuses_other_options(tmp_path, cap
     assert {folder.name for folder in tmp_path.iterdir()} == {"train", "validation", "test", "plan.json"}
 
 
-@pytest.mark.parametrize("option", [{"train_images": 0}, {"workers": 0}, {"clean": 1.5}, {"severities": [0.5, 2.0]}, {"severities": []}])
+@pytest.mark.parametrize(
+    "option", [{"train_images": 0}, {"workers": 0}, {"clean": 1.5}, {"max_severity": 0.0}, {"severities": [0.5, 2.0]}, {"severities": []}]
+)
 def test_options_out_of_range_are_named(tmp_path, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         quickstart(str(tmp_path / "data"), **{**SMALL, **option})
