@@ -25,6 +25,7 @@ TRAINER_VERBS = {
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "restore": "mimdit.commands.restore:restore",
+    "demo": "mimdit.commands.demo:demo",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
         "inspect": "mimdit.commands.checkpoint:inspect",
