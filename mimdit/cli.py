@@ -28,6 +28,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "doctor": "mimdit.commands.doctor:doctor",
     "restore": "mimdit.commands.restore:restore",
     "report": "mimdit.commands.report:report",
+    "demo": "mimdit.commands.demo:demo",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
         "inspect": "mimdit.commands.checkpoint:inspect",

@@ -393,15 +393,22 @@ class Restorer(L.LightningModule):
         """Put those weights back, if they are those it was trained on."""
         put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
-    def save_pretrained(self, folder: str | Path, *, average: bool = True) -> None:
-        """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, or its adapters, if they trained."""
+    def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
+        """A restorer for use with another conditioner and the same backbone, flow and settings."""
+        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed}
+        return Restorer(self.backbone, conditioner, self.balance, self.flow, **settings).eval()
+
+    def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, in ``dtype``, or its adapters, if they
+        trained.
+        """
         folder = Path(folder)
         if average:
             self.ema.swap()
         try:
             self.conditioner.save_pretrained(folder)
             if self.backbone.trainable:
-                self.backbone.save_pretrained(folder / "backbone")
+                self.backbone.save_pretrained(folder / "backbone", dtype=dtype)
             elif self.backbone.lora is not None:
                 self.backbone.save_pretrained(folder / ADAPTERS)
         finally:

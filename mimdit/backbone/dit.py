@@ -250,6 +250,12 @@ class DiTBackbone(L.LightningModule):
         """Read the adapters in ``folder`` into this backbone, which gets them if it has none; ValueError where they do not fit."""
         self.lora = load_lora(self.transformer, folder)
 
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Give the transformer's weights the values that they have in ``dtype``, and the identity that goes with them."""
+        own = self.transformer.dtype
+        self.transformer.to(dtype).to(own)
+        vars(self).pop("frozen_identity", None)
+
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the transformer in diffusers' layout, safetensors, in ``dtype``; where it has adapters, these alone, in fp32."""
         if self.lora is not None:

@@ -1,25 +1,89 @@
 """``mimdit export``: from a training checkpoint to a folder of weights for use."""
 
-from __future__ import annotations
+from pathlib import Path
+from typing import Literal
 
+import torch
+
+from mimdit.commands.measuring import measure
 from mimdit.commands.trained import load_trained
+from mimdit.conditioner.pruning import prune
+from mimdit.pipeline import MiMDiTPipeline
 from mimdit.restorer import Restorer
 
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
-def export(checkpoint: str, folder: str, average: bool = True) -> None:
+
+def export(
+    checkpoint: str,
+    folder: str,
+    average: bool = True,
+    *,
+    complete: bool = False,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    data: str | None = None,
+    images: int = 84,
+    experts: int | None = None,
+) -> None:
     """Write a checkpoint's weights as a folder that from_pretrained reads.
 
-    A backbone becomes a diffusers folder in bf16, a restorer a folder with the averaged weights of its conditioner (and of its backbone,
-    where that was trained). Of a backbone with adapters these alone are written, in fp32, as diffusers writes them.
+    A backbone becomes a diffusers folder, a restorer a folder with the averaged weights of its conditioner (and of its backbone, where that
+    was trained). Of a backbone with adapters these alone are written, in fp32, as diffusers writes them.
 
     Args:
-        checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder.
+        checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder, or a restorer's folder.
         folder: The folder to write.
         average: Whether a restorer's averaged weights are written; false for those of the last step.
+        complete: Also write the frozen backbone, so that the folder needs nothing else and diffusers reads it as a pipeline.
+        dtype: Precision in which a backbone is written; the conditioner stays in fp32.
+        data: Validation shards, or a folder of pairs, to measure a restorer on: its quality, the use of its experts, and what each
+            degradation does to its gates, which the folder then tells (for --steer haze=0).
+        images: Most pairs of data that are looked at.
+        experts: Sub-experts of each block and group to keep, those that data used most; the loss in quality is printed.
     """
-    module, name = load_trained(checkpoint)
-    if isinstance(module, Restorer):
-        module.save_pretrained(folder, average=average)
+    module, name = _load(checkpoint)
+    if not isinstance(module, Restorer):
+        if complete or data is not None or experts is not None:
+            raise ValueError(f"{checkpoint} holds a {name}; complete, data and experts are for restorers")
+        module.save_pretrained(folder, dtype=_DTYPES[dtype])
+        print(f"wrote {folder} ({name})")
+        return
+    if experts is not None and data is None:
+        raise ValueError("experts says how many sub-experts to keep, but not by which use; give data, such as validation shards")
+    if average:
+        module.ema.adopt()
+    module = module.with_conditioner(module.conditioner)
+    if complete:
+        module.backbone.round_weights(_DTYPES[dtype])  # what is measured is what is written
+    if data is not None:
+        module = _measured(module, data, images, experts)
+    if complete:
+        MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
     else:
-        module.save_pretrained(folder)
-    print(f"wrote {folder} ({name})")
+        module.save_pretrained(folder, dtype=_DTYPES[dtype])
+    size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    print(f"wrote {folder} ({size / 2**20:.1f} MiB)")
+
+
+def _load(checkpoint: str) -> tuple[torch.nn.Module, str]:
+    if (Path(checkpoint) / "restorer.json").is_file():
+        return Restorer.from_pretrained(checkpoint), "folder"
+    return load_trained(checkpoint)
+
+
+def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> Restorer:
+    """The restorer with its measured gates, pruned if so asked; prints what was found."""
+    before = after = measure(restorer, data, images, "measuring")
+    print(f"{data}: {before.psnr:.2f} dB")
+    if experts is not None:
+        stored = restorer.conditioner.parameter_counts().stored
+        pruned = prune(restorer.conditioner, before.load_MGE, experts)
+        lost = float(1 - before.load_MGE.topk(experts, dim=-1).values.sum(dim=-1).mean())
+        restorer = restorer.with_conditioner(pruned)
+        after = measure(restorer, data, images, "measuring again")
+        print(
+            f"kept {experts} sub-experts of each group, {100 * lost:.1f} % of the choices were of others: {after.psnr:.2f} dB, "
+            f"{after.psnr - before.psnr:+.2f}; the conditioner has {pruned.parameter_counts().stored:,} weights instead of {stored:,}"
+        )
+    restorer.measured_gates = after.gates
+    return restorer

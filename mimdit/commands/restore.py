@@ -78,7 +78,7 @@ def restore(
     """
     jobs = plan(map(Path, inputs), Path(output), same_format=same_format)
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
-    restorer = load_restorer(checkpoint).to(_device(device))
+    restorer = load_restorer(checkpoint).to(device_named(device))
     if sampler is not None:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is unknown; choose {' or '.join(SAMPLERS)}")
@@ -168,7 +168,8 @@ def _why(error: BaseException) -> str:
     return str(error)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """A device by its name, ``auto`` for an accelerator where there is one; ValueError where it is unknown."""
     if name != "auto":
         try:
             return torch.device(name)

@@ -2,7 +2,9 @@
 
 import sys
 
+import cv2
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,8 +12,10 @@ from torch.utils.data import DataLoader
 
 from mimdit import cli
 from mimdit.backbone import DiTBackbone, LoRA
+from mimdit.conditioner.pruning import prune
+from mimdit.pipeline import MiMDiTPipeline
 from mimdit.restorer import Restorer
-from tests.tiny_models import tiny_backbone, tiny_batch
+from tests.tiny_models import randomise, tiny_backbone, tiny_batch, tiny_restorer
 
 
 class Pairs(L.LightningDataModule):
@@ -71,3 +75,57 @@ def test_an_adapted_restorer_becomes_a_folder_that_brings_its_adapters(trained):
     assert len(average) == 8
     for name, tensor in average.items():
         assert torch.equal(state[name.removeprefix("ema.average.").replace("/", ".")], tensor)
+
+
+def estimating():
+    """A restorer of which nothing is zero, and images that its gates tell apart."""
+    model = tiny_restorer(conditioner={"estimate": True, "num_experts": 4}, flow={"start": "estimate", "sigma_start": 0.3}).eval()
+    randomise(model.conditioner, 1)
+    model = model.with_conditioner(model.conditioner)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return model, images * torch.tensor([0.1, 0.5, 1.0])[:, None, None, None]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_complete_folder_needs_nothing_else(tmp_path, dtype):
+    model, images = estimating()
+    MiMDiTPipeline(model).save_pretrained(tmp_path / "own")
+    cli.main(["export", str(tmp_path / "own"), str(tmp_path / "complete"), "--complete", "--dtype", dtype])
+    restored = MiMDiTPipeline.from_pretrained(tmp_path / "complete").restorer.restore(images)
+    assert torch.equal(restored, model.restore(images)) == (dtype == "float32")
+    model.backbone.round_weights(torch.bfloat16)
+    assert torch.equal(restored, model.restore(images)) == (dtype == "bfloat16")
+
+
+def test_pruning_leaves_what_no_image_chose_and_changes_nothing():
+    model, images = estimating()
+    seen = []
+    whole = model.restore(images[:1], explain=seen.append)
+    chosen = seen[0].intra.weights.squeeze(2) > 0  # [M, G, E]
+    pruned = model.with_conditioner(prune(model.conditioner, chosen.float(), 2))
+    assert pruned.conditioner.config["num_experts"] == 2
+    assert pruned.conditioner.parameter_counts().stored < model.conditioner.parameter_counts().active
+    torch.testing.assert_close(pruned.restore(images[:1]), whole)
+    with pytest.raises(ValueError, match=r"1 sub-experts a group cannot be kept of num_experts=4 .* choose 2\.\.4"):
+        prune(model.conditioner, chosen.float(), 1)
+
+
+def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, _ = estimating()
+    MiMDiTPipeline(model).save_pretrained("own")
+    generator = np.random.default_rng(0)
+    for group in ("05Noise", "08Haze", "00Clean"):
+        for side in ("LQ", "GT"):
+            (tmp_path / "pairs" / group / side).mkdir(parents=True)
+            for name in "ab":
+                cv2.imwrite(f"pairs/{group}/{side}/{name}.png", generator.integers(0, 256, (32, 32, 3), np.uint8))
+    cli.main(["export", "own", "pruned", "--data", "pairs", "--images", "5", "--experts", "3"])
+    said = capsys.readouterr().out
+    assert "pairs: " in said and " dB" in said and "kept 3 sub-experts of each group" in said and "% of the choices" in said
+    again = Restorer.from_pretrained("pruned", backbone=model.backbone)
+    assert again.conditioner.config["num_experts"] == 3 and set(again.measured_gates.means) == {"clean", "noise", "haze"}
+    again.check_settings(steer={"haze": 0})
+    with pytest.raises(SystemExit):
+        cli.main(["export", "own", "out", "--experts", "3"])
+    assert "give data, such as validation shards" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""``mimdit demo``: restoring on a local web page."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from mimdit.commands.memory import tile_for_free_memory
+from mimdit.commands.restore import device_named
+from mimdit.commands.trained import load_restorer
+from mimdit.flow import STARTS
+from mimdit.gate_chart import gate_chart
+from mimdit.pixels import restore_pixels
+from mimdit.restorer import Restorer
+from mimdit.routing.routing import Routing
+from mimdit.steering import parse_wishes
+
+if TYPE_CHECKING:
+    import gradio
+
+_ABOUT = "One model for haze, blur, noise, JPEG blocks, rain, raindrops and darkness. Everything stays on this machine."
+_STEER_HELP = "What to tell the gates, such as channel=0 or se=2; empty leaves it to them."
+
+
+def demo(
+    *,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    tile: int | Literal["auto"] = "auto",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+) -> None:
+    """Serve a local web page: upload a photograph, compare before and after, and see which experts it was given to.
+
+    Needs gradio: pip install '.[demo]'. Stop it with Ctrl-C.
+
+    Args:
+        checkpoint: Folder that mimdit export wrote, or a .ckpt of mimdit fit; null is the default that comes with the package.
+        device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
+        tile: Images of more than so many pixels squared are worked on in pieces of about that area; auto goes by the free memory.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at; 0 for any that is free.
+    """
+    restorer = load_restorer(checkpoint).to(device_named(device))
+    side = tile_for_free_memory(restorer.device) if tile == "auto" else tile
+    restorer.check_settings(tile=side)
+    blocks = page(restorer, side)
+    _, address, _ = blocks.launch(server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, **_look())
+    print(f"open {address} (Ctrl-C to stop)", flush=True)
+    blocks.block_thread()
+
+
+def page(restorer: Restorer, tile: int) -> gradio.Blocks:
+    """The page around a restorer that works in pieces of ``tile`` pixels squared; ValueError where gradio is missing or too old."""
+    gradio = _gradio()
+    one_at_a_time, progress_bar = threading.Lock(), gradio.Progress()  # found by gradio among the defaults
+
+    def restored(
+        image: Image.Image | None, steps: float, start: str, steer: str | None, progress: gradio.Progress = progress_bar
+    ) -> tuple[tuple[Image.Image, Image.Image], Image.Image]:
+        if image is None:
+            raise gradio.Error("Upload a photograph first.", print_exception=False)
+        seen: list[Routing] = []
+        shares = [0.0]
+
+        def advance(share: float) -> None:
+            shares[0] += share
+            progress(min(1.0, shares[0]))
+
+        try:
+            settings = {"steer": parse_wishes(steer) if steer else None, "steps": int(steps), "start": start, "tile": tile}
+            restorer.check_settings(**settings)
+        except ValueError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
+        with one_at_a_time:
+            result = restore_pixels(restorer, np.asarray(image), explain=seen.append, progress=advance, **settings)
+        return (image, Image.fromarray(result)), gate_chart(seen[0])
+
+    with gradio.Blocks(title="MiM-DiT", analytics_enabled=False) as blocks:
+        gradio.Markdown(f"# MiM-DiT: restore a photograph\n{_ABOUT}")
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                given = gradio.Image(
+                    label="photograph", type="pil", image_mode="RGB", format="png", sources=["upload", "clipboard"], height=300
+                )
+                button = gradio.Button("Restore", variant="primary", elem_id="restore")
+                with gradio.Accordion("Settings", open=False):
+                    starts = [start for start in STARTS if start != "estimate" or restorer.conditioner.estimate_head is not None]
+                    steps = gradio.Slider(0, 28, value=restorer.flow.steps, step=1, label="sampler steps")
+                    start = gradio.Radio(starts, value=restorer.flow.start, label="start from")
+                    steer = gradio.Textbox(label="steer", info=_STEER_HELP)
+            with gradio.Column(scale=2):
+                shown = {"type": "pil", "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+                compared = gradio.ImageSlider(label="before | after", max_height=420, elem_id="compared", **shown)
+                chart = gradio.Image(label="the experts it was given to, % of each block's sum", elem_id="gates", **shown)
+        button.click(restored, [given, steps, start, steer], [compared, chart])
+    return blocks
+
+
+def _gradio():
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
+    try:
+        import gradio
+    except ImportError as error:
+        raise ValueError("mimdit demo needs gradio; install it: pip install '.[demo]'") from error
+    if not hasattr(gradio, "ImageSlider"):
+        raise ValueError(f"mimdit demo needs gradio 6, but {gradio.__version__} is installed: pip install --upgrade '.[demo]'")
+    return gradio
+
+
+def _look() -> dict[str, object]:
+    """The machine's own fonts: the theme's would be fetched from the web."""
+    themes = _gradio().themes
+    return {"footer_links": [], "theme": themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])}

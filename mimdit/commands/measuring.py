@@ -1,0 +1,42 @@
+"""What a restorer does on pairs: its quality, how its experts are used, and what each degradation does to its gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from datamodules.collation import collate
+from datamodules.evaluation import open_pairs
+from datamodules.shards import ShardStore
+from mimdit.metrics import psnr
+from mimdit.restorer import Restorer
+from mimdit.routing.routing import Routing
+from mimdit.routing.utilization import UtilizationCounts, utilization
+from mimdit.steering import MeasuredGates
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean PSNR in dB, use of the sub-experts ``[M, G, E]`` as shares of each gate's choices, and the mean gates of each degradation."""
+
+    psnr: float
+    load_MGE: torch.Tensor
+    gates: MeasuredGates
+
+
+def measure(restorer: Restorer, data: str, images: int, title: str) -> Measured:
+    """Restore the first ``images`` pairs of shards or of a folder, in which the groups take turns; ValueError where there are none."""
+    pairs = open_pairs(data, ShardStore())
+    if not len(pairs):
+        raise ValueError(f"{data} holds no pairs; give validation shards, or a folder of pairs")
+    counts, records, scores = UtilizationCounts(), [], []
+    for pair in tqdm(Subset(pairs, range(min(images, len(pairs)))), desc=title):
+        batch, seen = collate([pair]), list[Routing]()
+        restored = restorer.restore(batch["lq"], explain=seen.append)
+        scores.append(psnr(restored, batch["gt"]))
+        counts.update(seen[0], batch["degradation"])
+        records.append((seen[0], batch["degradation"]))
+    return Measured(float(torch.cat(scores).mean()), utilization(counts).load_MGE, MeasuredGates.over(records))

@@ -1,0 +1,37 @@
+"""Pruning: a conditioner without the sub-experts that were used least."""
+
+from __future__ import annotations
+
+import torch
+
+from mimdit.conditioner.moe_conditioner import MoEConditioner
+
+
+@torch.no_grad()
+def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoEConditioner:
+    """A new conditioner with the ``keep`` sub-experts of each block and group that ``load_MGE`` says were chosen most. (ours)
+
+    Images that chose another are given to the best of those that are left, so results change.
+
+    Raises:
+        ValueError: ``keep`` is not in top_k..E, or the groups have no sub-experts to choose from (``intra: none``).
+    """
+    config = conditioner.config
+    least = config["top_k"] if config["intra"] == "sparse" else 1
+    if config["intra"] == "none" or not least <= keep <= config["num_experts"]:
+        raise ValueError(
+            f"{keep} sub-experts a group cannot be kept of num_experts={config['num_experts']} with intra={config['intra']} and "
+            f"top_k={config['top_k']}; choose {least}..{config['num_experts']}"
+        )
+    if config["hidden"] is None:
+        config = config | {"hidden": max(1, config["dim"] // config["top_k"])}
+    pruned, state = MoEConditioner(**config | {"num_experts": keep}), conditioner.state_dict()
+    for number, (block, loads_GE) in enumerate(zip(conditioner.blocks, load_MGE)):
+        for index, (group, load_E) in enumerate(zip(block.inter_moe.groups, loads_GE)):
+            kept = load_E.topk(keep).indices.sort().values
+            place = f"blocks.{number}.inter_moe.groups.{index}"
+            stacked = [f"{place}.experts.{name}" for name, _ in group.experts.named_parameters()]
+            for name in (*stacked, f"{place}.router.linear.weight", f"{place}.router.linear.bias"):
+                state[name] = state[name][kept.to(state[name].device)]
+    pruned.load_state_dict(state)
+    return pruned.eval()

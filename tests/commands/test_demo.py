@@ -1,0 +1,75 @@
+"""``mimdit demo`` in a real browser."""
+
+import asyncio
+import io
+import re
+import subprocess
+import sys
+import urllib.request
+from importlib import metadata, util
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.degradations.compose import degrade
+from datamodules.made.photographs import photograph_crop
+from mimdit import cli
+from mimdit.pixels import restore_pixels
+from mimdit.restorer import Restorer
+from tests.commands.browser import CHROMIUM, Page
+
+GRADIO = int(metadata.version("gradio").partition(".")[0]) if util.find_spec("gradio") else 0
+
+
+@pytest.mark.skipif(GRADIO >= 6, reason="gradio is installed")
+def test_without_gradio_it_is_told_how_to_get_it(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["demo", "--port", "0"])
+    assert left.value.code == 2 and "mimdit demo needs gradio" in capsys.readouterr().err
+
+
+@pytest.fixture
+def address():
+    """Of a demo that runs in a process of its own."""
+    command = [sys.executable, "-m", "mimdit", "demo", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield re.search(r"open (http://\S+?)/? ", process.stdout.readline())[1]
+        finally:
+            process.terminate()
+
+
+def fetched(address: str) -> np.ndarray:
+    with urllib.request.urlopen(address) as answer:
+        return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to show the page in")
+@pytest.mark.skipif(GRADIO < 6, reason="there is no gradio 6: pip install '.[demo]'")
+def test_a_photograph_that_is_uploaded_comes_back_restored_with_its_gates(address, tmp_path):
+    degraded = degrade(photograph_crop("astronaut", 256).astype(np.float32) / 255, "14Lowlight", severity=0.7, seed=1)
+    degraded = (degraded * 255).round().astype(np.uint8)
+    Image.fromarray(degraded).save(tmp_path / "photograph.png")
+
+    async def visit() -> tuple[list[str], bytes]:
+        async with Page(tmp_path) as page:
+            await page.ask("Page.enable")
+            await page.ask("Page.navigate", url=address)
+            await page.until("document.querySelector('input[type=file]') && document.querySelector('#restore')")
+            await page.upload(tmp_path / "photograph.png")
+            await page.until("[...document.images].some(image => image.src.includes('photograph'))")
+            await page.value("document.querySelector('#restore').click()")
+            await page.until("document.querySelectorAll('#compared img').length == 2 && document.querySelector('#gates img')")
+            await page.until("[...document.images].every(image => image.complete)")
+            await asyncio.sleep(1)  # it fades in
+            sources = await page.value("[...document.querySelectorAll('#compared img, #gates img')].map(image => image.src)")
+            return sources, await page.screenshot()
+
+    (before, after, chart), shot = asyncio.run(visit())
+    (tmp_path / "screenshot.png").write_bytes(shot)
+    assert (fetched(before) == degraded).all()
+    assert (fetched(after) == restore_pixels(Restorer.from_pretrained(), degraded)).all()
+    assert fetched(chart).shape[1] > 300
+    assert Image.open(io.BytesIO(shot)).size[0] == 1280
