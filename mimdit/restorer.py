@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,27 +12,22 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
-from mimdit.backbone.identity import check_identity, leave_out, put_back
+from mimdit.backbone.identity import leave_out, put_back
 from mimdit.batch import Batch, draw_names
 from mimdit.canvas import canvas, in_rows
 from mimdit.color import check_color, match_color
 from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
-from mimdit.files import replace_when_whole
 from mimdit.flow import FlowMatching, check_sampling, keyed_generator
 from mimdit.optimization import parameter_groups
+from mimdit.padding import mirrored, pad_by_reflection
+from mimdit.restorer_files import ADAPTERS, check_frozen, read_settings, start_from, write_settings
 from mimdit.routing.balance import RoutingBalance
-from mimdit.routing.routing import Routing
+from mimdit.routing.routing import Routing, uniform_routing
 from mimdit.steering import MeasuredGates, gains
 from mimdit.tiling import tiled_velocity
 from mimdit.weights import EMBEDDED_RESTORER
-
-ADAPTERS = "lora"
-"""Where a restorer's folder has the backbone's adapters."""
-
-GATES = "gates.json"
-"""Where it has what its gates were measured to do."""
 
 
 class Restorer(L.LightningModule):
@@ -108,8 +102,7 @@ class Restorer(L.LightningModule):
         if flow.guidance != 1:
             backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
         if pretrained is not None:
-            _load_conditioner(conditioner, pretrained)
-            _load_adapters(backbone, pretrained)
+            start_from(Path(pretrained), backbone, conditioner)
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self.measured_gates: MeasuredGates | None = None
@@ -294,7 +287,7 @@ class Restorer(L.LightningModule):
 
     def _encode_in_rows(self, images: torch.Tensor, multiple: int) -> torch.Tensor:
         """Latents of the padded images, some rows at a time."""
-        rows, columns = (_mirrored(size, -size % multiple, images.device) for size in images.shape[2:])
+        rows, columns = (mirrored(size, -size % multiple, images.device) for size in images.shape[2:])
         latents = canvas(len(images), self.backbone.codec.channels, len(rows), len(columns), device=images.device)
         for some in in_rows(len(rows), len(columns)):
             latents[:, :, some] = self.backbone.encode(images[:, :, rows[some]][..., columns])
@@ -415,12 +408,7 @@ class Restorer(L.LightningModule):
             if average:
                 self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
-        settings["frozen"] = self.backbone.frozen_identity
-        with replace_when_whole(folder / "restorer.json") as path:
-            path.write_text(json.dumps(settings, indent=2) + "\n")
-        if self.measured_gates is not None:
-            with replace_when_whole(folder / GATES) as path:
-                path.write_text(json.dumps(self.measured_gates.as_json()) + "\n")
+        write_settings(folder, settings | {"frozen": self.backbone.frozen_identity}, self.measured_gates)
 
     @classmethod
     def from_pretrained(
@@ -438,19 +426,15 @@ class Restorer(L.LightningModule):
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
         """
         folder = Path(folder)
-        if not (folder / "restorer.json").is_file():
-            remedy = "point to a folder written by Restorer.save_pretrained"
-            raise ValueError(f"{folder} is not a restorer folder: restorer.json is missing; {remedy}")
-        settings = json.loads((folder / "restorer.json").read_text())
+        settings, measured_gates = read_settings(folder)
         own = folder / "backbone"
         backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
         if (folder / ADAPTERS).is_dir():
             backbone.load_lora(folder / ADAPTERS)
         frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
-        _check_frozen(frozen, backbone, folder)
-        if (folder / GATES).is_file():
-            restorer.measured_gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text()))
+        check_frozen(frozen, backbone, folder)
+        restorer.measured_gates = measured_gates
         if torch_dtype is not None:
             backbone.transformer.to(torch_dtype)
         return restorer.eval()
@@ -460,59 +444,6 @@ def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Charbonnier error plus RMSE per image: the first for detail, the second for PSNR, which is a mean of logs. (ours)"""
     error = (estimate - clean.float()).square()
     return (error + 1e-6).sqrt().mean() + (error.mean(dim=(1, 2, 3)) + 1e-6).sqrt().mean()
-
-
-def uniform_routing(routing: Routing) -> Routing:
-    """Gates that know nothing: all groups alike and all their sub-experts alike."""
-    return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.mask_GE, routing.groups)
-
-
-def _uniform(gates):
-    even = torch.full_like(gates.probs, 1 / gates.probs.shape[-1])
-    everyone = torch.arange(even.shape[-1], device=even.device).expand(even.shape).contiguous()
-    return type(gates)(torch.zeros_like(even), even, everyone, even)
-
-
-def pad_by_reflection(images: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Extend ``[B, 3, H, W]`` on the right and at the bottom to multiples of ``multiple``, mirrored as often as a small image needs."""
-    height, width = images.shape[2:]
-    rows = _mirrored(height, -height % multiple, images.device)
-    columns = _mirrored(width, -width % multiple, images.device)
-    return images[:, :, rows][:, :, :, columns] if len(rows) > height or len(columns) > width else images
-
-
-def _mirrored(size: int, extra: int, device: torch.device) -> torch.Tensor:
-    index = torch.arange(size + extra, device=device) % max(1, 2 * size - 2)
-    return torch.where(index < size, index, 2 * size - 2 - index).clamp(0, size - 1)
-
-
-def _load_conditioner(conditioner: MoEConditioner, folder: str) -> None:
-    start = MoEConditioner.from_pretrained(folder)
-    try:
-        conditioner.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        other = ", ".join(f"{name}={value!r}" for name, value in start.config.items() if conditioner.config[name] != value)
-        raise ValueError(f"the conditioner in {folder} does not fit this one: it was made with {other}; set these alike") from error
-
-
-def _load_adapters(backbone: DiTBackbone, folder: str) -> None:
-    adapters = Path(folder) / ADAPTERS
-    if backbone.lora is not None and adapters.is_dir():
-        backbone.load_lora(adapters)
-    elif adapters.is_dir():
-        raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
-
-
-def _check_frozen(saved: dict, backbone: DiTBackbone, folder: Path) -> None:
-    """Refuse a backbone that the restorer in ``folder`` was not trained on; folders of earlier versions do not say."""
-    if not saved:
-        return
-    if "codec" in saved and not backbone.codec.state_dict():
-        raise ValueError(
-            f"{folder} was trained on latents of {saved['codec']['source']}, but this backbone works on pixels; pass the backbone it was "
-            "trained on, with its VAECodec"
-        )
-    check_identity(saved, backbone.frozen_identity)
 
 
 def _check_fit(backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

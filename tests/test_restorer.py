@@ -9,7 +9,9 @@ import torch
 from mimdit.backbone import LoRA
 from mimdit.backbone.prompts import write_prompts
 from mimdit.flow import keyed_generator
-from mimdit.restorer import Restorer, estimate_loss, pad_by_reflection, uniform_routing
+from mimdit.padding import pad_by_reflection
+from mimdit.restorer import Restorer, estimate_loss
+from mimdit.routing.routing import uniform_routing
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 from tests.tiny_training import gradients, train
 

@@ -67,3 +67,14 @@ class Routing:
     def detach(self) -> Routing:
         """The same record outside the autograd graph."""
         return self.map(torch.Tensor.detach)
+
+
+def uniform_routing(routing: Routing) -> Routing:
+    """Gates that know nothing: all groups alike and all their sub-experts alike."""
+    return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.mask_GE, routing.groups)
+
+
+def _uniform(gates: Gates) -> Gates:
+    even = torch.full_like(gates.probs, 1 / gates.probs.shape[-1])
+    everyone = torch.arange(even.shape[-1], device=even.device).expand(even.shape).contiguous()
+    return Gates(torch.zeros_like(even), even, everyone, even)

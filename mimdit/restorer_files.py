@@ -1,0 +1,82 @@
+"""The files of a restorer's folder beside its conditioner's, and what may be put together from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.identity import check_identity
+from mimdit.conditioner.moe_conditioner import MoEConditioner
+from mimdit.files import replace_when_whole
+from mimdit.steering import MeasuredGates
+
+SETTINGS = "restorer.json"
+
+ADAPTERS = "lora"
+"""The folder of the backbone's adapters."""
+
+GATES = "gates.json"
+"""What the gates were measured to do."""
+
+
+def write_settings(folder: Path, settings: dict[str, Any], measured_gates: MeasuredGates | None) -> None:
+    """Write a restorer's settings, and what its gates were measured to do, if they were."""
+    with replace_when_whole(folder / SETTINGS) as path:
+        path.write_text(json.dumps(settings, indent=2) + "\n")
+    if measured_gates is not None:
+        with replace_when_whole(folder / GATES) as path:
+            path.write_text(json.dumps(measured_gates.as_json()) + "\n")
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], MeasuredGates | None]:
+    """What `write_settings` wrote.
+
+    Raises:
+        ValueError: There are no settings in ``folder``.
+    """
+    if not (folder / SETTINGS).is_file():
+        remedy = "point to a folder written by Restorer.save_pretrained"
+        raise ValueError(f"{folder} is not a restorer folder: {SETTINGS} is missing; {remedy}")
+    gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if (folder / GATES).is_file() else None
+    return json.loads((folder / SETTINGS).read_text()), gates
+
+
+def start_from(folder: Path, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
+    """Give the conditioner, and the backbone's adapters if there are any, the weights in ``folder``.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+    _load_conditioner(conditioner, folder)
+    _load_adapters(backbone, folder)
+
+
+def _load_conditioner(conditioner: MoEConditioner, folder: Path) -> None:
+    start = MoEConditioner.from_pretrained(folder)
+    try:
+        conditioner.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        other = ", ".join(f"{name}={value!r}" for name, value in start.config.items() if conditioner.config[name] != value)
+        raise ValueError(f"the conditioner in {folder} does not fit this one: it was made with {other}; set these alike") from error
+
+
+def _load_adapters(backbone: DiTBackbone, folder: Path) -> None:
+    adapters = folder / ADAPTERS
+    if backbone.lora is not None and adapters.is_dir():
+        backbone.load_lora(adapters)
+    elif adapters.is_dir():
+        raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
+
+
+def check_frozen(saved: dict, backbone: DiTBackbone, folder: Path) -> None:
+    """Refuse a backbone that the restorer in ``folder`` was not trained on; folders of earlier versions do not say."""
+    if not saved:
+        return
+    if "codec" in saved and not backbone.codec.state_dict():
+        raise ValueError(
+            f"{folder} was trained on latents of {saved['codec']['source']}, but this backbone works on pixels; pass the backbone it was "
+            "trained on, with its VAECodec"
+        )
+    check_identity(saved, backbone.frozen_identity)
