@@ -70,7 +70,7 @@ def test_a_test_restores_large_images_in_pieces_if_it_is_told_to(monkeypatch):
     for name in ("restored", "estimate", "residuals_zeroed", "gates_uniform"):
         assert (whole[name] - cut[name]).abs().max() < 1e-5, name
     model.test_ablations = False
-    monkeypatch.setattr("mimdit.restorer.condition_in_bands", lambda *_: pytest.fail("it was cut"))
+    monkeypatch.setattr("mimdit.restorer.condition_in_pieces", lambda *_, **__: pytest.fail("it was cut"))
     small = model.test_step({"lq": images(30, 30)}, 0)
     assert list(small) == ["restored", "estimate", "routing"] and torch.equal(small["restored"], model.restore(images(30, 30)))
     with pytest.raises(ValueError, match="test_tile=0 must be at least 1"):

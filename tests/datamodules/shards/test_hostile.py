@@ -129,11 +129,11 @@ def test_a_hostile_shard_is_reported_by_verify_and_skipped_by_training(tmp_path)
     content[:512] = header
     tar.write_bytes(content)
     assert any("symbolic link" in problem for problem in check_shard(ShardCheck(index.folder, shard, True)))
-    data = RestorationDataModule(str(index.folder), batch_size=1, crop=16, num_workers=0, max_bad_samples=1)
+    data = RestorationDataModule(str(index.folder), batch_size=1, crop=16, num_workers=0, max_lost_shards=1)
     data.setup("fit")
     loader = data.train_dataloader()
     keys = {key for _, batch in zip(range(4), loader) for key in batch["key"]}
-    assert keys == {"05Noise/0001"} and "symbolic link" in next(iter(loader.bad.reasons.values()))
+    assert keys == {"05Noise/0001"} and "symbolic link" in next(iter(loader.bad.lost_shards.values()))
 
 
 def spoil_index(folder: Path, **fields: object) -> None:
