@@ -8,7 +8,7 @@ import yaml
 
 from mimdit.commands.trainer import run
 from tests.datamodules.made_shards import make_folder
-from tests.tiny_models import ARCHITECTURE
+from tests.tiny_models import restorer_config
 
 STEPS, STOP = 6, 3
 
@@ -16,7 +16,7 @@ STEPS, STOP = 6, 3
 def experiment(data: Path, root: Path, workers: int, window: int) -> dict:
     saver = {"dirpath": str(root / "checkpoints"), "filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1}
     logger = {"save_dir": str(root), "name": None, "version": "log"}
-    flow = {"source": "estimate", "sigma_start": 0.1, "start": "estimate"}
+    scheduler = {"class_path": "mimdit.optimization.WarmupCosine", "init_args": {"total_steps": STEPS, "warmup_steps": 1}}
     return {
         "seed_everything": 3,
         "trainer": {
@@ -28,21 +28,7 @@ def experiment(data: Path, root: Path, workers: int, window: int) -> dict:
                 {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saver},
             ],
         },
-        "model": {
-            "class_path": "mimdit.Restorer",
-            "init_args": {
-                "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": None, "architecture": ARCHITECTURE}},
-                "conditioner": {
-                    "class_path": "mimdit.MoEConditioner",
-                    "init_args": {"token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "estimate": True},
-                },
-                "balance": {"class_path": "mimdit.RoutingBalance"},
-                "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": flow},
-                "estimate_weight": 1.0,
-                "overlap": 16,
-                "scheduler": {"class_path": "mimdit.optimization.WarmupCosine", "init_args": {"total_steps": STEPS, "warmup_steps": 1}},
-            },
-        },
+        "model": restorer_config(scheduler=scheduler),
         "data": {
             "class_path": "datamodules.RestorationDataModule",
             "init_args": {"train": str(data), "batch_size": 2, "crop": 16, "num_workers": workers},

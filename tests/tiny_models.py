@@ -63,6 +63,20 @@ def tiny_restorer(
     return Restorer(*parts, FlowMatching(**{"steps": 2} | (flow or {})), **{"overlap": 16} | options)
 
 
+def restorer_config(**options) -> dict:
+    """A tiny restorer that samples from its estimate, as a config has it."""
+    parts = {
+        "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": None, "architecture": ARCHITECTURE}},
+        "conditioner": {
+            "class_path": "mimdit.MoEConditioner",
+            "init_args": {"token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "estimate": True},
+        },
+        "balance": {"class_path": "mimdit.RoutingBalance"},
+        "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": {"source": "estimate", "sigma_start": 0.1, "start": "estimate"}},
+    }
+    return {"class_path": "mimdit.Restorer", "init_args": parts | {"estimate_weight": 1.0, "overlap": 16} | options}
+
+
 def tiny_batch(batch: int = 2, size: int = 16, seed: int = 0) -> Batch:
     """Random pairs; every third image needed nothing."""
     generator = torch.Generator().manual_seed(seed)

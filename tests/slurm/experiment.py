@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mimdit.files import replace_when_whole
 from tests.datamodules.made_shards import make_folder
-from tests.tiny_models import ARCHITECTURE
+from tests.tiny_models import restorer_config
 
 
 class Pace(L.Callback):
@@ -39,7 +39,6 @@ def write_experiment(folder: Path, *, steps: int, seconds: float = 0.1, every: i
     """A config under ``folder``, and its shards; checkpoints every ``every`` steps, validation every ``validate``."""
     make_folder(folder / "data")
     logger = {"save_dir": str(folder), "name": None, "version": "log"}
-    flow = {"source": "estimate", "sigma_start": 0.1, "start": "estimate"}
     config = {
         "seed_everything": 3,
         "trainer": {
@@ -55,21 +54,7 @@ def write_experiment(folder: Path, *, steps: int, seconds: float = 0.1, every: i
                 {"class_path": "tests.slurm.experiment.Pace", "init_args": {"folder": str(folder), "seconds": seconds}},
             ],
         },
-        "model": {
-            "class_path": "mimdit.Restorer",
-            "init_args": {
-                "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": None, "architecture": ARCHITECTURE}},
-                "conditioner": {
-                    "class_path": "mimdit.MoEConditioner",
-                    "init_args": {"token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "estimate": True},
-                },
-                "balance": {"class_path": "mimdit.RoutingBalance"},
-                "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": flow},
-                "estimate_weight": 1.0,
-                "overlap": 16,
-                "ema_decay": 0.9,
-            },
-        },
+        "model": restorer_config(ema_decay=0.9),
         "data": {
             "class_path": "datamodules.RestorationDataModule",
             "init_args": {
