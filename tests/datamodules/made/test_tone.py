@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from datamodules.made.scenes import make_scene
 from datamodules.made.tone import random_tone
 
 
@@ -17,3 +18,13 @@ def test_medians_span_dark_to_bright():
     image = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
     medians = np.array([np.median(random_tone(image, np.random.default_rng(seed))) for seed in range(300)]) / 255.0
     assert medians.min() < 0.1 and medians.max() > 0.7 and 0.3 < np.median(medians) < 0.5
+
+
+def test_scenes_are_as_dull_as_photographs_and_no_duller():
+    """Against what was read off two dozen photographs: haze is told from paleness by black and white."""
+    scenes = np.stack([make_scene(64, seed=seed) for seed in range(300)]) / 255.0
+    lightness = scenes @ np.array([0.299, 0.587, 0.114])
+    darkest, white = np.percentile(scenes.min(axis=3), 1, axis=(1, 2)), np.percentile(lightness, 99, axis=(1, 2))
+    assert 0.1 < np.percentile(darkest, 95) < 0.2  # 0.15
+    assert 0.8 < np.median(white) < 0.95 and np.percentile(white, 25) > 0.7  # 0.9, 0.8
+    assert 0.16 < np.median(lightness.std(axis=(1, 2))) < 0.22  # 0.19
