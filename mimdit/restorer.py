@@ -13,6 +13,7 @@ from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone, draw_path
 from mimdit.backbone.identity import leave_out, put_back
+from mimdit.backbone.int8 import is_int8
 from mimdit.batch import Batch, draw_names
 from mimdit.canvas import canvas, in_rows
 from mimdit.color import check_color, match_color
@@ -420,7 +421,8 @@ class Restorer(L.LightningModule):
             folder: The folder.
             backbone: The frozen backbone that it was trained on, which gets the folder's adapters, if there are any; None for the folder's
                 own, or else the embedded one.
-            torch_dtype: Precision of the backbone's transformer, as diffusers asks for it; None leaves it. The conditioner stays in fp32.
+            torch_dtype: Precision of the backbone's transformer, as diffusers asks for it; None leaves it. The conditioner stays in
+                fp32, and an int8 transformer as it is.
 
         Raises:
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
@@ -435,7 +437,7 @@ class Restorer(L.LightningModule):
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
         check_frozen(frozen, backbone, folder)
         restorer.measured_gates = measured_gates
-        if torch_dtype is not None:
+        if torch_dtype is not None and not is_int8(backbone.transformer):
             backbone.transformer.to(torch_dtype)
         return restorer.eval()
 
