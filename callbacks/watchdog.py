@@ -31,7 +31,8 @@ class Watchdog(L.Callback):
     end at most ``timeout_seconds + exit_seconds`` and a few seconds later, also where their communication only waits. A process that does
     not even let this thread run, as a call that keeps Python's lock, is ended by the fault handler of Python, its stack on stderr.
 
-    The limits must exceed what a run does between two hooks: the compilation in the first batch, or one checkpoint being written. (ours)
+    The limits must exceed what a run does between two hooks: the compilation in the first batch, one checkpoint being written, or three
+    times ``data.shard_timeout`` where shards are copied. (ours)
 
     Args:
         timeout_seconds: Seconds without a hook after which a rank hangs.

@@ -58,7 +58,7 @@ class RestorationDataModule(L.LightningDataModule):
             (Lightning's overfit_batches does not work on an endless stream.)
         cache: Folder for local copies of shards, needed for remote ones; null reads local shards in place.
         cache_gib: Most GiB of copies that are kept.
-        shard_timeout: Seconds that copying one shard may take before it counts as missing.
+        shard_timeout: Seconds one try to copy a shard may take; after three it counts as missing. callbacks.Watchdog must wait longer.
         allow_pipes: Whether a place may be a shell command, ``pipe:aws s3 cp s3://bucket/foundir/{} -``. It runs with your rights, so by
             default it is refused.
     """
@@ -89,7 +89,7 @@ class RestorationDataModule(L.LightningDataModule):
         overfit: int = 0,
         cache: str | None = None,
         cache_gib: float = 100.0,
-        shard_timeout: float = 600.0,
+        shard_timeout: float = 240.0,
         allow_pipes: bool = False,
     ) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from typing import Any
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import check_identity
+from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.files import replace_when_whole
 from mimdit.steering import MeasuredGates
@@ -55,6 +56,8 @@ def start_from(folder: Path, backbone: DiTBackbone, conditioner: MoEConditioner)
 
 def _load_conditioner(conditioner: MoEConditioner, folder: Path) -> None:
     start = MoEConditioner.from_pretrained(folder)
+    if is_quantized([*start.state_dict()]):
+        raise ValueError(f"{folder} holds int8 weights, which are for use and not to train on; start from the folder it was made from")
     try:
         conditioner.load_state_dict(start.state_dict())
     except RuntimeError as error:

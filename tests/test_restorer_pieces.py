@@ -57,7 +57,7 @@ def test_canvases_in_files_change_nothing(monkeypatch):
 
 def test_what_fits_a_piece_is_not_cut(monkeypatch):
     model = restorer()
-    monkeypatch.setattr("mimdit.restorer.condition_in_pieces", lambda *_: pytest.fail("it was cut"))
+    monkeypatch.setattr("mimdit.restoring.condition_in_pieces", lambda *_: pytest.fail("it was cut"))
     assert torch.equal(model.restore(images(30, 30), tile=30), model.restore(images(30, 30)))
 
 
@@ -70,7 +70,7 @@ def test_a_test_restores_large_images_in_pieces_if_it_is_told_to(monkeypatch):
     for name in ("restored", "estimate", "residuals_zeroed", "gates_uniform"):
         assert (whole[name] - cut[name]).abs().max() < 1e-5, name
     model.test_ablations = False
-    monkeypatch.setattr("mimdit.restorer.condition_in_pieces", lambda *_, **__: pytest.fail("it was cut"))
+    monkeypatch.setattr("mimdit.restoring.condition_in_pieces", lambda *_, **__: pytest.fail("it was cut"))
     small = model.test_step({"lq": images(30, 30)}, 0)
     assert list(small) == ["restored", "estimate", "routing"] and torch.equal(small["restored"], model.restore(images(30, 30)))
     with pytest.raises(ValueError, match="test_tile=0 must be at least 1"):

@@ -49,7 +49,7 @@ class ShardStore:
         *,
         cache: str | None = None,
         cache_gib: float = 100.0,
-        timeout: float = 600.0,
+        timeout: float = 240.0,
         attempts: int = 3,
         allow_pipes: bool = False,
     ) -> None:

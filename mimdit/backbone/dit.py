@@ -17,6 +17,7 @@ from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
 from mimdit.backbone.identity import Identity, identity, leave_out, put_back
+from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
@@ -49,7 +50,8 @@ class DiTBackbone(L.LightningModule):
         prompt_dropout: Share of training samples, 0..1, that get this one instead (classifier-free guidance, arXiv 2207.12598).
         trainable: Whether a restorer trains it too. Fitted on its own it always trains.
         lora: Adapters, which train instead of the transformer's own weights; None for none.
-        dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32.
+        dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
+            int8 folder of ``mimdit export`` brings its own.
         compile: Whether the transformer's blocks are compiled, each by itself (``torch.compile``).
         checkpointing: Whether the blocks' activations are computed again in the backward pass instead of being kept.
         flow: Path and draw of sigma for pretraining; None for SD3's. Only ``source: noise`` makes sense here.
@@ -110,7 +112,9 @@ class DiTBackbone(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.latent_channels, self.token_patch = geometry.latent_channels, geometry.token_patch
         self.token_dim, self.num_layers, self.max_size = geometry.token_dim, geometry.num_layers, geometry.max_size
-        if dtype == "bfloat16":
+        if is_int8(self.transformer):
+            _check_int8(trainable, lora)
+        elif dtype == "bfloat16":
             self.transformer.bfloat16()
         self.family.prepare(self.transformer)
         if lora is not None:
@@ -256,12 +260,20 @@ class DiTBackbone(L.LightningModule):
         self.transformer.to(dtype).to(own)
         vars(self).pop("frozen_identity", None)
 
+    def quantize(self, dtype: torch.dtype) -> None:
+        """Hold the transformer's linear layers in int8 and compute in ``dtype`` (`mimdit.backbone.int8`); its identity changes with it."""
+        self.transformer = quantize_transformer(self.transformer, dtype)
+        self.family.prepare(self.transformer)
+        self.transformer.requires_grad_(False)
+        vars(self).pop("frozen_identity", None)
+
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the transformer in diffusers' layout, safetensors, in ``dtype``; where it has adapters, these alone, in fp32."""
+        """Write the transformer in diffusers' layout, safetensors, in ``dtype``; int8 as it is; of adapters these alone, in fp32."""
         if self.lora is not None:
             save_lora(self.transformer, folder)
             return
-        copy.deepcopy(self.transformer).to(dtype).save_pretrained(folder, safe_serialization=True)
+        transformer = self.transformer if is_int8(self.transformer) else copy.deepcopy(self.transformer).to(dtype)
+        transformer.save_pretrained(folder, safe_serialization=True)
 
 
 def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,6 +293,11 @@ def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropo
         raise ValueError(f"dtype: {dtype} is for weights that stay frozen; with trainable: true use float32")
     if not 0 <= prompt_dropout <= 1:
         raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]")
+
+
+def _check_int8(trainable: bool, lora: LoRA | None) -> None:
+    if trainable or lora is not None:
+        raise ValueError("an int8 transformer is for use, not for training; train the one it was made from")
 
 
 def _make_transformer(architecture: dict) -> ModelMixin:

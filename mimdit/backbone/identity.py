@@ -19,14 +19,14 @@ def weights_sha256(module: nn.Module) -> str:
     """SHA-256 of the names, shapes and values of everything in ``module``'s state but its adapters, floats rounded to bf16.
 
     The rounding makes it the same whether the module was loaded for fp32, bf16-mixed or bf16-true work; adapters neither enter it nor
-    change the names. (ours)
+    change the names; int8 weights count as the floats that they stand for. (ours)
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
         if isinstance(tensor, DTensor):  # sliced over ranks, which all come here
             tensor = tensor.full_tensor()
-        rounded = tensor.detach().bfloat16() if tensor.is_floating_point() else tensor.detach()
+        rounded = tensor.detach().dequantize().bfloat16() if tensor.is_floating_point() else tensor.detach()
         digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

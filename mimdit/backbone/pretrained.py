@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import diffusers
-import torch
 from diffusers import ModelMixin
 
 from mimdit.backbone.hub import EXAMPLE, download, looks_like_hub_id
+from mimdit.backbone.int8 import compute_dtype
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -35,7 +35,7 @@ def load_pretrained(
     variant: str | None = None,
     revision: str | None = None,
 ) -> Model:
-    """A model in fp32, every weight and every field of its config from ``pretrained``; ``origin`` tells from where.
+    """A model in fp32, or int8, every weight and every field of its config from ``pretrained``; ``origin`` tells from where.
 
     Args:
         kind: The diffusers class, or those that it may be of: its config says which it is.
@@ -61,7 +61,7 @@ def load_pretrained(
     _check_weights(folder, variant, unreadable)
     try:
         model, found = kind.from_pretrained(
-            folder, variant=variant, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+            folder, variant=variant, use_safetensors=True, torch_dtype=compute_dtype(folder), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:  # diffusers raises any of these for a cut file or a tensor of another shape
         raise ValueError(f"{unreadable}: {error}; copy or save it anew") from error
@@ -99,7 +99,8 @@ def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) 
 
 def _check_fields(kind: type[Model], config: dict, folder: Path) -> None:
     """Diffusers would leave out a field that it does not know, and run another model than the one that was saved."""
-    unknown = sorted(name for name in config if not name.startswith("_") and name not in inspect.signature(kind.__init__).parameters)
+    known = {*inspect.signature(kind.__init__).parameters, "quantization_config"}
+    unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
     if unknown:
         raise ValueError(
             f"{folder / 'config.json'} has {', '.join(unknown)}, which {kind.__name__} of the installed diffusers {diffusers.__version__} "

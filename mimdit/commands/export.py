@@ -5,8 +5,10 @@ from typing import Literal
 
 import torch
 
+from mimdit.backbone.int8 import is_int8
 from mimdit.commands.measuring import measure
 from mimdit.commands.trained import load_trained
+from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.pruning import prune
 from mimdit.pipeline import MiMDiTPipeline
 from mimdit.restorer import Restorer
@@ -24,6 +26,7 @@ def export(
     data: str | None = None,
     images: int = 84,
     experts: int | None = None,
+    int8: bool = False,
 ) -> None:
     """Write a checkpoint's weights as a folder that from_pretrained reads.
 
@@ -40,16 +43,20 @@ def export(
             degradation does to its gates, which the folder then tells (for --steer haze=0).
         images: Most pairs of data that are looked at.
         experts: Sub-experts of each block and group to keep, those that data used most; the loss in quality is printed.
+        int8: Hold the linear experts in int8, and with complete the backbone's linear layers, which then compute in dtype (torchao); with
+            data the loss in quality is printed.
     """
     module, name = _load(checkpoint)
     if not isinstance(module, Restorer):
-        if complete or data is not None or experts is not None:
-            raise ValueError(f"{checkpoint} holds a {name}; complete, data and experts are for restorers")
+        if complete or int8 or data is not None or experts is not None:
+            raise ValueError(f"{checkpoint} holds a {name}; complete, data, experts and int8 are for restorers")
         module.save_pretrained(folder, dtype=_DTYPES[dtype])
         print(f"wrote {folder} ({name})")
         return
     if experts is not None and data is None:
         raise ValueError("experts says how many sub-experts to keep, but not by which use; give data, such as validation shards")
+    if is_int8(module.backbone.transformer) or is_quantized([*module.conditioner.state_dict()]):
+        raise ValueError(f"{checkpoint} is int8 already; export the one it was made from")
     if average:
         module.ema.adopt()
     module = module.with_conditioner(module.conditioner)
@@ -57,6 +64,10 @@ def export(
         module.backbone.round_weights(_DTYPES[dtype])  # what is measured is what is written
     if data is not None:
         module = _measured(module, data, images, experts)
+    if int8:
+        module = _quantized(module, _DTYPES[dtype] if complete else None)
+        if data is not None:
+            print(f"int8: {measure(module, data, images, 'measuring again').psnr:.2f} dB")
     if complete:
         MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
     else:
@@ -69,6 +80,16 @@ def _load(checkpoint: str) -> tuple[torch.nn.Module, str]:
     if (Path(checkpoint) / "restorer.json").is_file():
         return Restorer.from_pretrained(checkpoint), "folder"
     return load_trained(checkpoint)
+
+
+def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
+    """The restorer with int8 experts, and an int8 backbone, to compute in ``dtype``, where one is given."""
+    quantize_experts(restorer.conditioner)
+    if dtype is not None:
+        restorer.backbone.quantize(dtype)
+    quantized = restorer.with_conditioner(restorer.conditioner)
+    quantized.measured_gates = restorer.measured_gates
+    return quantized
 
 
 def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> Restorer:

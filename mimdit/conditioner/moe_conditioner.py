@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from mimdit.conditioner.estimate import EstimateHead
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.injection import ResidualProjection, TimestepScale
+from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.files import replace_when_whole
@@ -270,7 +271,10 @@ class MoEConditioner(L.LightningModule):
                 remedy = "point to a folder written by MoEConditioner.save_pretrained"
                 raise ValueError(f"{folder} is not a conditioner folder: {name} is missing; {remedy}")
         conditioner = cls(**json.loads((folder / "config.json").read_text()))
-        conditioner.load_state_dict(load_file(folder / "conditioner.safetensors"))
+        state = load_file(folder / "conditioner.safetensors")
+        if is_quantized([*state]):
+            quantize_experts(conditioner)
+        conditioner.load_state_dict(state)
         return conditioner
 
 

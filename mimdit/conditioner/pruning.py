@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 
 
@@ -14,8 +15,11 @@ def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoE
     Images that chose another are given to the best of those that are left, so results change.
 
     Raises:
-        ValueError: ``keep`` is not in top_k..E, or the groups have no sub-experts to choose from (``intra: none``).
+        ValueError: ``keep`` is not in top_k..E, or the groups have no sub-experts to choose from (``intra: none``), or
+            are int8.
     """
+    if is_quantized([*conditioner.state_dict()]):
+        raise ValueError("int8 experts cannot be pruned; prune the conditioner they were made from, and quantise what is left")
     config = conditioner.config
     least = config["top_k"] if config["intra"] == "sparse" else 1
     if config["intra"] == "none" or not least <= keep <= config["num_experts"]:
