@@ -23,7 +23,7 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = np.clip((image - low) / max(high - low, 0.05), 0.0, 1.15).astype(np.float32)
     mood = rng.choice(["plain", "dark", "bright", "pale"], p=[0.73, 0.15, 0.1, 0.02])
     middle = float(rng.uniform(*{"plain": (0.25, 0.6), "dark": (0.05, 0.22), "bright": (0.55, 0.85), "pale": (0.2, 0.8)}[mood]))
-    black, white = float(rng.triangular(-0.05, 0.03, 0.2)), float(rng.uniform(0.7, 1.3))
+    black, white = float(rng.triangular(-0.05, 0.03, 0.2)), float(rng.uniform(0.62, 1.3))
     if mood == "dark":
         black, white = np.array([black, white]) * rng.uniform(0.3, 1.0)
     elif mood == "pale":
