@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import lightning as L
+import torch.distributed as dist
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -154,10 +155,15 @@ def run(args: list[str]) -> TrainerCLI:
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(logger).addFilter(_is_no_advertisement)
+    joined_before = dist.is_initialized()
     try:
-        return TrainerCLI(args)
+        cli = TrainerCLI(args)
     except Preempted as ended:
         leave_together(ended.code)
+    # Lightning leaves NCCL's group at the end, but not gloo's: its threads then race the interpreter's end, and now and then abort it.
+    if dist.is_initialized() and not joined_before:
+        dist.destroy_process_group()
+    return cli
 
 
 def import_plugins() -> None:

@@ -1,6 +1,8 @@
 """What differs between ranks, as logged."""
 
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from callbacks import RankSpread
 from callbacks.rank_spread import spread
 from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
+from tests.processes import run_in_processes
 
 
 class OneSlow(DummyRestorer):
@@ -19,10 +22,14 @@ class OneSlow(DummyRestorer):
         return super().training_step(batch, batch_idx)
 
 
+def fit_one_slow(rank: int, folder: Path) -> None:
+    run = trainer(folder, RankSpread(every_n_steps=3), strategy="ddp", devices=2, max_steps=6)
+    run.fit(OneSlow(), loader(batch_size=1))
+
+
 @pytest.mark.long
 def test_the_rank_that_the_other_waits_for_is_named(tmp_path):
-    run = trainer(tmp_path, RankSpread(every_n_steps=3), strategy="ddp_spawn", devices=2, max_steps=6)
-    run.fit(OneSlow(), loader(batch_size=1))
+    run_in_processes(partial(fit_one_slow, folder=tmp_path), tmp_path / "ranks")
     log = {tag: [entry.value for entry in events(tmp_path).Scalars(tag)] for tag in events(tmp_path).Tags()["scalars"]}
     assert log["ranks/slowest"] == [1, 1]
     assert log["ranks/seconds_to_loss_max"][1] > 0.05 > log["ranks/seconds_to_loss_min"][1]
