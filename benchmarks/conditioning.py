@@ -17,7 +17,6 @@ tokens as in DiT4SR (see ``rivals.py`` for what is counted).
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import re
 import statistics
@@ -26,13 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from figures import write_figures
 from rivals import ControlNet, TokenConcatenation
 from sd35_medium import CONFIG, SIZES, Size, device_name, make_batch, make_restorer, synchronize
 from torch import nn
 
 from mimdit.batch import Batch
 from mimdit.conditioner.intra_moe import IntraMoE
-from mimdit.files import replace_when_whole
 from mimdit.flops import count_flops, restoration_flops, step_flops, training_flops
 from mimdit.restorer import Restorer
 
@@ -266,9 +265,7 @@ def main() -> None:
     print(figures["device"])
     for what, verdict in figures["goals"].items():
         print(f"goal, {what}: {verdict['found']:.4f} x of at most {verdict['goal']} x: {'met' if verdict['met'] else 'MISSED'}")
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

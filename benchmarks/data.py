@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 import torch
 import webdataset
+from figures import write_figures
 
 from datamodules.augmentation import crop_and_flip
 from datamodules.collation import collate
@@ -38,7 +38,6 @@ from datamodules.streaming.line import Line
 from datamodules.streaming.progress import Progress
 from datamodules.streaming.stream import StreamLoader, TrainStream
 from mimdit.commands.convert import foundir
-from mimdit.files import replace_when_whole
 
 GROUPS = {"01Blur": ("png", "png"), "06JPEG": ("png", "jpg"), "08Haze": ("jpg", "jpg")}
 """Groups and the formats of their ground truths and degraded images."""
@@ -202,9 +201,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(options.folder or Path(temporary), options)
     print(report(figures))
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import re
 import statistics
@@ -30,10 +29,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from figures import write_figures
 from torch import nn
 
 from mimdit.conditioner.intra_moe import IntraMoE
-from mimdit.files import replace_when_whole
 from mimdit.routing.router import decide
 from mimdit.routing.routing import Gates
 
@@ -312,9 +311,7 @@ def main() -> None:
             for kind in options.kinds:
                 rows.append(measure(kind, width, precision, options))
                 print(row(rows[-1]), flush=True)
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+    write_figures(options.json, {"device": name, "torch": torch.__version__, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import math
 import multiprocessing
 import re
@@ -27,12 +26,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from figures import write_figures
 
 from datamodules.degradations.compose import degrade
 from datamodules.made.photographs import TEST, load_photograph, photograph_crop
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.piece import pieces
-from mimdit.files import replace_when_whole
 from mimdit.metrics import psnr, ssim
 from mimdit.pixels import restore_pixels
 from mimdit.restorer import Restorer
@@ -212,9 +211,7 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     figures = {"device": options.device, "costs": costs(options), "seams": seams(options), "quality": quality(options)}
     print("\n" + report(figures))
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

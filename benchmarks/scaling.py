@@ -23,7 +23,6 @@ S is the bytes of what is exchanged, whole.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import tempfile
@@ -31,10 +30,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from figures import write_figures
 from scaling_ranks import IMAGES, measure
 from sd35_medium import SIZES, make_batch, make_restorer
 
-from mimdit.files import replace_when_whole
 from mimdit.flops import StepFlops, meta_twin, step_flops, training_flops
 
 CONFIG = Path(__file__).parents[1] / "configs/conditioner/sd35_medium_paper.yaml"
@@ -267,9 +266,7 @@ def main() -> None:
             figures["measured"] = measure(Path(folder), options.processes, options.steps)
         figures |= {"cores": len(os.sched_getaffinity(0)), "load": [round(before, 1), round(os.getloadavg()[0], 1)]}
     print(report(figures))
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ The goal on an accelerator: at least 40 % of 989 TFLOP/s (the dense bf16 peak of
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,12 +22,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from figures import write_figures
 from sd35_medium import CONFIG, SIZES, device_name, make_batch, make_restorer, synchronize
 from torch import nn
 
 from callbacks.peak_flops import peak_flops
 from mimdit.batch import Batch
-from mimdit.files import replace_when_whole
 from mimdit.flops import step_flops, training_flops
 from mimdit.restorer import Restorer
 
@@ -235,9 +234,7 @@ def main() -> None:
     training = Training(options, device)
     figures = summary(training, measure(training, options), options)
     print(report(figures))
-    if options.json:
-        with replace_when_whole(options.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ with `tone_statistics` added. Same images, same network, same steps.
 """
 
 import argparse
-import json
 
 import torch
+from figures import write_figures
 from torch import nn
 
 from datamodules.decoding import decode_pair
@@ -87,9 +87,7 @@ def main() -> None:
     print("| group | " + " | ".join(next(iter(table.values()))) + " |\n|---" + "|---:" * 4 + "|")
     for group, row in table.items():
         print(f"| {group} | " + " | ".join(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()) + " |")
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"steps": arguments.steps, "psnr": table}, file, indent=2)
+    write_figures(arguments.json, {"steps": arguments.steps, "psnr": table})
 
 
 if __name__ == "__main__":

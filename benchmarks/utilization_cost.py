@@ -10,7 +10,6 @@ runs' difference. The median of steps of the training and of the counting; the m
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,13 +17,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from figures import write_figures
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks import ExpertUtilization
 from datamodules.degradations.groups import GROUPS
 from mimdit.batch import ATOMS
 from mimdit.conditioner import MoEConditioner
-from mimdit.files import replace_when_whole
 from mimdit.restorer import estimate_loss
 from mimdit.routing import RoutingBalance
 from mimdit.routing.routing import Routing
@@ -115,8 +114,7 @@ def main() -> None:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         figures = {"device": device, "sizes": sizes, "step_seconds": step, "seconds": parts, "every": every, "share": share}
         figures["share_sum"] = sum(share.values())
-        with replace_when_whole(options.json) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n")
+        write_figures(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,14 @@
+"""How a benchmark leaves its figures behind."""
+
+import json
+from pathlib import Path
+
+from mimdit.files import replace_when_whole
+
+
+def write_figures(path: Path | str | None, figures: dict) -> None:
+    """Write what was measured as JSON, where a file is named for it (``--json``)."""
+    if path is None:
+        return
+    with replace_when_whole(path) as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
