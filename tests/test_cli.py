@@ -13,6 +13,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 
 from mimdit import cli, user_errors
 from mimdit.commands import trainer as trainer_verbs
@@ -219,6 +220,12 @@ def test_a_second_run_in_the_same_folder_overwrites_the_saved_config(config, tmp
     for steps in (1, 2):
         cli.main(["fit", "--config", str(config), "--config", str(logged), "--trainer.max_steps", str(steps)])
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_steps"] == 2
+
+
+def test_a_run_over_gloo_leaves_its_process_group(config):
+    run = trainer_verbs.run(["fit", "--config", str(config), "--trainer.strategy=ddp", "--trainer.devices=1"])
+    assert run.trainer.global_step == 1 and isinstance(run.trainer.strategy, DDPStrategy)
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_printed_config_runs_as_it_was_printed(capsys, config, tmp_path):
