@@ -35,7 +35,9 @@ class Restorer(Restoring):
         flow_images: Images of each micro-batch that the flow loss is taken on; 0 for all. Where the DiT is dear beside the conditioner, a
             few suffice (ours).
         flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (ours).
-        estimate_weight: Weight of the estimate's loss (Charbonnier + RMSE per image, ours); needs ``estimate: true`` in the conditioner.
+        estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. (ours)
+        estimate_norm: ``rmse`` per image beside Charbonnier, or ``psnr``: log of the MSE per image, which weighs relative gains alike and
+            so spares images that are nearly right already (ours).
         ema_decay: Decay of the moving average of what trains.
         optimizer: Optimiser of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimiser step.
@@ -61,6 +63,7 @@ class Restorer(Restoring):
         flow_images: int = 0,
         flow_norm: str = "mse",
         estimate_weight: float = 0.0,
+        estimate_norm: str = "rmse",
         ema_decay: float = 0.999,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
@@ -80,8 +83,11 @@ class Restorer(Restoring):
             )
         if flow_norm not in ("mse", "rmse"):
             raise ValueError(f"flow_norm {flow_norm!r} is unknown; choose mse or rmse")
+        if estimate_norm not in ("rmse", "psnr"):
+            raise ValueError(f"estimate_norm {estimate_norm!r} is unknown; choose rmse or psnr")
         self.balance = balance
-        self.flow_weight, self.flow_norm, self.estimate_weight = flow_weight, flow_norm, estimate_weight
+        self.flow_weight, self.flow_norm = flow_weight, flow_norm
+        self.estimate_weight, self.estimate_norm = estimate_weight, estimate_norm
         self.flow_images = flow_images or None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.test_ablations, self.test_tile = test_ablations, test_tile
@@ -113,7 +119,7 @@ class Restorer(Restoring):
         if self.flow_weight:
             losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, draws)
         if self.estimate_weight:
-            losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean)
+            losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
         loss = sum(losses.values())
         for name, value in losses.items():
@@ -259,7 +265,14 @@ class Restorer(Restoring):
         return restorer.eval()
 
 
-def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Charbonnier error plus RMSE per image: the first for detail, the second for PSNR, which is a mean of logs. (ours)"""
+def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor, norm: str = "rmse") -> torch.Tensor:
+    """How far estimates ``[B, C, h, w]`` are from the truth, as one number.
+
+    ``rmse``: Charbonnier error plus RMSE per image, the first for detail, the second for PSNR, which is a mean of logs. ``psnr``: that
+    mean of logs itself, 0.05 ln(MSE + 4e-4); the floor is that of 40 dB for pixels in -1..1, beyond which little is seen. (ours)
+    """
     error = (estimate - clean.float()).square()
-    return (error + 1e-6).sqrt().mean() + (error.mean(dim=(1, 2, 3)) + 1e-6).sqrt().mean()
+    mse = error.mean(dim=(1, 2, 3))
+    if norm == "psnr":
+        return 0.05 * (mse + 4e-4).log().mean()
+    return (error + 1e-6).sqrt().mean() + (mse + 1e-6).sqrt().mean()

@@ -1,5 +1,6 @@
 """The experiment: what the restorer computes, trains, and restores."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_estimate_loss_is_charbonnier_plus_rmse_of_each_image():
     charbonnier = np.sqrt(difference**2 + 1e-6).mean()
     rmse = np.mean([np.sqrt((image**2).mean() + 1e-6) for image in difference])
     assert float(estimate_loss(estimate, clean)) == pytest.approx(charbonnier + rmse, rel=1e-5)
+
+
+def test_estimate_loss_of_psnr_is_the_mean_of_the_images_own_and_levels_off_at_40_db():
+    clean = latents()
+    near, far = clean + 10 ** (-20 / 20), clean + 10 ** (-10 / 20)  # 20 and 10 dB
+    losses = [float(estimate_loss(images, clean, "psnr")) for images in (torch.cat([near[:1], far[1:]]), near, far)]
+    assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2)
+    assert (losses[2] - losses[1]) / 0.05 == pytest.approx(math.log(0.1004 / 0.0104))
+    assert float(estimate_loss(clean, clean, "psnr")) == pytest.approx(0.05 * math.log(4e-4))
 
 
 def test_total_loss_is_the_sum_of_those_logged_by_name():
@@ -326,6 +336,7 @@ def test_parts_that_do_not_fit_are_named():
         ({"estimate_weight": 1.0}, r"need conditioner.estimate: true; switch it on"),
         ({"flow": {"source": "estimate", "sigma_start": 0.5}}, r"need conditioner.estimate: true; switch it on"),
         ({"flow_norm": "l1"}, r"flow_norm 'l1' is unknown; choose mse or rmse"),
+        ({"estimate_norm": "l1"}, r"estimate_norm 'l1' is unknown; choose rmse or psnr"),
         ({"ema_decay": 1.0}, r"ema_decay=1.0 is outside"),
         ({"flow": {"guidance": 3.0}}, r"flow guidance=3.0 needs the prompt '' beside another one"),
     ],
