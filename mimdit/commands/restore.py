@@ -107,23 +107,27 @@ def restore_all(restorer: Restorer, jobs: list[Job], *, explain: bool = False, *
     failed, sized = [], []
     for job in jobs:
         try:
-            sized.append((job, _megapixels(job)))
+            sized.append((job, _pixels(job)))
         except (UnreadableImageError, OSError) as error:
             failed.append((job.source, _why(error)))
     total = sum(size for _, size in sized)
     if sized:
-        _tell_forecast(restorer, len(sized), total, settings)
-    before = 0.0
-    with tqdm(total=total, bar_format=_BAR, dynamic_ncols=True) as bar:
+        _tell_forecast(restorer, len(sized), total / 1e6, settings)
+    end = 0
+    with tqdm(total=total, unit_scale=1e-6, bar_format=_BAR, dynamic_ncols=True) as bar:
         for job, size in sized:
             bar.set_description(job.source.name[:32], refresh=True)
+            end += size
+
+            def advance(share: float, size: int = size, end: int = end) -> None:
+                bar.update(min(round(share * size), end - bar.n))  # whole pixels: shares need not add up to just 1
+
             try:
-                for remark in restore_one(restorer, job, explain, progress=lambda share, size=size: bar.update(share * size), **settings):
+                for remark in restore_one(restorer, job, explain, progress=advance, **settings):
                     tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 failed.append((job.source, _why(error)))
-            before += size
-            bar.update(before - bar.n)
+            bar.update(end - bar.n)
     return failed
 
 
@@ -155,11 +159,11 @@ def _write_chart(chart: Image.Image, target: Path) -> None:
         path.write_bytes(out.getvalue())
 
 
-def _megapixels(job: Job) -> float:
+def _pixels(job: Job) -> int:
     if job.problem:
         raise UnreadableImageError(job.problem)
     width, height = read_size(job.source)
-    return width * height / 1e6
+    return width * height
 
 
 def _why(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from torch.utils.data import DataLoader
+from tqdm import TqdmWarning
 
 from datamodules.degradations.compose import degrade
 from datamodules.made.photographs import TEST, photograph_crop
@@ -103,6 +106,21 @@ def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_imag
     assert re.match(r"1 images, 0\.0 megapixels: about 1 s \([\d.]+ $", told) and "100%" in bar
     assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
     assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
+
+
+def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
+    put(tmp_path / "in", a__png=encoded("PNG"))
+
+    def in_pieces(restorer, job, explain, progress, **settings):
+        for _ in range(3):
+            time.sleep(0.15)  # the bar is drawn every 0.1 s
+            progress(0.34)
+        return ()
+
+    monkeypatch.setattr(command, "restore_one", in_pieces)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TqdmWarning)
+        assert run("in", "out") == 0
 
 
 def test_colour_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
