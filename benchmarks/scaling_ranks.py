@@ -66,7 +66,8 @@ def measure(folder: Path, counts: Sequence[int], steps: int) -> dict[str, dict[s
 def _work(rank: int, count: int, folder: str, steps: int) -> None:
     """One process: the same model and the same images for every number of processes, cut among them."""
     torch.set_num_threads(1)
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}  # a Trainer of several devices then knows that it is one of them
+    # A Trainer of several devices then knows that it is one of them, and leaves the number of threads alone.
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     share = slice(rank * IMAGES // count, (rank + 1) * IMAGES // count)
     skipped, found = 3, {}
