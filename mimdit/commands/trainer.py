@@ -160,7 +160,7 @@ def run(args: list[str]) -> TrainerCLI:
         cli = TrainerCLI(args)
     except Preempted as ended:
         leave_together(ended.code)
-    # Lightning leaves NCCL's group at the end, but not gloo's: its threads then race the interpreter's end, and now and then abort it.
+    # Lightning leaves NCCL's group at the end, but not gloo's: with its threads still there a process was seen to abort after its work.
     if dist.is_initialized() and not joined_before:
         dist.destroy_process_group()
     return cli
