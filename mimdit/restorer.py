@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone.dit import DiTBackbone, draw_path
+from mimdit.backbone.dit import DiTBackbone, check_flow_loss, draw_path, flow_error
 from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
 from mimdit.batch import Batch, draw_names
@@ -16,7 +16,7 @@ from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.ema import ExponentialMovingAverage
 from mimdit.flow import FlowMatching
 from mimdit.optimization import parameter_groups
-from mimdit.restorer_files import ADAPTERS, check_frozen, read_settings, start_from, write_settings
+from mimdit.restorer_files import ADAPTERS, check_frozen, load_output_layer, read_settings, save_output_layer, start_from, write_settings
 from mimdit.restoring import Restoring
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import uniform_routing
@@ -34,7 +34,12 @@ class Restorer(Restoring):
         flow_weight: Weight of the flow-matching loss; 0 trains the estimate alone and never runs the DiT in training.
         flow_images: Images of each micro-batch that the flow loss is taken on; 0 for all. Where the DiT is dear beside the conditioner, a
             few suffice (ours).
+        flow_loss_on: What the flow loss is taken on, ``velocity`` or ``sample``: the clean latent that it implies.
         flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (ours).
+        anchor: What the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
+            transformer's last layer is the restorer's own, new and zero, trained and saved with it. Not in the paper.
+        identify_weight: Weight of the identification's loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
+            conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. (ours)
         estimate_norm: ``rmse`` per image beside Charbonnier, or ``psnr``: log of the MSE per image, which weighs relative gains alike and
             so spares images that are nearly right already (ours).
@@ -61,7 +66,10 @@ class Restorer(Restoring):
         *,
         flow_weight: float = 1.0,
         flow_images: int = 0,
+        flow_loss_on: str = "velocity",
         flow_norm: str = "mse",
+        anchor: str = "none",
+        identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
         ema_decay: float = 0.999,
@@ -74,7 +82,10 @@ class Restorer(Restoring):
         test_ablations: bool = True,
         test_tile: int | None = None,
     ) -> None:
-        super().__init__(backbone, conditioner, flow, tile=tile, overlap=overlap, seed=seed)
+        super().__init__(backbone, conditioner, flow, tile=tile, overlap=overlap, seed=seed, anchor=anchor)
+        check_flow_loss(flow_loss_on, backbone.sigma_min)
+        if identify_weight > 0 and conditioner.identification is None:
+            raise ValueError("identify_weight > 0 needs conditioner.identify: true; switch it on, or use identify_weight: 0")
         needs_estimate = estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate")
         if needs_estimate and conditioner.estimate_head is None:
             raise ValueError(
@@ -86,7 +97,8 @@ class Restorer(Restoring):
         if estimate_norm not in ("rmse", "psnr"):
             raise ValueError(f"estimate_norm {estimate_norm!r} is unknown; choose rmse or psnr")
         self.balance = balance
-        self.flow_weight, self.flow_norm = flow_weight, flow_norm
+        self.flow_weight, self.flow_loss_on, self.flow_norm = flow_weight, flow_loss_on, flow_norm
+        self.identify_weight = identify_weight
         self.estimate_weight, self.estimate_norm = estimate_weight, estimate_norm
         self.flow_images = flow_images or None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -95,17 +107,23 @@ class Restorer(Restoring):
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
         if pretrained is not None:
             start_from(Path(pretrained), backbone, conditioner)
+            load_output_layer(self, Path(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _choose_what_trains(self) -> None:
         """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP demands."""
-        self.backbone.choose_what_trains(self.flow_weight > 0)
+        self.backbone.choose_what_trains(self.flow_weight > 0, own_output=self.output_layer is None)
+        if self.output_layer is not None:
+            self.output_layer.requires_grad_(self.flow_weight > 0)
+        if self.identify_weight == 0 and self.conditioner.identification is not None:
+            self.conditioner.identification.requires_grad_(False)
         if self.flow_weight == 0:
             self.conditioner.projections.requires_grad_(False)
             self.conditioner.timestep_scale.requires_grad_(False)
-        if self.estimate_weight == 0 and self.conditioner.estimate_head is not None:
+        reached = self.estimate_weight > 0 or (self.anchor == "estimate" and self.flow_weight > 0)
+        if not reached and self.conditioner.estimate_head is not None:
             self.conditioner.estimate_head.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
@@ -117,9 +135,11 @@ class Restorer(Restoring):
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses = {}
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(clean, conditioning, draws)
+            losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws)
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
+        if self.identify_weight:
+            losses["identify"] = self.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
         loss = sum(losses.values())
         for name, value in losses.items():
@@ -134,14 +154,17 @@ class Restorer(Restoring):
         full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
-    def flow_loss(self, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
-        """Error of the velocity on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by the seed and ``draws``."""
-        if self.flow_images is not None:
-            clean, draws, conditioning = clean[: self.flow_images], draws[: self.flow_images], conditioning.first(self.flow_images)
+    def flow_loss(self, degraded: torch.Tensor, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
+        """Error on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by the seed and ``draws``."""
+        count = self.flow_images
+        if count is not None:
+            degraded, clean, draws, conditioning = degraded[:count], clean[:count], draws[:count], conditioning.first(count)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
         dropped = self.backbone.drop_prompts(draws, self.seed)
-        error = (self.velocity(latents, sigma, conditioning, dropped=dropped).float() - target).square().mean(dim=(1, 2, 3))
+        velocity = self.velocity(latents, sigma, conditioning, anchor=self.anchor_of(degraded, conditioning), dropped=dropped)
+        least = self.backbone.least_divisor(anchored=self.anchor != "none")
+        error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
 
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
@@ -200,7 +223,8 @@ class Restorer(Restoring):
 
     def shard_units(self) -> list[list[nn.Module]]:
         """What a sharded strategy gathers together."""
-        return [*self.conditioner.shard_units(), *self.backbone.shard_units(), [self.ema]]
+        own = [] if self.output_layer is None else [[self.output_layer]]
+        return [*self.conditioner.shard_units(), *self.backbone.shard_units(), *own, [self.ema]]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""
@@ -212,8 +236,11 @@ class Restorer(Restoring):
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
         """A restorer for use with another conditioner and the same backbone, flow and settings."""
-        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed}
-        return Restorer(self.backbone, conditioner, self.balance, self.flow, **settings).eval()
+        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
+        other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
+        if self.output_layer is not None:
+            other.output_layer.load_state_dict(self.output_layer.state_dict())
+        return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, in ``dtype``, or its adapters, if they
@@ -224,6 +251,7 @@ class Restorer(Restoring):
             self.ema.swap()
         try:
             self.conditioner.save_pretrained(folder)
+            save_output_layer(self, folder)
             if self.backbone.trainable:
                 self.backbone.save_pretrained(folder / "backbone", dtype=dtype)
             elif self.backbone.lora is not None:
@@ -232,6 +260,7 @@ class Restorer(Restoring):
             if average:
                 self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
+        settings |= {} if self.anchor == "none" else {"anchor": self.anchor}
         write_settings(folder, settings | {"frozen": self.backbone.frozen_identity}, self.measured_gates)
 
     @classmethod
@@ -259,6 +288,7 @@ class Restorer(Restoring):
         frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
         check_frozen(frozen, backbone, folder)
+        load_output_layer(restorer, folder)
         restorer.measured_gates = measured_gates
         if torch_dtype is not None and not is_int8(backbone.transformer):
             backbone.transformer.to(torch_dtype)
@@ -276,3 +306,8 @@ def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor, norm: str = "rmse
     if norm == "psnr":
         return 0.05 * (mse + 4e-4).log().mean()
     return (error + 1e-6).sqrt().mean() + (mse + 1e-6).sqrt().mean()
+
+
+def identify_loss(identified: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy of logits ``identified [B, A]`` against the multi-hot ``degradation [B, A]``."""
+    return nn.functional.binary_cross_entropy_with_logits(identified, degradation.to(identified.dtype))

@@ -6,17 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import check_identity
 from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.files import replace_when_whole
+from mimdit.restoring import Restoring
 from mimdit.steering import MeasuredGates
 
 SETTINGS = "restorer.json"
 
 ADAPTERS = "lora"
 """The folder of the backbone's adapters."""
+
+OUTPUT_LAYER = "output_layer.safetensors"
+"""The restorer's own last layer, where it has an anchor."""
 
 GATES = "gates.json"
 """What the gates were measured to do."""
@@ -42,6 +48,29 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], MeasuredGates | None]:
         raise ValueError(f"{folder} is not a restorer folder: {SETTINGS} is missing; {remedy}")
     gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if (folder / GATES).is_file() else None
     return json.loads((folder / SETTINGS).read_text()), gates
+
+
+def save_output_layer(restorer: Restoring, folder: Path) -> None:
+    """Write the restorer's own last layer into ``folder``, if it has one."""
+    if restorer.output_layer is not None:
+        with replace_when_whole(folder / OUTPUT_LAYER) as path:
+            save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
+
+
+def load_output_layer(restorer: Restoring, folder: Path) -> None:
+    """Read the restorer's own last layer, if it has one and ``folder`` does.
+
+    Raises:
+        ValueError: It is of another size.
+    """
+    if restorer.output_layer is None or not (folder / OUTPUT_LAYER).is_file():
+        return
+    state = load_file(folder / OUTPUT_LAYER)
+    expected = {name: tuple(tensor.shape) for name, tensor in restorer.output_layer.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != expected:
+        raise ValueError(f"{folder / OUTPUT_LAYER} holds {found}, but this backbone needs {expected}; use the backbone it was trained on")
+    restorer.output_layer.load_state_dict(state)
 
 
 def start_from(folder: Path, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

@@ -9,6 +9,7 @@ import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.prediction import zero_output_layer
 from mimdit.canvas import canvas, in_rows
 from mimdit.color import check_color, match_color
 from mimdit.conditioner.in_pieces import condition_in_pieces
@@ -18,6 +19,8 @@ from mimdit.padding import mirrored, pad_by_reflection
 from mimdit.routing.routing import Routing
 from mimdit.steering import MeasuredGates, gains
 from mimdit.tiling import tiled_velocity
+
+ANCHORS = ("none", "degraded", "estimate")
 
 
 class Restoring(L.LightningModule):
@@ -30,14 +33,17 @@ class Restoring(L.LightningModule):
         tile: Latent pixels of a side above which the DiT works in overlapping tiles; None for the largest size its positions reach.
         overlap: Least overlap of tiles, latent pixels.
         seed: Seed of the noise.
+        anchor: What the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
+            transformer's last layer is the restorer's own, new and zero: at step 0 the prediction is the anchor. Not in the paper.
 
     Raises:
         ValueError: Conditioner and backbone do not fit each other, or the tile does not fit the backbone.
     """
 
     def __init__(
-        self, backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching, *, tile: int | None, overlap: int, seed: int
-    ) -> None:
+        self, backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching, *, tile: int | None, overlap: int, seed: int,
+        anchor: str = "none",
+    ) -> None:  # fmt: skip
         super().__init__()
         _check_fit(backbone, conditioner)
         if flow.guidance != 1:
@@ -48,15 +54,34 @@ class Restoring(L.LightningModule):
             limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, the largest size it knows"
             raise ValueError(f"tile={tile} must be {limits}")
         self.measured_gates: MeasuredGates | None = None
+        if anchor not in ANCHORS:
+            raise ValueError(f"anchor {anchor!r} is unknown; choose one of {', '.join(ANCHORS)}")
+        if anchor == "estimate" and conditioner.estimate_head is None:
+            raise ValueError("anchor 'estimate' needs a conditioner with estimate: true; switch it on, or use anchor: degraded or none")
+        self.anchor = anchor
+        self.output_layer = None if anchor == "none" else zero_output_layer(backbone.transformer)
 
-    def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning | None, **prompting: object) -> torch.Tensor:
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning | None,
+        *,
+        anchor: torch.Tensor | None = None,
+        **prompting: object,
+    ) -> torch.Tensor:
         """The DiT's velocity at ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``conditioning``, or by nothing.
 
-        ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s ``at_once``, ``device`` and ``done``.
+        ``anchor`` is that of `anchor_of`; ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s
+        ``at_once``, ``device`` and ``done``.
         """
         residuals = None if conditioning is None else conditioning.residuals
         settings = {"tile": self.tile, "overlap": self.overlap, "scale": self.conditioner.timestep_scale} | prompting
-        return tiled_velocity(self.backbone, latents, sigma, residuals, **settings)
+        return tiled_velocity(self.backbone, latents, sigma, residuals, anchor=anchor, output_layer=self.output_layer, **settings)
+
+    def anchor_of(self, degraded: torch.Tensor, conditioning: Conditioning) -> torch.Tensor | None:
+        """Return what the predicted clean latent starts from, ``[B, C, h, w]``; None without an anchor."""
+        return {"none": None, "degraded": degraded, "estimate": conditioning.estimate}[self.anchor]
 
     @apply_forward_hook  # diffusers' offloading brings the weights when this is called
     def restore(
@@ -181,20 +206,21 @@ class Restoring(L.LightningModule):
     ) -> torch.Tensor:  # fmt: skip
         """`restore`, from what `_condition` gave."""
         steps, start, sigma_start, guidance = self._sampling(steps, start, sigma_start, guidance)
-        anchor = degraded if start == "degraded" else conditioning.estimate
+        begin = degraded if start == "degraded" else conditioning.estimate
         if steps == 0:
-            return self._finish(degraded if anchor is None else anchor, images, area)
+            return self._finish(degraded if begin is None else begin, images, area)
         generator = keyed_generator("restore", self.seed if seed is None else seed)
         noise = torch.randn(degraded.shape[1:], generator=generator, out=canvas(*degraded.shape[1:]))
         noise = noise[None].to(degraded.device) if len(degraded) == 1 else noise.to(degraded.device).repeat(len(degraded), 1, 1, 1)
-        latents, sigma_start = self.flow.begin(noise, start, sigma_start, anchor)
-        del noise, anchor
+        latents, sigma_start = self.flow.begin(noise, start, sigma_start, begin)
+        del noise, begin
+        anchor = self.anchor_of(degraded, conditioning)
         steering = conditioning if use_residuals else None
         of_tile = len(images) * (self.tile * self.backbone.codec.downscale) ** 2
         pieces = {} if area is None else {"at_once": max(1, area // of_tile), "device": self.device}
 
         def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return self.velocity(z, sigma, steering, guidance=guidance, done=done, **pieces)
+            return self.velocity(z, sigma, steering, anchor=anchor, guidance=guidance, done=done, **pieces)
 
         restored = self._finish(self.flow.sample(velocity, latents, sigma_start, steps), images, area)
         if color == "none":

@@ -22,6 +22,7 @@ def tiled_velocity(
     device: torch.device | None = None,
     scale: Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]] | None = None,
     done: Callable[[float], None] = lambda share: None,
+    anchor: torch.Tensor | None = None,
     **prompting: object,
 ) -> torch.Tensor:
     """Velocity ``[B, C, h, w]`` from tiles of at most ``tile`` latent pixels that overlap by at least ``overlap``, blended by linear ramps.
@@ -40,7 +41,8 @@ def tiled_velocity(
         device: Where the backbone is; None where the latents are.
         scale: Makes of a tile's residuals and ``sigma`` those of each block: for the whole image at once they would be many.
         done: Is told the share of all, 0..1, that each group of tiles was.
-        **prompting: The backbone's ``guidance`` and ``dropped``.
+        anchor: What the clean latent starts from, of the size of ``latents``; None for nothing.
+        **prompting: The backbone's ``guidance``, ``dropped`` and ``output_layer``.
     """
     height, width = latents.shape[2:]
     patch, device = backbone.token_patch, latents.device if device is None else device
@@ -48,8 +50,11 @@ def tiled_velocity(
     starts = [(top, left) for top in tile_starts(height, tile, overlap, patch) for left in tile_starts(width, tile, overlap, patch)]
     grids = None if residuals is None else [r.unflatten(1, (height // patch, width // patch)) for r in residuals]
 
+    def tiles(image: torch.Tensor, group: list[tuple[int, int]]) -> torch.Tensor:
+        return torch.cat([image[:, :, top : top + high, left : left + wide] for top, left in group]).to(device)
+
     def ask(group: list[tuple[int, int]]) -> torch.Tensor:
-        part = torch.cat([latents[:, :, top : top + high, left : left + wide] for top, left in group]).to(device)
+        part = tiles(latents, group)
         levels, steering = sigma.to(device).repeat(len(group)), None
         if grids is not None:
             cells = [(slice(top // patch, (top + high) // patch), slice(left // patch, (left + wide) // patch)) for top, left in group]
@@ -58,6 +63,8 @@ def tiled_velocity(
         given = dict(prompting)
         if given.get("dropped") is not None:
             given["dropped"] = given["dropped"].repeat(len(group))
+        if anchor is not None:
+            given["anchor"] = tiles(anchor, group)
         return backbone.velocity(part, levels, steering, **given)
 
     if len(starts) == 1:

@@ -19,6 +19,7 @@ from mimdit.backbone.family import Family
 from mimdit.backbone.identity import Identity, identity, leave_out, put_back
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
+from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
 from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.batch import Batch, draw_names
@@ -43,6 +44,10 @@ class DiTBackbone(L.LightningModule):
         revision: Branch, tag or commit of a hub id.
         architecture: Arguments of the transformer, where pretrained is None, as in its ``config.json``; ``_class_name`` among them names
             another class than ``SD3Transformer2DModel``.
+        prediction: What the transformer's output stands for: ``velocity``, or ``sample``, the clean latent, which is turned into a velocity
+            (arXiv 2511.13720). None for what is stored with the weights; ``velocity`` where nothing is.
+        sigma_min: Least divisor of that conversion, ``(z - x) / max(sigma, sigma_min)``.
+        flow_loss_on: What the pretraining's error is taken on, ``velocity`` or ``sample``: the second weighs noisy steps more.
         codec: Between images and latents; None for pixels.
         prompt: Safetensors file of the prompt embeddings, of ``mimdit prompts encode``; None for a token of zeros.
         prompt_text: Which of the file's prompts, where it holds several.
@@ -71,6 +76,9 @@ class DiTBackbone(L.LightningModule):
         variant: str | None = None,
         revision: str | None = None,
         architecture: dict | None = None,
+        prediction: str | None = None,
+        sigma_min: float = 0.05,
+        flow_loss_on: str = "velocity",
         codec: nn.Module | None = None,
         prompt: str | None = None,
         prompt_text: str | None = None,
@@ -97,6 +105,10 @@ class DiTBackbone(L.LightningModule):
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
             if pretrained == "embedded":
                 self.transformer.origin = Origin("embedded")  # its place differs from machine to machine
+        if prediction is not None:
+            set_prediction(self.transformer, prediction)
+        check_flow_loss(flow_loss_on, sigma_min)
+        self.sigma_min, self.flow_loss_on = sigma_min, flow_loss_on
         self.codec = codec or PixelCodec()
         geometry = self.family.geometry(self.transformer)
         if geometry.latent_channels != self.codec.channels:
@@ -150,22 +162,58 @@ class DiTBackbone(L.LightningModule):
         *,
         guidance: float = 1.0,
         dropped: torch.Tensor | None = None,
+        anchor: torch.Tensor | None = None,
+        output_layer: nn.Module | None = None,
     ) -> torch.Tensor:
         """Predict ``v = eps - x`` at the noisy ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``residuals``.
 
-        Residual l ``[B, N, D]`` of L is added after transformer block l (not after the last); fewer than L are stretched over the depth.
-        ``guidance`` g other than 1 asks a second time, without the prompt, and returns ``v_0 + g (v - v_0)`` (classifier-free guidance).
-        ``dropped [B]`` says which images' prompt is the unconditional one.
+        Args:
+            latents: The noisy latents.
+            sigma: Their noise levels, in 0..1.
+            residuals: Residual l ``[B, N, D]`` of L is added after transformer block l (not after the last); fewer than L are stretched
+                over the depth.
+            guidance: At g other than 1 a second, unconditional evaluation v_0 follows, and the result is ``v_0 + g (v - v_0)``
+                (classifier-free guidance).
+            dropped: ``[B]``, the images whose prompt is the unconditional one.
+            anchor: ``[B, C, h, w]``; where given, the clean latent is ``anchor`` plus the output of the transformer with ``output_layer``
+                in place of its last layer. Not in the paper.
+            output_layer: See ``anchor``.
         """
+        last = {"anchor": anchor, "output_layer": output_layer}
         if guidance != 1:
             self.prompts.require_unconditional(f"guidance={guidance}")
-            without = self._ask(latents, sigma, residuals, torch.ones(len(latents), dtype=torch.bool)).float()
-            return without + guidance * (self._ask(latents, sigma, residuals, dropped).float() - without)
-        return self._ask(latents, sigma, residuals, dropped)
+            without = self._predict(latents, sigma, residuals, torch.ones(len(latents), dtype=torch.bool), **last).float()
+            return without + guidance * (self._predict(latents, sigma, residuals, dropped, **last).float() - without)
+        return self._predict(latents, sigma, residuals, dropped, **last)
 
     forward = velocity
 
-    def _ask(
+    @property
+    def prediction(self) -> str:
+        """The meaning of the transformer's output, one of `mimdit.backbone.prediction.PREDICTIONS`."""
+        return prediction_of(self.transformer)
+
+    def least_divisor(self, anchored: bool = False) -> float:
+        """Return the least divisor where the velocity is made of a sample, predicted or anchored; 0 where it is predicted itself."""
+        return self.sigma_min if anchored or self.prediction == "sample" else 0.0
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        residuals: list[torch.Tensor] | None,
+        dropped: torch.Tensor | None,
+        *,
+        anchor: torch.Tensor | None,
+        output_layer: nn.Module | None,
+    ) -> torch.Tensor:
+        with replaced_output(self.transformer, output_layer):
+            output = self._output(latents, sigma, residuals, dropped)
+        if anchor is not None:
+            return sample_to_velocity(anchor.float() + output.float(), latents, sigma, self.sigma_min)
+        return sample_to_velocity(output, latents, sigma, self.sigma_min) if self.prediction == "sample" else output
+
+    def _output(
         self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, dropped: torch.Tensor | None
     ) -> torch.Tensor:
         tokens, pooled = self.prompts(len(latents), dropped)
@@ -182,13 +230,14 @@ class DiTBackbone(L.LightningModule):
         return torch.stack(drawn) < self.prompt_dropout
 
     def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
-        """Mean squared error of the velocity on the clean images of ``batch``; what is random is drawn by (seed, step, key)."""
+        """Mean squared error on the clean images of ``batch``, of what ``flow_loss_on`` names; noise is drawn by (seed, step, key)."""
         draws = draw_names(batch, step)
         clean = self.encode_side(batch, "gt", draws)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
         dropped = self.drop_prompts(draws, self.seed) if drop_prompts else None
-        return nn.functional.mse_loss(self.velocity(latents, sigma, dropped=dropped).float(), target)
+        velocity = self.velocity(latents, sigma, dropped=dropped).float()
+        return flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=self.least_divisor()).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One step of flow-matching pretraining."""
@@ -209,9 +258,13 @@ class DiTBackbone(L.LightningModule):
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
-    def choose_what_trains(self, reached: bool) -> None:
-        """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it."""
+    def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
+        """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it.
+
+        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient.
+        """
         self.requires_grad_(self.trainable and reached)
+        self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)
         self.codec.requires_grad_(False)
         for name, parameter in self.transformer.named_parameters():
             if is_adapter(name):
@@ -282,6 +335,32 @@ def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed:
     sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
     noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
     return noise.to(latents.device), sigma.to(latents.device)
+
+
+def flow_error(velocity: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor, *, on: str, sigma_min: float = 0.0) -> torch.Tensor:
+    """Return the squared error ``[B]`` of each image's velocity, or of the clean latent that it implies.
+
+    Args:
+        velocity: Predicted, ``[B, C, h, w]``.
+        target: Of the path.
+        sigma: Noise levels ``[B]`` in 0..1.
+        on: ``velocity`` or ``sample``.
+        sigma_min: Where the velocity was made of a predicted sample, the least divisor of that conversion; the target is converted alike,
+            so that the true sample has no error at any sigma. 0 for a velocity that was predicted itself.
+    """
+    divisor = sigma.float().clamp_min(sigma_min)
+    if sigma_min > 0:
+        target = target * (sigma.float() / divisor)[:, None, None, None]
+    error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
+    return error if on == "velocity" else error * divisor.square()
+
+
+def check_flow_loss(on: str, sigma_min: float) -> None:
+    """Raise ValueError where the flow loss cannot be taken on ``on``, or ``sigma_min`` is out of range."""
+    if on not in ("velocity", "sample"):
+        raise ValueError(f"flow_loss_on {on!r} is unknown; choose velocity or sample")
+    if not 0 < sigma_min < 1:
+        raise ValueError(f"sigma_min={sigma_min} is outside (0, 1); 0.05 is usual")
 
 
 def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:

@@ -22,6 +22,9 @@ def weights_sha256(module: nn.Module) -> str:
     change the names; int8 weights count as the floats that they stand for. (ours)
     """
     digest = hashlib.sha256()
+    config = getattr(module, "config", {})
+    if (prediction := config.get("prediction_type", "velocity")) != "velocity":  # digests of velocity models stay as they were
+        digest.update(f"prediction_type\x1f{prediction}\x1f".encode())
     for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
         if isinstance(tensor, DTensor):  # sliced over ranks, which all come here

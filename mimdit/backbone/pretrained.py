@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,9 @@ from mimdit.backbone.int8 import compute_dtype
 Model = TypeVar("Model", bound=ModelMixin)
 
 _STEM = "diffusion_pytorch_model"
+
+# diffusers keeps the field that `mimdit.backbone.prediction` adds to a config, but warns that it ignores it.
+logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "prediction_type" not in record.getMessage())
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) 
 
 def _check_fields(kind: type[Model], config: dict, folder: Path) -> None:
     """Diffusers would leave out a field that it does not know, and run another model than the one that was saved."""
-    known = {*inspect.signature(kind.__init__).parameters, "quantization_config"}
+    known = {*inspect.signature(kind.__init__).parameters, "quantization_config", "prediction_type"}
     unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
     if unknown:
         raise ValueError(

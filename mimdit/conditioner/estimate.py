@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.conditioner.mim_block import ChannelNorm, FeedForward
+from mimdit.conditioner.mim_block import FEED_FORWARDS, ChannelNorm
 from mimdit.routing.router import outside_autocast, router_features
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -134,6 +134,7 @@ class EstimateHead(nn.Module):
         tone_powers: Exponents of the tone change; empty for none.
         tone_histogram: Whether the tone change reads the histogram too.
         tone_grid: Positions per cell of a tone that differs from place to place; 0 for one tone for the whole image.
+        feed_forward: Kind of its feed-forward; see `MiMBlock`.
     """
 
     def __init__(
@@ -145,21 +146,28 @@ class EstimateHead(nn.Module):
         tone_powers: tuple[float, ...] = (),
         tone_histogram: bool = False,
         tone_grid: int = 0,
+        feed_forward: str = "gated",
     ) -> None:
         super().__init__()
         self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram, grid=tone_grid) if tone_powers else None
-        self.norm, self.feed_forward = ChannelNorm(dim), FeedForward(dim)
+        self.norm, self.feed_forward = ChannelNorm(dim), FEED_FORWARDS[feed_forward](dim)
         self.detail = nn.Conv2d(dim, channels * patch_size**2, 3, padding=1)
         nn.init.zeros_(self.detail.weight)
         nn.init.zeros_(self.detail.bias)
         self.patch_size = patch_size
 
-    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Estimate ``[B, C, h, w]`` in fp32; at initialisation it is ``latents`` itself."""
-        estimate = self.local(latents, hidden_states)
-        return estimate if self.tone is None else estimate + self.tone(latents, hidden_states)
+    def forward(
+        self, latents: torch.Tensor, hidden_states: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Estimate ``[B, C, h, w]`` in fp32; at initialization it is ``latents`` itself.
 
-    def local(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The estimate without the tone: a position decides with what is at most two positions away."""
+        ``scales`` are the factors of tone and detail of `mimdit.conditioner.identification.presence_scales`; None for one.
+        """
+        tone_scale, detail_scale = (1, 1) if scales is None else scales
+        estimate = self.local(latents, hidden_states, detail_scale)
+        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states)
+
+    def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
+        """Return the estimate without the tone; a position depends on those at most three away."""
         detail = self.detail(hidden_states + self.feed_forward(self.norm(hidden_states)))
-        return latents + nn.functional.pixel_shuffle(detail, self.patch_size).float()
+        return latents + scale * nn.functional.pixel_shuffle(detail, self.patch_size).float()

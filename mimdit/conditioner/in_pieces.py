@@ -42,7 +42,7 @@ def condition_in_pieces(
     conditioner.check_size(latents)
     height, width = (size // conditioner.patch_size for size in latents.shape[2:])
     grid = {"area": max(1, area // conditioner.patch_size**2 // len(latents)), "multiple": conditioner.multiple // conditioner.patch_size}
-    narrow = pieces(height, width, **grid, halo=2)
+    narrow = pieces(height, width, **grid, halo=3)
     wide = pieces(height, width, **grid, halo=SwinAttention.window * conditioner.moe_stride)
 
     hidden_states, pooled = _embed(conditioner, latents, narrow)
@@ -73,9 +73,11 @@ def condition_in_pieces(
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.flatten(2).transpose(1, 2))
     record = conditioner.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
-    head = conditioner.estimate_head
-    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, pooled.features().to(conditioner.device))
-    return Conditioning(residuals, record, estimate)
+    head, last_BF = conditioner.estimate_head, pooled.features().to(conditioner.device)
+    identified = None if conditioner.identification is None else conditioner.identification([*features, last_BF])
+    scales = conditioner.scales(identified)
+    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, last_BF, scales)
+    return Conditioning(residuals, record, estimate, identified=identified)
 
 
 def _embed(conditioner: MoEConditioner, latents: torch.Tensor, over: list[Piece]) -> tuple[torch.Tensor, PooledFeatures]:
@@ -113,8 +115,14 @@ def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, piece: Piece, d
 
 
 def _estimate(
-    head: EstimateHead, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features_BF: torch.Tensor
+    head: EstimateHead,
+    latents: torch.Tensor,
+    hidden_states: torch.Tensor,
+    over: list[Piece],
+    features_BF: torch.Tensor,
+    scales: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
+    tone_scale, detail_scale = (1, 1) if scales is None else scales
     estimate, tone, device = canvas(*latents.shape, device=latents.device), head.tone, features_BF.device
     if tone is not None:
         with outside_autocast(features_BF):
@@ -123,11 +131,11 @@ def _estimate(
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
-        local = fine.own(head.local(seen, piece.cut(hidden_states).to(device)))
+        local = fine.own(head.local(seen, piece.cut(hidden_states).to(device), detail_scale))
         if tone is not None:
             with outside_autocast(features_BF):
                 here = 0 if cells is None else _coefficients(cells, piece.coarser(tone.grid.cell), tone.grid.cell * head.patch_size)
-                local = local + tone.change(fine.own(seen), everywhere + here)
+                local = local + tone_scale * tone.change(fine.own(seen), everywhere + here)
         fine.put(estimate, local)
     return estimate
 

@@ -30,6 +30,7 @@ class InterMoE(nn.Module):
         intra: ``sparse`` (the paper), ``dense`` or ``none``; see `IntraMoE`.
         shift: Shift the windows of Swin experts.
         dispatch: How images reach their sub-experts; see `IntraMoE`.
+        num_features: Length F of the vector that the gates read; None for mean and log-std of ``dim`` channels.
     """
 
     def __init__(
@@ -45,11 +46,14 @@ class InterMoE(nn.Module):
         intra: str = "sparse",
         shift: bool = False,
         dispatch: str = "auto",
+        num_features: int | None = None,
     ) -> None:
         super().__init__()
-        self.router = Router(2 * dim, len(groups), mode=inter, top_k=inter_top_k)
+        num_features = 2 * dim if num_features is None else num_features
+        self.router = Router(num_features, len(groups), mode=inter, top_k=inter_top_k)
+        gates = {"top_k": top_k, "mode": intra, "num_features": num_features}
         self.groups = nn.ModuleList(
-            IntraMoE(kind, dim, hidden, num_experts, top_k=top_k, mode=intra, shift=shift, dispatch=dispatch) for kind in groups
+            IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups
         )
 
     def forward(

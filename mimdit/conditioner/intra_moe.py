@@ -30,11 +30,12 @@ class IntraMoE(nn.Module):
             sub-experts together).
         shift: Shift the windows of Swin experts.
         dispatch: How images reach their sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
+        num_features: Length F of the vector that the gate reads; None for mean and log-std of ``dim`` channels.
     """
 
     def __init__(
         self, kind: str, dim: int, hidden: int, num_experts: int, *, top_k: int = 2, mode: str = "sparse", shift: bool = False,
-        dispatch: str = "auto",
+        dispatch: str = "auto", num_features: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if kind not in KINDS:
@@ -47,7 +48,8 @@ class IntraMoE(nn.Module):
             raise ValueError(f"top_k={top_k} of {num_experts} {kind} sub-experts cannot be chosen; set top_k to 1..{num_experts}")
         if mode == "none":
             num_experts, hidden, top_k = 1, hidden * top_k, 1
-        self.router = Router(2 * dim, num_experts, mode="dense" if mode == "dense" or num_experts == 1 else "sparse", top_k=top_k)
+        gate = "dense" if mode == "dense" or num_experts == 1 else "sparse"
+        self.router = Router(2 * dim if num_features is None else num_features, num_experts, mode=gate, top_k=top_k)
         if num_experts == 1:
             self.router.requires_grad_(False)
         self.experts = KINDS[kind](dim, hidden, num_experts, shift=shift)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimdit.conditioner.estimate import EstimateHead
 from mimdit.conditioner.experts import SwinAttention
+from mimdit.conditioner.identification import IdentificationHead, presence_scales
 from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
@@ -35,18 +36,21 @@ class Conditioning:
     """What the conditioner says about a batch of degraded images.
 
     ``residuals`` is a list of M tensors ``[B, N, D]`` on the DiT's token grid, ``estimate`` the clean latent ``[B, C, h, w]`` in fp32 or
-    None without an estimate head, ``rerouted`` a second record over an accumulation window (see `MoEConditioner.forward`) or None.
+    None without an estimate head, ``rerouted`` a second record over an accumulation window (see `MoEConditioner.forward`) or None,
+    ``identified`` the logits ``[B, A]`` of the degradations that are present, or None without an identification head.
     """
 
     residuals: list[torch.Tensor]
     routing: Routing
     estimate: torch.Tensor | None
     rerouted: Routing | None = None
+    identified: torch.Tensor | None = None
 
     def first(self, count: int) -> Conditioning:
         """Residuals and estimate of the first ``count`` images alone; the routing stays that of all."""
         estimate = None if self.estimate is None else self.estimate[:count]
-        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted)
+        identified = None if self.identified is None else self.identified[:count]
+        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
 
 
 class ParameterCounts(NamedTuple):
@@ -79,12 +83,17 @@ class MoEConditioner(L.LightningModule):
         expansion: Width of the feed-forward, in units of ``dim``.
         moe_stride: Positions per position of the experts' grid, in each direction: at 2 the experts work on a pooled grid, at a quarter of
             the cost, while the feed-forward keeps to the fine one.
+        moe_dim: Width of the experts' grid, which then has a feed-forward of its own; None for ``dim``. Not in the paper.
+        feed_forward: ``gated`` or ``conv``, the feed-forward on the fine grid; see `MiMBlock`.
         estimate: Whether to predict the clean latent directly (ours; off in the paper's configuration).
         tone_powers: Exponents of the estimate's tone change; empty for none.
         tone_histogram: Whether the tone change reads quantiles and gradients beside means and spreads: more haze goes, but a model of
             made scenes then misjudges the colours of photographs more often.
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may differ from place to place (haze grows with the
             distance); 0 for one tone for the whole image.
+        identify: Whether to predict which degradations are present. Not in the paper.
+        confidence: Whether the estimate's corrections are scaled by the probability that there is something to correct; needs ``identify``.
+            Not in the paper.
         dispatch: How images reach their sub-experts, with the same result: ``gather``, ``grouped`` or ``auto``, which chooses by device and
             type; see `mimdit.conditioner.dispatch`.
         compile: Whether the MiM blocks are compiled, each by itself (``torch.compile``). Names of weights stay as they are.
@@ -111,10 +120,14 @@ class MoEConditioner(L.LightningModule):
         intra: str = "sparse",
         expansion: float = 1.0,
         moe_stride: int = 1,
+        moe_dim: int | None = None,
+        feed_forward: str = "gated",
         estimate: bool = False,
         tone_powers: list[float] = [],  # noqa: B006
         tone_histogram: bool = False,
         tone_grid: int = 0,
+        identify: bool = False,
+        confidence: bool = False,
         dispatch: str = "auto",
         compile: bool = False,
         checkpointing: bool = False,
@@ -135,18 +148,18 @@ class MoEConditioner(L.LightningModule):
             raise ValueError(f"top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k")
         if moe_stride < 1:
             raise ValueError(f"moe_stride={moe_stride} must be at least 1; at 1 the experts work on every position")
-        hidden = max(1, dim // top_k) if hidden is None else hidden
+        if moe_dim is not None and moe_dim < 1:
+            raise ValueError(f"moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}")
+        if confidence and not (identify and estimate):
+            raise ValueError("confidence: true scales the estimate by what was identified; it needs identify: true and estimate: true")
+        hidden = max(1, (moe_dim or dim) // top_k) if hidden is None else hidden
         self.moe_stride = moe_stride
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
-        gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra, "dispatch": dispatch}
+        gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra, "dispatch": dispatch, "num_features": 2 * dim}
+        grids = {"expansion": expansion, "moe_stride": moe_stride, "moe_dim": moe_dim, "feed_forward": feed_forward}
         self.blocks = nn.ModuleList(
-            MiMBlock(
-                dim,
-                InterMoE(dim, hidden, self.groups, num_experts, shift=bool(index % 2), **gates),
-                expansion=expansion,
-                moe_stride=moe_stride,
-            )
+            MiMBlock(dim, InterMoE(moe_dim or dim, hidden, self.groups, num_experts, shift=bool(index % 2), **gates), **grids)
             for index in range(num_blocks)
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
@@ -154,8 +167,10 @@ class MoEConditioner(L.LightningModule):
         if tone_grid < 0:
             raise ValueError(f"tone_grid={tone_grid} is negative; use 0 for one tone for the whole image")
         self.tone_grid = tone_grid if estimate and tone_powers else 0
-        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
+        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid, "feed_forward": feed_forward}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
+        self.identification = IdentificationHead(2 * dim * (num_blocks + 1)) if identify else None
+        self.confidence = confidence
         self.checkpointing = checkpointing
         if compile:
             self.compile_blocks()
@@ -188,7 +203,7 @@ class MoEConditioner(L.LightningModule):
         """
         self.check_size(latents)
         hidden_states = self.embed_patches(latents)
-        inter, intra, features, residuals = [], [], [], []
+        inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification
         for index, (block, projection) in enumerate(zip(self.blocks, self.projections)):
             forced = (None, None)
             if routing is not None:
@@ -199,12 +214,17 @@ class MoEConditioner(L.LightningModule):
             hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *forced)
             inter.append(inter_gates)
             intra.append(intra_gates)
-            features.append(features_BF.detach())
+            features.append(features_BF)
             residuals.append(projection(hidden_states))
-        decided = self.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
-        estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states)
+        decided = self.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features).detach())
+        identified = None if self.identification is None else self.identification([*features, router_features(hidden_states)])
+        estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states, self.scales(identified))
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
-        return Conditioning(residuals, decided, estimate, rerouted)
+        return Conditioning(residuals, decided, estimate, rerouted, identified)
+
+    def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the factors of the estimate's tone and detail; None where it goes all the way."""
+        return presence_scales(identified) if self.confidence else None
 
     def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
         """Run a block, and keep nothing inside it if so asked."""

@@ -28,7 +28,7 @@ def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoE
             f"top_k={config['top_k']}; choose {least}..{config['num_experts']}"
         )
     if config["hidden"] is None:
-        config = config | {"hidden": max(1, config["dim"] // config["top_k"])}
+        config = config | {"hidden": max(1, (config["moe_dim"] or config["dim"]) // config["top_k"])}
     pruned, state = MoEConditioner(**config | {"num_experts": keep}), conditioner.state_dict()
     for number, (block, loads_GE) in enumerate(zip(conditioner.blocks, load_MGE)):
         for index, (group, load_E) in enumerate(zip(block.inter_moe.groups, loads_GE)):

@@ -1,0 +1,46 @@
+"""Identification: which elementary degradations an image has, read from the features that the routers read.
+
+Shape legend: M MiM blocks, B images, F router features, A atoms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mimdit.batch import ATOMS
+from mimdit.routing.router import outside_autocast
+
+TONE_ATOMS = ("haze", "rain", "lowlight")
+"""Degradations that change the tone of the whole image."""
+
+
+class IdentificationHead(nn.Module):
+    """Predict the probability of each atom of `mimdit.batch.ATOMS`. Not in the paper (compare AutoDIR, arXiv 2310.10123).
+
+    Args:
+        num_features: Length of the feature vector: mean and log-std of the channels before each block and after the last.
+        width: Inner width.
+    """
+
+    def __init__(self, num_features: int, *, width: int = 128) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(num_features, width), nn.SiLU(), nn.Linear(width, len(ATOMS)))
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return logits ``[B, A]``, fp32, for the features ``[B, F]`` before each block and after the last."""
+        features_BF = torch.cat(features, dim=1)
+        with outside_autocast(features_BF):
+            return self.network(features_BF.to(self.network[0].weight.dtype)).float()
+
+
+def presence_scales(logits_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how far the estimate's corrections go, as two factors in 0..1, ``[B, 1, 1, 1]``: of the tone and of the detail.
+
+    The first is the probability that any of `TONE_ATOMS` is present, the second that any atom is. Where no degradation is seen, an image
+    comes back as it was. No gradient reaches the logits: their own loss keeps them probabilities.
+    """
+    absent_BA = torch.sigmoid(-logits_BA.detach())
+    tone = [ATOMS.index(atom) for atom in TONE_ATOMS]
+    present = (1 - absent_BA[:, tone].prod(dim=1), 1 - absent_BA.prod(dim=1))
+    return tuple(probability[:, None, None, None] for probability in present)
