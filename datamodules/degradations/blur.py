@@ -1,9 +1,16 @@
-"""Blur by a defocused lens or by a camera that moved during the exposure."""
+"""Blur by a defocused lens or by a camera that moved during the exposure. Not in the paper."""
 
 import cv2
 import numpy as np
 
+from datamodules.degradations.formula import Formula
 from datamodules.degradations.light import to_linear, to_srgb
+
+PLACE = 3
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 3
+"""Key of the random stream; it stays when places change."""
 
 LARGEST_SPREAD = 3.5
 """Standard deviation of the kernel along an axis, in pixels, at severity 1."""
@@ -57,9 +64,14 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def blur(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Blur a float32 image ``[H, W, 3]`` in 0..1, by defocus or by motion with equal chance.
 
-    The kernel's standard deviation grows linearly with the severity up to `LARGEST_SPREAD` pixels. (ours)
+    The kernel's standard deviation grows linearly with the severity up to `LARGEST_SPREAD` pixels.
     """
     spread = LARGEST_SPREAD * severity
     if spread < 1e-3:
         return image.copy()
     return convolve(image, defocus_kernel(spread) if rng.random() < 0.5 else motion_kernel(spread, rng))
+
+
+FORMULAS = {
+    "original": Formula(blur),
+}

@@ -1,8 +1,15 @@
-"""Haze: light is scattered out of the way to the camera, and air light is scattered into it."""
+"""Haze: light is scattered out of the way to the camera, and air light is scattered into it. Not in the paper."""
 
 import numpy as np
 
+from datamodules.degradations.formula import Formula
 from datamodules.spectrum import power_law_noise
+
+PLACE = 0
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 0
+"""Key of the random stream; it stays when places change."""
 
 LEAST_TRANSMISSION = 0.25
 """Mean transmission at severity 1."""
@@ -38,6 +45,11 @@ def scatter(image: np.ndarray, transmission: np.ndarray, air: np.ndarray) -> np.
 
 
 def haze(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put haze over a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`. (ours)"""
+    """Put haze over a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`."""
     depth = depth_map(*image.shape[:2], rng)
     return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
+
+
+FORMULAS = {
+    "original": Formula(haze),
+}

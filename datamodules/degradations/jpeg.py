@@ -1,13 +1,21 @@
-"""JPEG compression, by a real encoder."""
+"""JPEG compression, by a real encoder. Not in the paper."""
 
 import cv2
 import numpy as np
+
+from datamodules.degradations.formula import Formula
+
+PLACE = 6
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 6
+"""Key of the random stream; it stays when places change."""
 
 _BEST, _WORST = 90, 10
 
 
 def jpeg_quality(severity: float) -> int:
-    """Quality of the encoder: 90 at severity 0, 30 at 0.5, 10 at 1 (a geometric series: each step loses about as much). (ours)"""
+    """Quality of the encoder: 90 at severity 0, 30 at 0.5, 10 at 1 (a geometric series: each step loses about as much)."""
     return round(_BEST * (_WORST / _BEST) ** severity)
 
 
@@ -22,3 +30,8 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
 def jpeg(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Compress a float32 image ``[H, W, 3]`` in 0..1 as JPEG with the quality of `jpeg_quality`; nothing in it is random."""
     return compress(image, jpeg_quality(severity))
+
+
+FORMULAS = {
+    "original": Formula(jpeg),
+}

@@ -1,9 +1,16 @@
-"""Sensor noise: photons arrive at random and the read-out adds its own."""
+"""Sensor noise: photons arrive at random and the read-out adds its own. Not in the paper."""
 
 import cv2
 import numpy as np
 
+from datamodules.degradations.formula import Formula
 from datamodules.degradations.light import to_linear, to_srgb
+
+PLACE = 5
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 5
+"""Key of the random stream; it stays when places change."""
 
 _MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
 _SRGB_SLOPE = 2.2
@@ -14,7 +21,7 @@ def noise_levels(severity: float) -> tuple[float, float]:
     """``(shot, read)``: the noise variance in linear light x is ``shot * x + read``.
 
     Chosen so that the standard deviation in sRGB grows linearly from 1/255 to about 50/255 with the severity; above some 20/255 the bend
-    of the curve makes dark pixels noisier than that, until they clip. (ours)
+    of the curve makes dark pixels noisier than that, until they clip.
     """
     deviation = _MILDEST + (_SEVEREST - _MILDEST) * severity
     return (_SRGB_SLOPE * deviation) ** 2, (0.05 * deviation) ** 2
@@ -45,3 +52,8 @@ def noise(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     """
     light = to_linear(image)
     return to_srgb(light + sensor_noise(light, *noise_levels(severity), rng))
+
+
+FORMULAS = {
+    "original": Formula(noise),
+}

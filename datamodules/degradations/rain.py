@@ -1,7 +1,15 @@
-"""Rain: drops that fall during the exposure leave bright streaks, and the many far ones a veil."""
+"""Rain: drops that fall during the exposure leave bright streaks, and the many far ones a veil. Not in the paper."""
 
 import cv2
 import numpy as np
+
+from datamodules.degradations.formula import Formula
+
+PLACE = 1
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 1
+"""Key of the random stream; it stays when places change."""
 
 _LAYERS = 3
 
@@ -45,10 +53,15 @@ def rain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
     """Let it rain over a float32 image ``[H, W, 3]`` in 0..1. Lengths and widths are in pixels.
 
     Streaks and veil are laid over the image as a screen, ``1 - (1 - x)(1 - r)``: they only add light. The number of streaks grows
-    linearly with the severity, the veil up to 0.15, the opacity of a streak from half of its own to all of it. (ours)
+    linearly with the severity, the veil up to 0.15, the opacity of a streak from half of its own to all of it.
     """
     brightness = rng.uniform(0.7, 1.0) * (0.5 + 0.5 * severity)
     veil = 0.15 * severity * rng.uniform(0.3, 1.0)
     light = 1.0 - (1.0 - veil) * (1.0 - np.float32(brightness) * rain_map(*image.shape[:2], severity, rng))
     tint = np.array([0.97, 0.985, 1.0], np.float32)
     return 1.0 - (1.0 - image) * (1.0 - light[..., None] * tint)
+
+
+FORMULAS = {
+    "original": Formula(rain),
+}

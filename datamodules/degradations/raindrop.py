@@ -1,7 +1,15 @@
-"""Raindrops on the window or lens: each is a small fish-eye lens that shows the scene upside down and out of focus."""
+"""Raindrops on the window or lens: each is a small fish-eye lens that shows the scene upside down and out of focus. Not in the paper."""
 
 import cv2
 import numpy as np
+
+from datamodules.degradations.formula import Formula
+
+PLACE = 2
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 2
+"""Key of the random stream; it stays when places change."""
 
 _LARGEST_COVERAGE = 0.35
 """Share of the image under drops at severity 1, overlaps counted twice."""
@@ -32,7 +40,7 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     """Put raindrops before a float32 image ``[H, W, 3]`` in 0..1. Radii are 4 to 22 pixels.
 
     Inside a drop one sees a wide part of the scene, turned upside down, blurred, with a dark upper and a bright lower rim; its outline is
-    soft because the drop is nearer than the focus. The covered share grows linearly with the severity. (ours)
+    soft because the drop is nearer than the focus. The covered share grows linearly with the severity.
     """
     height, width = image.shape[:2]
     map_y, map_x = np.mgrid[:height, :width].astype(np.float32)
@@ -63,3 +71,8 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     content = cv2.GaussianBlur(np.clip(content * shade[..., None], 0.0, 1.0), (0, 0), 0.8)
     alpha *= np.float32(opacity)
     return image + alpha[..., None] * (content - image)
+
+
+FORMULAS = {
+    "original": Formula(raindrop),
+}
