@@ -105,7 +105,9 @@ def patches(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.
     even, exponent, patchiness = rng.random() < 0.4, rng.uniform(1.2, 2.0), rng.uniform(0.3, 0.8)
     air, own, percentile = colored_air(rng), rng.random() < 0.5, rng.uniform(0.95, 0.99)
     if own:
-        air = np.maximum(np.quantile(image[::4, ::4], percentile, axis=(0, 1)), 0.55).astype(np.float32)
+        bright = np.quantile(image[::4, ::4], percentile, axis=(0, 1))
+        # Half of the color: bright things need not be as gray as air is.
+        air = np.maximum(0.5 * (bright + bright.mean()), 0.55).astype(np.float32)
     depth = np.ones((height, width), np.float32)
     if not even:
         depth = np.exp(np.float32(patchiness) * np.clip(power_law_noise(height, width, exponent, rng), -2.0, 2.0))

@@ -85,7 +85,7 @@ def specks(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
     opacity = np.zeros((height, width), np.float32)
     for _ in range(int(rng.integers(1, 4))):
         scale, length, thickness = rng.uniform(1.0, 2.2), rng.uniform(5.0, 22.0), rng.uniform(0.35, 0.7)
-        density, strength = 0.055 / length * rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.0)
+        density, strength = 0.08 / length * rng.uniform(0.6, 1.5), rng.uniform(0.5, 1.0)
         small = _specks(int(height / scale) + 1, int(width / scale) + 1, density, severity, rng)
         layer = cv2.resize(_trails(small, length, thickness, angle), (width, height), interpolation=cv2.INTER_LINEAR)
         opacity = np.maximum(opacity, np.float32(strength) * layer)
@@ -101,9 +101,9 @@ def lines(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     """
     height, width = image.shape[:2]
     angle, spread, longest = rng.normal(0.0, _SLANT), rng.uniform(0.01, 0.12), rng.uniform(14.0, 50.0)
-    opacity, gray, softness = rng.uniform(0.35, 0.8), rng.uniform(0.6, 0.95), rng.uniform(0.4, 1.1)
-    darkening, mist = rng.uniform(0.0, 0.12), rng.uniform(0.0, 1.2)
-    count = int(height * width / 110.0 * rng.uniform(0.6, 1.4) * 14.0 / longest)
+    opacity, gray, softness = rng.uniform(0.45, 0.9), rng.uniform(0.6, 0.95), rng.uniform(0.4, 1.1)
+    darkening, mist = rng.uniform(0.0, 0.15), rng.uniform(0.0, 0.6)
+    count = int(height * width / 75.0 * rng.uniform(0.6, 1.4) * 14.0 / longest)
     y, x = rng.uniform(-longest / 2.0, height + longest / 2.0, count), rng.uniform(-10.0, width + 10.0, count)
     lengths, angles = longest * rng.uniform(0.3, 1.0, count), angle + rng.normal(0.0, spread, count)
     strengths, wide = rng.uniform(90.0, 255.0, count), rng.random(count) < 0.25
@@ -117,7 +117,7 @@ def lines(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
         cv2.line(canvas, (x0, y0), (x1, y1), int(strengths[index]), 2 if wide[index] else 1, cv2.LINE_AA, 4)
     alpha = cv2.GaussianBlur(canvas.astype(np.float32) / np.float32(255.0), (0, 0), softness)[..., None] * np.float32(opacity)
     scene = image * np.float32(1.0 - darkening * severity)
-    scene = scene + np.float32(min(1.0, mist * severity)) * (cv2.GaussianBlur(scene, (0, 0), 1.0) - scene)
+    scene = scene + np.float32(mist * severity) * (cv2.GaussianBlur(scene, (0, 0), 1.0) - scene)
     return scene + alpha * (np.float32(gray) - scene)
 
 

@@ -87,12 +87,12 @@ def pools(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     the scene upside down. The number of drops grows with the severity.
     """
     height, width = image.shape[:2]
-    largest, softness, opacity = rng.uniform(3.5, 9.0), rng.uniform(0.15, 0.6), rng.uniform(0.75, 1.0)
-    defocus, bend, glint = rng.uniform(1.5, 4.0), rng.uniform(1.5, 3.0), rng.uniform(-0.1, 0.35)
+    largest, softness, opacity = rng.uniform(5.0, 12.0), rng.uniform(0.15, 0.6), rng.uniform(0.85, 1.0)
+    defocus, bend, glint = rng.uniform(1.5, 4.0), rng.uniform(1.5, 3.0), rng.uniform(-0.1, 0.45)
     water = np.zeros((height, width), np.float32)
     for part in (1.0, 0.6, 0.4):
         spread = largest * part
-        count = rng.poisson(0.075 * height * width / (2.0 * np.pi * spread**2) * rng.uniform(0.7, 1.3)) + 1
+        count = rng.poisson(0.16 * height * width / (2.0 * np.pi * spread**2) * rng.uniform(0.7, 1.3)) + 1
         where, masses = rng.integers(0, height * width, count), rng.uniform(0.6, 1.4, count).astype(np.float32)
         used = round(count * severity)
         seeds = np.zeros((height, width), np.float32)
@@ -114,14 +114,14 @@ def runs(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
     The number of streaks and what they hide grow with the severity.
     """
     height, width = image.shape[:2]
-    count = max(2, round(width / 9.0 * rng.uniform(0.6, 1.4)))
-    softness, opacity, defocus = rng.uniform(1.2, 3.5), rng.uniform(0.75, 1.0), rng.uniform(2.0, 5.0)
-    bend, light = rng.uniform(20.0, 60.0), rng.uniform(-0.12, 0.18)
+    count = max(2, round(width / 6.5 * rng.uniform(0.6, 1.4)))
+    softness, opacity, defocus = rng.uniform(1.2, 3.5), rng.uniform(0.85, 1.0), rng.uniform(3.0, 7.0)
+    bend, light = rng.uniform(40.0, 120.0), rng.uniform(-0.2, 0.25)
     canvas = np.zeros((height, width), np.uint8)
     steps = 12
     x = rng.uniform(-5.0, width + 5.0, (count, 1)) + np.cumsum(rng.normal(0.0, 2.5, (count, steps)), axis=1)
     tops, lengths = rng.uniform(-0.5, 0.8, count) * height, rng.uniform(0.3, 1.2, count) * height
-    thickness = rng.uniform(2.0, 9.0, count)
+    thickness = rng.uniform(3.0, 13.0, count)
     # At least one streak, fainter than at higher severities.
     used = min(count, int(np.ceil(count * severity)))
     for index in range(used):
