@@ -42,7 +42,7 @@ def defocus_kernel(spread: float) -> np.ndarray:
 
 
 def motion_kernel(spread: float, rng: np.random.Generator) -> np.ndarray:
-    """Path of a shaking camera, centred, with root-mean-square deviation ``spread`` pixels per axis (both axes pooled); sums to one.
+    """Path of a shaking camera, centered, with root-mean-square deviation ``spread`` pixels per axis (both axes pooled); sums to one.
 
     The direction of travel does a random walk, so paths go from straight lines to hooks and loops, and the speed varies along them.
     """

@@ -1,4 +1,8 @@
-"""The formulas of a degradation: an atom has several, and each module of an atom declares its own in one dict. Not in the paper."""
+"""The formulas of a degradation: an atom has several. Not in the paper.
+
+An atom is a name in `mimdit.batch.ATOMS` and a module of that name in this package, which declares its `FORMULAS`, its `PLACE` among the
+atoms and the `STREAM` of its random numbers. Nothing else knows of it.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

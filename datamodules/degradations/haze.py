@@ -37,7 +37,7 @@ def transmission_map(depth: np.ndarray, mean: float) -> np.ndarray:
 
 
 def air_light(rng: np.random.Generator) -> np.ndarray:
-    """The colour of the air, float32 ``[3]``: bright and nearly white."""
+    """The color of the air, float32 ``[3]``: bright and nearly white."""
     return np.clip(rng.uniform(0.75, 0.98) + rng.normal(0.0, 0.02, 3), 0.0, 1.0).astype(np.float32)
 
 

@@ -34,7 +34,7 @@ def noise_levels(severity: float) -> tuple[float, float]:
 def sensor_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Generator) -> np.ndarray:
     """Noise for linear light ``[H, W, 3]``: zero mean and variance ``shot * light + read``, float32.
 
-    The Poisson part is drawn as the Gaussian of equal variance. Half of the draws have colour channels that are mildly correlated, half are
+    The Poisson part is drawn as the Gaussian of equal variance. Half of the draws have color channels that are mildly correlated, half are
     mildly correlated between neighbouring pixels, as after demosaicing; neither changes the variance.
     """
     field = rng.standard_normal(light.shape, dtype=np.float32)

@@ -35,7 +35,7 @@ def rain_map(height: int, width: int, severity: float, rng: np.random.Generator)
         nearness = (layer + rng.random()) / _LAYERS
         length = 6.0 + 34.0 * nearness * rng.uniform(0.6, 1.2)
         kernel = streak_kernel(length, 0.45 + 0.75 * nearness**2, angle + rng.normal(0.0, 0.03))
-        # Streaks whose centre lies outside reach in: the margin keeps the borders as rainy as the middle.
+        # Streaks whose center lies outside reach in: the margin keeps the borders as rainy as the middle.
         margin = kernel.shape[0] // 2
         area = (height + 2 * margin) * (width + 2 * margin)
         # All streaks of severity 1 are drawn and the first of them used: so a higher severity adds streaks and moves none.

@@ -24,7 +24,7 @@ def _drop_radii(area: float, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def _drop_shape(radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets ``dy, dx`` in a patch around a drop and its distance map: 0 in the centre, 1 on the outline."""
+    """Offsets ``dy, dx`` in a patch around a drop and its distance map: 0 in the center, 1 on the outline."""
     reach = int(np.ceil(1.6 * radius)) + 1
     dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
     angle = np.arctan2(dy, dx)
@@ -48,20 +48,20 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     # Drawn before the drops, whose number depends on the severity: so a higher severity adds drops and changes nothing else.
     softness, opacity, defocus = rng.uniform(0.08, 0.3), rng.uniform(0.85, 1.0), rng.uniform(1.5, 3.0)
     for radius in _drop_radii(height * width, severity, rng):
-        centre_y, centre_x = rng.integers(0, height), rng.integers(0, width)
+        center_y, center_x = rng.integers(0, height), rng.integers(0, width)
         dy, dx, distance = _drop_shape(radius, rng)
         reach = dy.shape[0] // 2
-        top, left = max(0, centre_y - reach), max(0, centre_x - reach)
-        bottom, right = min(height, centre_y + reach + 1), min(width, centre_x + reach + 1)
-        patch = (slice(top - centre_y + reach, bottom - centre_y + reach), slice(left - centre_x + reach, right - centre_x + reach))
+        top, left = max(0, center_y - reach), max(0, center_x - reach)
+        bottom, right = min(height, center_y + reach + 1), min(width, center_x + reach + 1)
+        patch = (slice(top - center_y + reach, bottom - center_y + reach), slice(left - center_x + reach, right - center_x + reach))
         place = (slice(top, bottom), slice(left, right))
         dy, dx, distance = dy[patch], dx[patch], distance[patch]
         cover = np.clip((1.0 - distance) / softness + 0.5, 0.0, 1.0)
         inside = cover > 0.0
-        # Rays bend more towards the rim: the view widens with the distance from the centre.
+        # Rays bend more towards the rim: the view widens with the distance from the center.
         view = -rng.uniform(2.0, 4.0) * (0.6 + 0.8 * np.minimum(distance, 1.0) ** 2)
-        map_y[place] = np.where(inside, centre_y + view * dy, map_y[place])
-        map_x[place] = np.where(inside, centre_x + view * dx, map_x[place])
+        map_y[place] = np.where(inside, center_y + view * dy, map_y[place])
+        map_x[place] = np.where(inside, center_x + view * dx, map_x[place])
         rim = np.clip(distance, 0.0, 1.0) ** 3
         lit = 1.0 + rng.uniform(0.0, 0.15) + rim * (0.45 * dy / (np.abs(dy).max() + 1.0) - 0.15)
         shade[place] = np.where(inside, lit, shade[place])
