@@ -1,6 +1,6 @@
 """The seven atoms of degradation and their compositions, on images with values in 0..1."""
 
-from datamodules.degradations.compose import degrade
+from datamodules.degradations.compose import FORMULA_SETS, degrade
 from datamodules.degradations.groups import CLEAN, GROUPS, atoms_of_group
 
-__all__ = ["CLEAN", "GROUPS", "atoms_of_group", "degrade"]
+__all__ = ["CLEAN", "FORMULA_SETS", "GROUPS", "atoms_of_group", "degrade"]

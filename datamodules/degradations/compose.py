@@ -1,65 +1,83 @@
-"""Degrade an image as a group says, atom after atom in the order of the light's way."""
+"""Degrade an image as a group says, atom after atom in the order of the light's way. Not in the paper."""
 
-from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 import torch
 
-from datamodules.degradations.blur import blur
+from datamodules.degradations.formula import Formula, draw_formula
 from datamodules.degradations.groups import atoms_of_group
-from datamodules.degradations.haze import haze
-from datamodules.degradations.jpeg import jpeg
-from datamodules.degradations.lowlight import lowlight
-from datamodules.degradations.noise import noise
-from datamodules.degradations.rain import rain
-from datamodules.degradations.raindrop import raindrop
+from mimdit.batch import ATOMS
 
-Degradation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+FORMULA_SETS = ("original", "varied")
+"""``original``: the first formula of each atom; ``varied``: each atom draws one of its formulas."""
 
-IN_ORDER: dict[str, Degradation] = {
-    "haze": haze,
-    "rain": rain,
-    "raindrop": raindrop,
-    "blur": blur,
-    "lowlight": lowlight,
-    "noise": noise,
-    "jpeg": jpeg,
+# The module of an atom bears its name and declares all that is known of it here: FORMULAS, PLACE and STREAM.
+_MODULES = {atom: import_module(f"datamodules.degradations.{atom}") for atom in ATOMS}
+
+IN_ORDER: dict[str, dict[str, Formula]] = {
+    atom: _MODULES[atom].FORMULAS for atom in sorted(ATOMS, key=lambda atom: _MODULES[atom].PLACE)
 }
-"""The atoms from the scene (haze, rain) over the lens (raindrop, blur) and the sensor (lowlight, noise) to the file (jpeg)."""
+"""Formulas of the atoms, from the scene (haze, rain) over the lens (raindrop, blur) and the sensor (lowlight, noise) to the file (jpeg)."""
 
 _STREAM = 0xDE64
+_CHOICE = 0xF012
 
 
-def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int) -> np.ndarray:
+def drawn_formula(atom: str, seed: int, formulas: str = "varied") -> str:
+    """Return the name of the formula that an atom uses at a seed.
+
+    Raises:
+        ValueError: ``formulas`` is none of `FORMULA_SETS`.
+    """
+    if formulas not in FORMULA_SETS:
+        raise ValueError(f"no set of formulas is called {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+    if formulas == "original":
+        return next(iter(IN_ORDER[atom]))
+    # A stream of its own: a formula draws the same numbers in both sets.
+    return draw_formula(IN_ORDER[atom], np.random.default_rng([_CHOICE, _MODULES[atom].STREAM, seed]))
+
+
+def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int, formulas: str) -> np.ndarray:
     share = float(severity) / max(len(atoms), 1) ** 0.5
-    for index, (atom, degradation) in enumerate(IN_ORDER.items()):
+    for atom in IN_ORDER:
         if atom in atoms:
             # A stream for each atom: rain falls where it fell, whether there is haze or not.
-            image = degradation(image, share, np.random.default_rng([_STREAM, index, seed]))
+            rng = np.random.default_rng([_STREAM, _MODULES[atom].STREAM, seed])
+            image = IN_ORDER[atom][drawn_formula(atom, seed, formulas)].apply(image, share, rng)
     return np.clip(image, 0.0, 1.0).astype(np.float32, copy=False)
 
 
-def degrade(image: torch.Tensor | np.ndarray, group: str, *, severity: float, seed: int) -> torch.Tensor | np.ndarray:
+def degrade(
+    image: torch.Tensor | np.ndarray, group: str, *, severity: float, seed: int, formulas: str = "original"
+) -> torch.Tensor | np.ndarray:
     """Degrade an sRGB image with values in 0..1 as ``group`` says, e.g. ``"02Blur_Noise"``; equal arguments give equal bytes.
 
-    Takes a float tensor ``[3, H, W]`` and returns a float32 tensor of that shape, on the CPU; or takes a float32 array ``[H, W, 3]`` and
-    returns one. The input is left as it is. The severity, from 0 (nearly as it was; only ``jpeg`` and ``noise`` leave a trace) to 1
-    (severe), is that of the whole: each of n atoms gets ``severity / sqrt(n)``, else three at once would leave nothing to restore. The seed
-    draws everything else, so that at one seed a higher severity is the same accident made worse. Lengths (blur, streaks, drops) are in
-    pixels and suit images or crops of 100 to 500 pixels. (ours)
+    The input is left as it is. Lengths (blur, streaks, drops) are in pixels and suit images or crops of 100 to 500 pixels.
+
+    Args:
+        image: A float tensor ``[3, H, W]``, which gives a float32 tensor of that shape on the CPU, or a float32 array ``[H, W, 3]``,
+            which gives one.
+        group: A name that `atoms_of_group` reads.
+        severity: From 0 (nearly as it was; ``jpeg`` and ``noise`` leave a trace) to 1 (severe), of the whole: each of n atoms gets
+            ``severity / sqrt(n)``, else three at once would leave nothing to restore.
+        seed: Draws everything else, so that at one seed a higher severity is the same accident made worse.
+        formulas: One of `FORMULA_SETS`. A model that is trained on one formula an atom learns the formula instead of the kind.
 
     Raises:
-        ValueError: unknown group, severity outside 0..1, or an image of another shape or type.
+        ValueError: unknown group or set of formulas, severity outside 0..1, or an image of another shape or type.
     """
     atoms = atoms_of_group(group)
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity must lie in 0..1, not {severity}")
+    if formulas not in FORMULA_SETS:
+        raise ValueError(f"no set of formulas is called {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(f"a tensor to degrade must be float [3, H, W] with values in 0..1, not {image.dtype} {list(image.shape)}")
         pixels = np.ascontiguousarray(image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy())
-        degraded = _apply(pixels, atoms, severity, seed)
+        degraded = _apply(pixels, atoms, severity, seed, formulas)
         return torch.from_numpy(degraded).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.float32:
         raise ValueError(f"an array to degrade must be float32 [H, W, 3] with values in 0..1, not {image.dtype} {list(image.shape)}")
-    return _apply(image, atoms, severity, seed).copy()
+    return _apply(image, atoms, severity, seed, formulas).copy()

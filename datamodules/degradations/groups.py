@@ -1,17 +1,16 @@
-"""Degradation groups by name: FoundIR's twenty and the image that needed nothing."""
+"""Degradation groups by name: FoundIR's twenty and the image that needed nothing. Not in the paper."""
 
 import re
 
 from mimdit.batch import ATOMS
 
-_ATOM_OF_TOKEN = {"blur": ("blur",), "noise": ("noise",), "jpeg": ("jpeg",), "haze": ("haze",), "rain": ("rain",)}
-_ATOM_OF_TOKEN |= {"raindrop": ("raindrop",), "lowlight": ("lowlight",), "nightrain": ("lowlight", "rain"), "clean": ()}
+_ATOMS_OF_WORD: dict[str, tuple[str, ...]] = {atom: (atom,) for atom in ATOMS} | {"nightrain": ("lowlight", "rain"), "clean": ()}
 
 
 def atoms_of_group(name: str) -> tuple[str, ...]:
     """The atoms that a group's name tells, in the order of `mimdit.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
 
-    A name is two digits (which may be missing) and words joined by ``_``, in any case: Blur, Noise, JPEG, Haze, Rain, Raindrop, Lowlight;
+    A name is two digits (which may be missing) and words joined by ``_``, in any case: the atoms' own names (Blur, Noise, JPEG, Haze, ...);
     NightRain is rain and lowlight, and Clean is nothing. FoundIR's training set has groups of the same pattern.
 
     Raises:
@@ -19,16 +18,16 @@ def atoms_of_group(name: str) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for token in re.sub(r"^\d+", "", name).split("_"):
-        atoms = _ATOM_OF_TOKEN.get(token.lower())
+        atoms = _ATOMS_OF_WORD.get(token.lower())
         if atoms is None:
-            known = "Blur, Noise, JPEG, Haze, Rain, Raindrop, Lowlight, NightRain, Clean"
+            known = ", ".join(_ATOMS_OF_WORD)
             raise ValueError(f"degradation group {name!r} has the unknown part {token!r}: it must be made of {known}, joined by '_'")
         found.update(atoms)
     return tuple(atom for atom in ATOMS if atom in found)
 
 
 CLEAN = "00Clean"
-"""The group of images that need nothing. (ours)"""
+"""The group of images that need nothing."""
 
 _NAMES = [
     "01Blur", "02Blur_Noise", "03Blur_JPEG", "04Blur_Noise_JPEG",

@@ -1,9 +1,18 @@
-"""Low light: too little exposure, a flatter curve, and the noise that the missing photons leave."""
+"""Low light: too little exposure, a flatter curve, and the noise that the missing photons leave. Not in the paper."""
 
 import numpy as np
 
+from datamodules.degradations.formula import Formula
 from datamodules.degradations.light import to_linear, to_srgb
+from datamodules.degradations.mosaic import camera_noise
 from datamodules.degradations.noise import noise_levels, sensor_noise
+from datamodules.spectrum import power_law_noise
+
+PLACE = 4
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 4
+"""Key of the random stream; it stays when places change."""
 
 STOPS = 3.0
 """Stops of exposure lost at severity 1: an eighth of the light is left."""
@@ -21,7 +30,7 @@ def darken(image: np.ndarray, severity: float, gamma: float, gains: np.ndarray) 
 def lowlight(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Darken a float32 image ``[H, W, 3]`` in 0..1, in linear light, with moderate noise after.
 
-    At severity 1 three stops are lost, the gamma is up to 1.25 and the white balance is off by up to some 5 %. (ours)
+    At severity 1 three stops are lost, the gamma is up to 1.25 and the white balance is off by up to some 5 %.
     """
     gamma = 1.0 + rng.uniform(0.0, 0.25) * severity
     gains = np.exp(rng.normal(0.0, 0.03, 3) * severity)
@@ -29,3 +38,61 @@ def lowlight(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     if severity <= 0.0:
         return to_srgb(light)
     return to_srgb(light + sensor_noise(light, *noise_levels(_NOISE * severity), rng))
+
+
+def exposure(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Expose an image ``[H, W, 3]`` too little: up to `STOPS`, give or take a fifth, a small tint, and a camera's noise or none."""
+    stops, tint, strength = STOPS * rng.uniform(0.8, 1.2), rng.normal(0.0, 0.05, 3), rng.uniform(0.0, 2.0) * (rng.random() < 0.75)
+    light = to_linear(image) * np.exp(tint * severity - np.log(2.0) * stops * severity).astype(np.float32)
+    if severity <= 0.0 or strength == 0.0:
+        return to_srgb(light)
+    return to_srgb(light + camera_noise(light, *noise_levels(_NOISE * strength * severity), rng))
+
+
+def curve(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Bend (a power up to 3.5), scale and flatten the sRGB values of an image ``[H, W, 3]``, each by a share at random; half are noisy."""
+    bend, most, flatness = rng.uniform(0.0, 1.0), rng.uniform(0.8, 1.1), rng.uniform(0.0, 0.3) * (rng.random() < 0.4)
+    black, tint, noisy = rng.uniform(0.02, 0.1), rng.normal(0.0, 0.02, 3), rng.random() < 0.5
+    reach = most * severity
+    power, scale = 1.0 + 2.2 * bend * reach, np.exp(-1.15 * (1.0 - bend) * reach + tint * severity).astype(np.float32)
+    dark = np.power(np.maximum(image, 0.0), np.float32(power), dtype=np.float32) * scale
+    dark += np.float32(flatness * severity) * (np.float32(black) - dark)
+    if noisy:
+        dark += np.float32(_NOISE * severity * 50.0 / 255.0) * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(dark, 0.0, 1.0)
+
+
+def shadow_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw where a scene lacks light, float32 ``[height, width]`` with mean one: off a vignette, off some lamps, or in smooth patches."""
+    kind = rng.random()
+    if kind < 0.7:
+        y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(max(height, width))
+        lit = np.zeros((height, width), np.float32)
+        for _ in range(1 if kind < 0.35 else int(rng.integers(1, 4))):
+            spread, place = (rng.uniform(0.35, 0.7), rng.uniform(0.3, 0.7, 2)) if kind < 0.35 else (rng.uniform(0.15, 0.4), rng.random(2))
+            y0, x0 = (float(part) * side / max(height, width) for part, side in zip(place, (height, width), strict=True))
+            lit = np.maximum(lit, np.exp(-((y - np.float32(y0)) ** 2 + (x - np.float32(x0)) ** 2) / np.float32(2.0 * spread**2)))
+        shadow = 1.0 - np.float32(rng.uniform(0.5, 0.9)) * lit
+    else:
+        shadow = np.exp(np.float32(rng.uniform(0.2, 0.4)) * np.clip(power_law_noise(height, width, 2.0, rng), -2.0, 2.0))
+    return shadow / shadow.mean()
+
+
+def lit(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Darken an image ``[H, W, 3]`` unevenly: `STOPS` in the mean over a `shadow_map`, what is left of the light being warm or cold."""
+    stops, tint = STOPS * rng.uniform(0.85, 1.1), np.array([1.0, 0.0, -1.0]) * rng.normal(0.0, 0.08)
+    strength = rng.uniform(0.0, 2.0) * (rng.random() < 0.5)
+    shadow = shadow_map(*image.shape[:2], rng)
+    light = to_linear(image) * np.exp2(np.float32(-stops * severity) * shadow)[..., None] * np.exp(tint * severity).astype(np.float32)
+    if severity <= 0.0 or strength == 0.0:
+        return to_srgb(light)
+    return to_srgb(light + sensor_noise(light, *noise_levels(_NOISE * strength * severity), rng))
+
+
+FORMULAS = {
+    "original": Formula(lowlight),
+    "exposure": Formula(exposure),
+    "curve": Formula(curve),
+    "lit": Formula(lit),
+}
+"""Ways to lose light, the original first."""

@@ -1,11 +1,22 @@
-"""Sensor noise: photons arrive at random and the read-out adds its own."""
+"""Noise: photons arrive at random, the read-out adds its own, and the way to the file shapes both. Not in the paper."""
 
 import cv2
 import numpy as np
 
+from datamodules.degradations.formula import Formula
+from datamodules.degradations.jpeg import compress
 from datamodules.degradations.light import to_linear, to_srgb
+from datamodules.degradations.mosaic import camera_noise, lost_detail
+from datamodules.spectrum import power_law_noise
+
+PLACE = 5
+"""Place on the way of the light, from the scene (0) to the file (6)."""
+
+STREAM = 5
+"""Key of the random stream; it stays when places change."""
 
 _MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SRGB_SLOPE = 2.2
 """Shot noise of variance ``shot * x`` in linear light is nearly even in sRGB, with standard deviation about ``sqrt(shot) / 2.2``."""
 
@@ -14,7 +25,7 @@ def noise_levels(severity: float) -> tuple[float, float]:
     """``(shot, read)``: the noise variance in linear light x is ``shot * x + read``.
 
     Chosen so that the standard deviation in sRGB grows linearly from 1/255 to about 50/255 with the severity; above some 20/255 the bend
-    of the curve makes dark pixels noisier than that, until they clip. (ours)
+    of the curve makes dark pixels noisier than that, until they clip.
     """
     deviation = _MILDEST + (_SEVEREST - _MILDEST) * severity
     return (_SRGB_SLOPE * deviation) ** 2, (0.05 * deviation) ** 2
@@ -23,7 +34,7 @@ def noise_levels(severity: float) -> tuple[float, float]:
 def sensor_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Generator) -> np.ndarray:
     """Noise for linear light ``[H, W, 3]``: zero mean and variance ``shot * light + read``, float32.
 
-    The Poisson part is drawn as the Gaussian of equal variance. Half of the draws have colour channels that are mildly correlated, half are
+    The Poisson part is drawn as the Gaussian of equal variance. Half of the draws have color channels that are mildly correlated, half are
     mildly correlated between neighbouring pixels, as after demosaicing; neither changes the variance.
     """
     field = rng.standard_normal(light.shape, dtype=np.float32)
@@ -45,3 +56,107 @@ def noise(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     """
     light = to_linear(image)
     return to_srgb(light + sensor_noise(light, *noise_levels(severity), rng))
+
+
+def level(severity: float, rng: np.random.Generator) -> float:
+    """Draw a standard deviation in sRGB: from 1/255 to 50/255 with the severity, along a line or a curve that dwells on weak noise."""
+    return _MILDEST + (_SEVEREST - _MILDEST) * severity ** rng.uniform(1.0, 1.5)
+
+
+def _tone_curve(contrast: float) -> tuple[np.ndarray, np.ndarray]:
+    """Abscissas and values in 0..1 of an S-shaped curve; contrast 0 is the identity."""
+    x = np.linspace(0.0, 1.0, 513)
+    return x, (1.0 - contrast) * x + contrast * x * x * (3.0 - 2.0 * x)
+
+
+def smooth_chroma(image: np.ndarray, deviation: float, share: float) -> np.ndarray:
+    """Blur the color differences of an image ``[H, W, 3]`` by ``deviation`` pixels and mix them in by ``share``; luma stays."""
+    luma = (image @ _LUMA)[..., None]
+    chroma = image - luma
+    return luma + chroma + np.float32(share) * (cv2.GaussianBlur(chroma, (0, 0), deviation) - chroma)
+
+
+def camera(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Add noise to an image ``[H, W, 3]`` as a camera makes it: on the color mosaic, under a tone curve, often smoothed and compressed.
+
+    The tone curve is undone before and applied after the noise, so the tones stay. Smoothing of color, lost detail and JPEG (quality 75 to
+    98) grow with the severity too.
+    """
+    deviation = level(severity, rng)
+    contrast = rng.uniform(0.0, 0.5) if rng.random() < 0.5 else 0.0
+    x, curve = _tone_curve(contrast)
+    soft, smoothing, detail = rng.uniform(0.7, 2.0), rng.uniform(0.3, 1.0), rng.uniform(0.0, 0.5)
+    with_smoothing, with_detail, with_file, loss = rng.random() < 0.4, rng.random() < 0.3, rng.random() < 0.5, rng.random()
+    flat = np.interp(image, curve, x).astype(np.float32) if contrast else image
+    light = to_linear(flat)
+    read_share = rng.uniform(0.02, 0.12)
+    light = light + camera_noise(light, (_SRGB_SLOPE * deviation) ** 2, (read_share * deviation) ** 2, rng)
+    noisy = to_srgb(light)
+    noisy = np.interp(noisy, x, curve).astype(np.float32) if contrast else noisy
+    if with_detail:
+        noisy = noisy + np.float32(detail * severity) * lost_detail(image, rng)
+    if with_smoothing:
+        noisy = smooth_chroma(noisy, soft, smoothing * min(1.0, 3.0 * severity))
+    noisy = np.clip(noisy, 0.0, 1.0)
+    return compress(noisy, round(98.0 - 23.0 * loss * min(1.0, 2.0 * severity))) if with_file else noisy
+
+
+def white(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Add white Gaussian noise to sRGB values ``[H, W, 3]``: as strong in all channels, or each with its own strength, or gray."""
+    deviation, kind = level(severity, rng), rng.random()
+    if kind < 0.3:
+        field = rng.standard_normal((*image.shape[:2], 1), dtype=np.float32)
+    else:
+        field = rng.standard_normal(image.shape, dtype=np.float32)
+    if kind > 0.65:
+        factors = np.exp(rng.normal(0.0, 0.4, 3))
+        field *= (factors / np.sqrt((factors**2).mean())).astype(np.float32)
+    return np.clip(image + np.float32(deviation) * field, 0.0, 1.0)
+
+
+def _blurred(field: np.ndarray, spread: float) -> np.ndarray:
+    """A field of unit white noise ``[H, W, C]``, correlated over ``spread`` pixels, with mean zero and about unit deviation."""
+    field = cv2.GaussianBlur(field, (0, 0), spread).reshape(field.shape)
+    taps = cv2.getGaussianKernel(2 * int(np.ceil(4.0 * spread)) + 1, spread)
+    return (field - field.mean(axis=(0, 1))) / np.float32((taps**2).sum())
+
+
+def grain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Add noise that neighbors share, like the grain of film, to sRGB values ``[H, W, 3]``: gray or colored, or strongest in mid-tones."""
+    deviation, spread, coloring = level(severity, rng), rng.uniform(0.5, 1.8), rng.uniform(0.0, 1.0)
+    in_midtones = rng.random() < 0.5
+    shared = _blurred(rng.standard_normal((*image.shape[:2], 1), dtype=np.float32), spread)
+    own = _blurred(rng.standard_normal(image.shape, dtype=np.float32), spread)
+    field = np.float32(np.sqrt(1.0 - coloring)) * shared + np.float32(np.sqrt(coloring)) * own
+    if in_midtones:
+        luma = (image @ _LUMA)[..., None]
+        field = field * (np.float32(0.5) + np.float32(2.4) * luma * (1.0 - luma))
+    return np.clip(image + np.float32(deviation) * field, 0.0, 1.0)
+
+
+def blotches(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+    """Add white noise, blotches of color some pixels wide, noise of all scales and bands along rows to sRGB values ``[H, W, 3]``."""
+    height, width = image.shape[:2]
+    deviation = level(severity, rng)
+    shares = rng.dirichlet([3.0, 2.0, 1.0, 0.3])
+    weights = np.sqrt(shares).astype(np.float32)
+    spread, exponent = rng.uniform(2.0, 5.0), rng.uniform(0.3, 0.9)
+    field = weights[0] * rng.standard_normal(image.shape, dtype=np.float32)
+    # Blotches need a quarter of the resolution only.
+    small = _blurred(rng.standard_normal((height // 4 + 2, width // 4 + 2, 3), dtype=np.float32), spread / 4.0)
+    chroma = cv2.resize(small - (small @ _LUMA)[..., None], (width, height), interpolation=cv2.INTER_CUBIC)
+    field += weights[1] * np.float32(1.2) * (chroma - chroma.mean(axis=(0, 1)))
+    field += weights[2] * power_law_noise(height, width, exponent, rng)[..., None]
+    rows = rng.standard_normal((height, 1, 1), dtype=np.float32)
+    field += weights[3] * (rows - rows.mean())
+    return np.clip(image + np.float32(deviation) * field, 0.0, 1.0)
+
+
+FORMULAS = {
+    "original": Formula(noise),
+    "camera": Formula(camera, 2.0),
+    "white": Formula(white),
+    "grain": Formula(grain),
+    "blotches": Formula(blotches),
+}
+"""Ways to make noise, the original first."""

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from datamodules.degradations.blur import LARGEST_SPREAD, blur, convolve, defocus_kernel, motion_kernel
+from datamodules.degradations.blur import (
+    LARGEST_SPREAD,
+    aperture_kernel,
+    blur,
+    convolve,
+    defocus_kernel,
+    gaussian_kernel,
+    line_kernel,
+    motion_kernel,
+)
 from datamodules.degradations.light import to_linear, to_srgb
 
 
@@ -18,6 +27,8 @@ def moments(kernel):
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.5])
 def test_kernels_sum_to_one_and_have_the_spread(spread):
     kernels = [defocus_kernel(spread), *(motion_kernel(spread, np.random.default_rng(seed)) for seed in range(5))]
+    kernels += [gaussian_kernel(spread, 1.0, 0.0), gaussian_kernel(spread, 0.3, 0.7), line_kernel(spread, 0.4)]
+    kernels += [aperture_kernel(spread, 6, 0.3, 0.0, 1.0), aperture_kernel(spread, 5, 1.0, 0.4, 0.0)]
     for kernel in kernels:
         assert kernel.min() >= 0.0 and kernel.sum() == pytest.approx(1.0, abs=1e-5)
         mean, variance = moments(kernel)
@@ -62,3 +73,21 @@ def test_largest_spread_is_reached_at_severity_one():
     point[32, 32] = 1.0
     image = to_linear(blur(point, 1.0, np.random.default_rng(0)))[..., 0]
     assert np.sqrt(moments(image / image.sum())[1]) == pytest.approx(LARGEST_SPREAD, abs=0.1)
+
+
+def test_gaussian_kernel_has_its_ratio_and_direction():
+    kernel = gaussian_kernel(3.0, 0.4, 0.6)
+    reach = kernel.shape[0] // 2
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    variances, axes = np.linalg.eigh(np.cov(np.stack([x.ravel(), y.ravel()]), aweights=kernel.ravel(), ddof=0))
+    assert np.sqrt(variances[0] / variances[1]) == pytest.approx(0.4, rel=0.05)
+    assert abs(axes[:, 1] @ [np.cos(0.6), np.sin(0.6)]) > 0.999
+
+
+def test_aperture_can_hide_its_middle_and_has_corners():
+    ring = aperture_kernel(3.5, 8, 0.0, 0.5, 0.0)
+    middle = ring.shape[0] // 2
+    assert ring[middle, middle] == 0.0
+    triangle = aperture_kernel(3.5, 3, 0.0, 0.0, 0.0)
+    # A triangle covers 3 sqrt(3) / 4 of the squared radius of its corners, whose mean square per axis is an eighth of it.
+    assert (triangle > 0.5 * triangle.max()).sum() == pytest.approx(3.0 * 3.0**0.5 / 4.0 * 8.0 * 3.5**2, rel=0.15)

@@ -40,7 +40,7 @@ def test_result_is_float32_in_range_and_leaves_the_input_alone(group, photograph
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_severity_zero_is_nearly_the_image(group, photograph):
-    # JPEG at quality 90 with halved chroma takes this photograph, full of coloured edges, to 33.4 dB; the mean of the others is 37.
+    # JPEG at quality 90 with halved chroma takes this photograph, full of colored edges, to 33.4 dB; the mean of the others is 37.
     limit = 33.0 if "jpeg" in GROUPS[group] else 40.0
     assert psnr(degrade(photograph, group, severity=0.0, seed=1), photograph) > limit
 

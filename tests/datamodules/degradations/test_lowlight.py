@@ -21,6 +21,6 @@ def test_mean_falls_with_the_severity(seed):
 
 
 def test_noise_grows_with_the_severity_and_stays_moderate():
-    grey = np.full((96, 96, 3), 0.6, np.float32)
-    deviations = [lowlight(grey, severity, np.random.default_rng(2)).std(axis=(0, 1)).mean() for severity in (0.2, 0.5, 1.0)]
+    gray = np.full((96, 96, 3), 0.6, np.float32)
+    deviations = [lowlight(gray, severity, np.random.default_rng(2)).std(axis=(0, 1)).mean() for severity in (0.2, 0.5, 1.0)]
     assert deviations == sorted(deviations) and 2.0 / 255.0 < deviations[-1] < 8.0 / 255.0

@@ -24,8 +24,8 @@ def test_mean_is_zero():
 
 @pytest.mark.parametrize("severity", [0.0, 0.1, 0.3])
 def test_deviation_in_srgb_is_linear_in_the_severity(severity):
-    grey = to_srgb(np.full((128, 128, 3), 0.3, np.float32))
-    deviation = np.mean([(noise(grey, severity, np.random.default_rng(seed)) - grey).std() for seed in range(8)])
+    gray = to_srgb(np.full((128, 128, 3), 0.3, np.float32))
+    deviation = np.mean([(noise(gray, severity, np.random.default_rng(seed)) - gray).std() for seed in range(8)])
     assert deviation == pytest.approx((1.0 + 49.0 * severity) / 255.0, rel=0.15)
 
 
