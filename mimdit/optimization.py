@@ -43,3 +43,34 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
             return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
         super().__init__(optimizer, share)
+
+
+class WarmupConstantDecay(torch.optim.lr_scheduler.LambdaLR):
+    """Linear warm-up, a constant rate, then a linear decay to ``floor`` times the rate in the last steps (arXiv 2405.18392).
+
+    A run at its constant rate can be prolonged, or ended early by a decay from any of its checkpoints.
+
+    Args:
+        optimizer: The optimizer.
+        total_steps: Optimizer steps of the whole run; past it the floor holds.
+        warmup_steps: Steps of the warm-up.
+        decay_steps: Steps of the decay, the last of the run.
+        floor: Final share of the learning rate, 0..1.
+
+    Raises:
+        ValueError: Warm-up and decay are longer than the run.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, total_steps: int, *, warmup_steps: int = 100, decay_steps: int = 500, floor: float = 0.01
+    ) -> None:
+        if warmup_steps + decay_steps > total_steps:
+            raise ValueError(f"warmup_steps={warmup_steps} and decay_steps={decay_steps} do not fit into total_steps={total_steps}")
+
+        def share(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
+            left = max(0, total_steps - step) / max(1, decay_steps)
+            return floor + (1 - floor) * min(1.0, left)
+
+        super().__init__(optimizer, share)
