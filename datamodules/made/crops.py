@@ -20,7 +20,7 @@ SMALLEST_SCALE = 0.25
 LEAST_DETAIL = 0.02
 """Root mean square of the lightness's gradient (of 0..1, a pixel) below which a crop counts as flat or blurred."""
 
-TRIES = 5
+TRIES = 8
 """Draws of a crop; the last is taken as it is, so that some smooth images stay."""
 
 _STREAM = 0xC409

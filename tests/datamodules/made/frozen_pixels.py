@@ -41,9 +41,15 @@ def pixel_digests(recipes: list[made.Recipe], draws: str) -> dict[str, dict[str,
             if draws == "all" or f"-draw{_draw(recipe, number)}-" in recipe.key:
                 sample = made.make_sample(recipe)
                 for side, digest in sides.items():
-                    digest.update(cv2.imdecode(np.frombuffer(sample[f"{side}.png"], np.uint8), cv2.IMREAD_COLOR)[..., ::-1].tobytes())
+                    digest.update(decoded(sample[f"{side}.png"]))
         digests[plan.path.name] = {side: digest.hexdigest() for side, digest in sides.items()}
     return digests
+
+
+@functools.cache
+def decoded(png: bytes) -> bytes:
+    """Return the RGB bytes of a PNG."""
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].tobytes()
 
 
 def _draw(recipe: made.Recipe, number: int) -> int:

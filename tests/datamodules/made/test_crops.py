@@ -92,7 +92,7 @@ def test_retoning_keeps_the_geometry():
 
 
 def test_flat_crops_are_drawn_anew_but_not_for_ever():
-    # A quarter of the picture has detail: with five tries far more than a quarter of the crops have.
+    # A quarter of the picture has detail: with eight tries far more than a quarter of the crops have.
     half_flat = np.full((400, 400, 3), 128, np.uint8)
     half_flat[:200, :200] = np.random.default_rng(0).integers(0, 256, (200, 200, 3))
     shares = [detail(draw_crop(half_flat, 32, seed=seed, retoned=False) / 255.0) >= LEAST_DETAIL for seed in range(60)]
