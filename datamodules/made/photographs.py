@@ -51,7 +51,15 @@ def photograph_crop(name: str, size: int = 256) -> np.ndarray:
     Raises:
         ValueError: the photograph is smaller than ``size``: enlarging it would invent blur.
     """
-    image = load_photograph(name)
+    return middle_crop(load_photograph(name), size, name)
+
+
+def middle_crop(image: np.ndarray, size: int, name: str) -> np.ndarray:
+    """Return the middle ``[size, size, 3]`` of ``[H, W, 3]``, uint8, reduced as `photograph_crop` says; ``name`` is for the error.
+
+    Raises:
+        ValueError: the image is smaller than ``size``.
+    """
     height, width = image.shape[:2]
     short = min(height, width)
     if short < size:

@@ -1,6 +1,10 @@
 """Random tone: gamma, contrast, brightness, saturation and tint, from dark to bright and from pale to vivid."""
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from datamodules.degradations.light import to_linear, to_srgb
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -41,3 +45,45 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     tint = np.exp(rng.normal(0.0, 0.05, 3)).astype(np.float32) if saturation > 0.0 else np.ones(3, np.float32)
     image = (grey + saturation * (image - grey)) * tint
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Mood:
+    """Ranges of a natural tone: exposure in stops; contrast around the mean; black, white, saturation in 0..1; deviation of the tint."""
+
+    share: float
+    exposure: tuple[float, float]
+    contrast: tuple[float, float]
+    black: tuple[float, float]
+    white: tuple[float, float]
+    saturation: tuple[float, float]
+    tint: float
+
+
+MOODS = {
+    "plain": Mood(0.30, (-0.5, 0.5), (0.8, 1.2), (0.0, 0.03), (0.9, 1.0), (0.7, 1.3), 0.02),
+    "dark": Mood(0.20, (-3.0, -1.0), (0.8, 1.2), (0.0, 0.02), (0.8, 1.0), (0.5, 1.1), 0.03),
+    "dull": Mood(0.20, (-0.7, 0.4), (0.5, 0.9), (0.03, 0.15), (0.6, 0.85), (0.2, 0.8), 0.03),
+    "foggy": Mood(0.15, (0.0, 0.7), (0.4, 0.8), (0.2, 0.45), (0.8, 1.0), (0.2, 0.7), 0.02),
+    "tinted": Mood(0.15, (-0.7, 0.4), (0.8, 1.2), (0.0, 0.08), (0.8, 1.0), (0.6, 1.3), 0.12),
+}
+"""Tones that photographs have by nature, with their shares. Not in the paper."""
+
+
+def retone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a photograph, float32 RGB ``[H, W, 3]`` in 0..1, one of the `MOODS`; return it in the same form.
+
+    Unlike `random_tone` it never stretches, so smooth images show no bands. Fewer stops take light away in linear light; more stops
+    lift the shadows and keep the highlights. Not in the paper.
+    """
+    mood = MOODS[str(rng.choice(list(MOODS), p=[mood.share for mood in MOODS.values()]))]
+    draws = (rng.uniform(*limits) for limits in (mood.exposure, mood.contrast, mood.black, mood.white, mood.saturation))
+    exposure, contrast, black, white, saturation = (np.float32(value) for value in draws)
+    light = to_linear(image)
+    gain = np.exp2(exposure)
+    image = to_srgb(light * gain if gain <= 1.0 else 1.0 - np.power(1.0 - np.minimum(light, 1.0), gain, dtype=np.float32))
+    mean = image.mean(dtype=np.float32)
+    image = black + (white - black) * np.clip(mean + contrast * (image - mean), 0.0, 1.0)
+    gray = (image * _LUMA).sum(axis=2, keepdims=True)
+    tint = np.exp(rng.normal(0.0, mood.tint, 3)).astype(np.float32)
+    return np.clip((gray + saturation * (image - gray)) * (tint / (tint * _LUMA).sum()), 0.0, 1.0)

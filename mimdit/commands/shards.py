@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datamodules.latents.record import LatentRecord
-from datamodules.made.quickstart import quickstart_folders, write_folders
+from datamodules.made.crops import list_photographs, photographs_digest
+from datamodules.made.quickstart import Photographs, quickstart_folders, write_folders
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
 from mimdit.files import replace_when_whole
 
 _PLAN = "plan.json"
+FORMULAS = ("original", "varied")
+"""Sets of formulas that `datamodules.degradations.degrade` draws from."""
 
 
 def quickstart(
@@ -21,7 +24,13 @@ def quickstart(
     photograph_size: int = 256,
     draws: int = 3,
     severities: list[float] | None = None,
+    min_severity: float = 0.1,
     max_severity: float = 1.0,
+    photographs: str | None = None,
+    photograph_share: float = 0.5,
+    retone: float = 0.5,
+    split: str | None = None,
+    formulas: Literal["original", "varied"] = "original",
     shard_size: int = 256,
     workers: int = 2,
     seed: int = 0,
@@ -40,14 +49,21 @@ def quickstart(
         photograph_size: Side of the photographs for validation and test in pixels.
         draws: How often each test photograph is degraded in each group, each time with another seed and the next of the severities.
         severities: Severities of the degraded photographs, each in 0..1; null is 0.3, 0.6 and 0.9.
+        min_severity: Smallest severity of the training images, 0..1.
         max_severity: Largest severity of the training images, 0.1..1; below those of the photographs it tells how restoring carries over.
+        photographs: Folder of photographs whose sharp crops are trained on beside the made images; null is none.
+        photograph_share: Share of the training images that are crops of photographs, 0..1; 1 makes no scenes.
+        retone: Share of the crops that get another natural tone, which their clean image keeps, 0..1.
+        split: Text file that names the photographs to use, one file name a line; null is all of the folder.
+        formulas: Formulas of the degradations of the training images; those of validation and test are always the original ones.
         shard_size: Pairs a shard at most.
         workers: Processes that work in parallel.
         seed: Seed of everything that is drawn.
         overwrite: Replace what was written to dst with other options.
 
     Raises:
-        ValueError: An option is out of its range, or dst holds shards that were made with other options.
+        ValueError: An option is out of its range, a photograph is unreadable or too small, or dst holds shards that were made with other
+            options.
     """
     severities = [0.3, 0.6, 0.9] if severities is None else list(severities)
     samples = {
@@ -59,15 +75,30 @@ def quickstart(
         "severities": severities,
         "seed": seed,
     }
-    if max_severity != 1.0:  # folders of earlier versions do not tell it
-        samples["max_severity"] = max_severity
+    late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original")}
+    samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)
+    recorded, chosen = {}, None
+    if photographs is not None:
+        chosen, recorded = _photographs(Path(photographs), split, size=size, share=photograph_share, retone=retone)
+    elif split is not None:
+        raise ValueError(f"split is {split}, but there is no folder that it splits; give --photographs too.")
     destination = Path(dst)
-    folders = quickstart_folders(destination, **samples)
-    options = {"schema": SCHEMA, **samples, "shard_size": shard_size}
+    folders = quickstart_folders(destination, **samples, train_photographs=chosen)
+    options = {"schema": SCHEMA, **samples, **recorded, "shard_size": shard_size}
     _agree(destination, list(folders), options, overwrite)
-    write_folders(folders, options, shard_size=shard_size, workers=workers)
+    write_folders(folders, options, shard_size=shard_size, workers=workers, photographs=None if chosen is None else chosen.folder)
     info(dst)
+
+
+def _photographs(folder: Path, split: str | None, *, size: int, share: float, retone: float) -> tuple[Photographs, dict[str, Any]]:
+    """Choose a folder's photographs; return them and the options that an index records of them."""
+    for name, value in {"photograph_share": share, "retone": retone}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it is a share and must lie in 0..1.")
+    names = list_photographs(folder, size=size, split=None if split is None else Path(split))
+    recorded = {"photograph_share": share, "retone": retone, "photographs": names, "photographs_sha256": photographs_digest(folder, names)}
+    return Photographs(folder, tuple(names), share, retone), recorded
 
 
 def info(folder: str) -> None:
@@ -108,6 +139,11 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
         raise ValueError(f"clean is {samples['clean']}; it is a share and must lie in 0..1.")
     if not 0.1 <= samples.get("max_severity", 1.0) <= 1:
         raise ValueError(f"max_severity is {samples['max_severity']}; it must lie in 0.1..1.")
+    least, most = samples.get("min_severity", 0.1), samples.get("max_severity", 1.0)
+    if not 0 <= least <= most:
+        raise ValueError(f"min_severity is {least}; it must lie in 0..{most}, which is max_severity.")
+    if samples.get("formulas", "original") not in FORMULAS:
+        raise ValueError(f"formulas is {samples['formulas']!r}; it must be {' or '.join(FORMULAS)}.")
     severities = samples["severities"]
     if not severities or not all(0 <= severity <= 1 for severity in severities):
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")
@@ -122,7 +158,7 @@ def _agree(destination: Path, folders: list[Path], options: dict[str, Any], over
             return
         if not overwrite:
             names = sorted(name for name in {*recorded, *options} if recorded.get(name) != options.get(name))
-            changes = ", ".join(f"{name} {recorded.get(name)} there, {options.get(name)} now" for name in names)
+            changes = ", ".join(f"{name} {_shown(recorded.get(name))} there, {_shown(options.get(name))} now" for name in names)
             raise ValueError(
                 f"{destination} holds shards made with other options ({changes}). Give the same options, another folder, or "
                 "--overwrite=true."
@@ -134,3 +170,9 @@ def _agree(destination: Path, folders: list[Path], options: dict[str, Any], over
     destination.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(plan) as path:
         path.write_text(json.dumps(options, indent=1) + "\n")
+
+
+def _shown(value: Any) -> str:
+    """Return an option's value as text; lists of many names are cut."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

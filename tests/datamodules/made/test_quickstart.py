@@ -3,13 +3,15 @@
 import collections
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from datamodules.decoding import decode_pair
 from datamodules.degradations import CLEAN, GROUPS
-from datamodules.made.photographs import TEST, VALIDATION, photograph_crop
-from datamodules.made.quickstart import photograph_recipes, plan_shards, train_recipes, write_folders, write_plan
+from datamodules.made.crops import draw_crop
+from datamodules.made.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.made.quickstart import Photographs, make_sample, photograph_recipes, plan_shards, train_recipes, write_folders, write_plan
 from datamodules.made.scenes import make_scene
 from datamodules.shards import ShardIndex, read_shard
 from mimdit.commands.shards import quickstart
@@ -43,6 +45,8 @@ def test_training_severities_are_uniform_from_a_tenth_on():
     severities = np.array([r.severity for r in train_recipes(20_000, size=32, clean=0.3, seed=0) if r.group != CLEAN])
     assert severities.min() >= 0.1 and severities.max() <= 1.0
     assert np.allclose(np.quantile(severities, [0.25, 0.5, 0.75]), [0.325, 0.55, 0.775], atol=0.02)
+    weak = [r.severity for r in train_recipes(2_000, size=32, clean=0.0, seed=0, min_severity=0.02, max_severity=0.3)]
+    assert 0.02 <= min(weak) < 0.03 and 0.29 < max(weak) <= 0.3
     mild = [r.severity for r in train_recipes(2_000, size=32, clean=0.0, seed=0, max_severity=0.6)]
     assert min(mild) >= 0.1 and 0.59 < max(mild) <= 0.6
 
@@ -113,9 +117,91 @@ def test_the_command_keeps_what_is_there_and_refuses_other_options(tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "option", [{"train_images": 0}, {"workers": 0}, {"clean": 1.5}, {"max_severity": 0.0}, {"severities": [0.5, 2.0]}, {"severities": []}]
+    "option",
+    [
+        {"train_images": 0},
+        {"workers": 0},
+        {"clean": 1.5},
+        {"min_severity": -0.1},
+        {"max_severity": 0.0},
+        {"severities": [0.5, 2.0]},
+        {"severities": []},
+        {"formulas": "other"},
+    ],
 )
 def test_options_out_of_range_are_named(tmp_path, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         quickstart(str(tmp_path / "data"), **{**SMALL, **option})
     assert not (tmp_path / "data").exists()
+
+
+def photographs(folder, names=("astronaut", "coffee")) -> list[str]:
+    """Write photographs as the files of a folder; their names."""
+    folder.mkdir(exist_ok=True)
+    files = [f"{name}.png" for name in names]
+    for name, file in zip(names, files):
+        (folder / file).write_bytes(cv2.imencode(".png", load_photograph(name)[..., ::-1])[1].tobytes())
+    return files
+
+
+def test_a_share_of_the_training_images_are_crops(tmp_path):
+    chosen = Photographs(tmp_path, ("a.jpg", "b.jpg", "c.jpg"), share=0.4, retone=0.25)
+    plain, mixed = (train_recipes(5_000, size=32, clean=0.3, seed=0, photographs=folder) for folder in (None, chosen))
+    crops = [recipe for recipe in mixed if recipe.source == "folder"]
+    assert abs(len(crops) - 2_000) < 4 * (5_000 * 0.24) ** 0.5
+    assert abs(sum(recipe.retoned for recipe in crops) / len(crops) - 0.25) < 4 * (0.1875 / len(crops)) ** 0.5
+    names = collections.Counter(recipe.photograph for recipe in crops)
+    assert names.keys() == set(chosen.names) and max(names.values()) < 1.2 * min(names.values())
+    # The photographs change nothing else: same groups, severities and seeds.
+    assert [(r.key, r.severity, r.seed) for r in mixed] == [(r.key, r.severity, r.seed) for r in plain]
+    instead = train_recipes(50, size=32, clean=0.3, seed=0, photographs=Photographs(tmp_path, ("a.jpg",), share=1.0))
+    assert {recipe.source for recipe in instead} == {"folder"}
+
+
+def test_crops_are_stored_with_the_names_of_their_photographs(tmp_path):
+    files = photographs(tmp_path / "photographs")
+    options = {**SMALL, "train_images": 12, "photographs": str(tmp_path / "photographs"), "photograph_share": 1.0, "retone": 0.5}
+    quickstart(str(tmp_path / "data"), **options)
+    index = ShardIndex.load(tmp_path / "data" / "train")
+    assert index.options["photographs"] == files and index.options["retone"] == 0.5 and index.options["photograph_share"] == 1.0
+    samples = [s for shard in index.shards for s in read_shard(index.path(shard), samples=shard.samples)]
+    assert len(samples) == 12
+    for sample in samples:
+        fields = json.loads(sample.json)
+        photograph = load_photograph(fields["photograph"].removesuffix(".png"))
+        clean = draw_crop(photograph, 32, seed=fields["seed"], retoned=fields.get("retoned", False))
+        np.testing.assert_array_equal(decode_pair(sample).gt, clean)
+    # The test photographs are those of always, and say nothing of a folder.
+    test = ShardIndex.load(tmp_path / "data" / "test")
+    first = next(iter(read_shard(test.path(test.shards[0]), samples=1)))
+    assert "photograph" not in json.loads(first.json)
+
+
+def test_a_split_keeps_photographs_out(tmp_path):
+    photographs(tmp_path / "photographs", ("astronaut", "coffee", "chelsea"))
+    (tmp_path / "split.txt").write_text("coffee.png\nchelsea.png\n")
+    options = {**SMALL, "photographs": str(tmp_path / "photographs"), "split": str(tmp_path / "split.txt")}
+    quickstart(str(tmp_path / "data"), **options)
+    assert ShardIndex.load(tmp_path / "data" / "train").options["photographs"] == ["chelsea.png", "coffee.png"]
+    with pytest.raises(ValueError, match="other options .photographs "):
+        quickstart(str(tmp_path / "data"), **{**options, "split": None})
+    with pytest.raises(ValueError, match="--photographs"):
+        quickstart(str(tmp_path / "other"), **SMALL, split=str(tmp_path / "split.txt"))
+
+
+def test_varied_formulas_are_those_of_the_training_samples_only(monkeypatch, tmp_path):
+    asked = []
+
+    def degrade(image, group, *, severity, seed, formulas="original"):
+        asked.append(formulas)
+        return image
+
+    monkeypatch.setattr("datamodules.made.quickstart.degrade", degrade)
+    quickstart(str(tmp_path), **{**SMALL, "clean": 0.0}, formulas="varied")
+    assert collections.Counter(asked)["varied"] == SMALL["train_images"]
+    assert ShardIndex.load(tmp_path / "train").options["formulas"] == "varied"
+
+
+def test_fields_of_older_samples_stay_as_they_were():
+    fields = make_sample(RECIPES[0])["json"]
+    assert fields.keys() == {"group", "source", "severity", "seed", "atoms", "width", "height"}

@@ -1,9 +1,10 @@
 """The final tone of a scene."""
 
 import numpy as np
+import pytest
 
 from datamodules.made.scenes import make_scene
-from datamodules.made.tone import random_tone
+from datamodules.made.tone import MOODS, random_tone, retone
 
 
 def test_median_follows_the_draw_and_not_the_input():
@@ -28,3 +29,25 @@ def test_scenes_are_as_dull_as_photographs_and_no_duller():
     assert 0.1 < np.percentile(darkest, 95) < 0.2  # 0.15
     assert 0.8 < np.median(white) < 0.95 and np.percentile(white, 25) > 0.7  # 0.9, 0.8
     assert 0.16 < np.median(lightness.std(axis=(1, 2))) < 0.22  # 0.19
+
+
+def test_retoned_photographs_are_plain_dark_dull_foggy_and_tinted():
+    image = np.random.default_rng(0).random((32, 32, 3), dtype=np.float32)
+    toned = np.stack([retone(image, np.random.default_rng(seed)) for seed in range(400)])
+    assert toned.dtype == np.float32 and toned.min() >= 0.0 and toned.max() <= 1.0
+    means, lowest = toned.mean(axis=(1, 2, 3)), np.percentile(toned, 1, axis=(1, 2, 3))
+    spread = np.percentile(toned, 99, axis=(1, 2, 3)) - lowest
+    tint = np.ptp(np.log(toned.mean(axis=(1, 2))), axis=1)
+    for share, few, many in (((means < 0.3).mean(), 0.1, 0.3), ((lowest > 0.2).mean(), 0.1, 0.3), ((tint > 0.15).mean(), 0.08, 0.25)):
+        assert few < share < many
+    assert 0.1 < (spread < 0.4).mean() < 0.5
+
+
+def test_retoning_a_smooth_image_makes_no_bands():
+    ramp = np.broadcast_to(np.linspace(0.4, 0.5, 64, dtype=np.float32)[None, :, None], (64, 64, 3))
+    steepest = max(np.abs(np.diff(retone(ramp, np.random.default_rng(seed)), axis=1)).max() for seed in range(100))
+    assert steepest < 3 * 0.1 / 63
+
+
+def test_the_moods_shares_add_up():
+    assert sum(mood.share for mood in MOODS.values()) == pytest.approx(1.0)
