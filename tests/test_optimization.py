@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mimdit.optimization import WarmupCosine, parameter_groups
+from mimdit.optimization import WarmupConstantDecay, WarmupCosine, parameter_groups
 from tests.tiny_models import tiny_restorer
 
 
@@ -32,9 +32,9 @@ def test_a_router_does_not_decay_and_an_idle_expert_does():
     torch.testing.assert_close(expert.detach(), before[1] * (1 - 0.1 * 0.5))
 
 
-def rates(steps, total, **options):
+def rates(steps, total, schedule=WarmupCosine, **options):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = WarmupCosine(optimizer, total, **options)
+    scheduler = schedule(optimizer, total, **options)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -59,3 +59,16 @@ def test_no_warm_up_begins_at_the_top():
 def test_a_run_shorter_than_its_warm_up_is_an_error():
     with pytest.raises(ValueError, match=r"total_steps=100 must exceed warmup_steps=100"):
         rates(1, 100, warmup_steps=100)
+
+
+def test_a_constant_rate_is_the_same_for_any_length_until_its_decay():
+    short, long = (rates(60, total, WarmupConstantDecay, warmup_steps=4, decay_steps=10, floor=0.1) for total in (30, 60))
+    assert short[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert short[:20] == long[:20] and set(short[4:21]) == {2.0}
+    assert short[25] == pytest.approx(2.0 * (0.1 + 0.9 / 2))
+    assert short[30:] == pytest.approx([0.2] * 30)
+
+
+def test_warm_up_and_decay_must_fit_into_the_run():
+    with pytest.raises(ValueError, match=r"warmup_steps=60 and decay_steps=50 do not fit into total_steps=100"):
+        rates(1, 100, WarmupConstantDecay, warmup_steps=60, decay_steps=50)

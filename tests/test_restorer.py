@@ -281,7 +281,8 @@ def test_training_drops_prompts_by_the_draw_of_each_image(prompts):
     by_image = []
     for index, drop in enumerate(dropped.tolist()):
         one = conditioning.__class__(**vars(conditioning) | {"residuals": [r[index : index + 1] for r in conditioning.residuals]})
-        by_image.append((empty if drop else told).flow_loss(clean[index : index + 1], clean[index : index + 1], one, batch["key"][index : index + 1]))
+        alone = clean[index : index + 1]
+        by_image.append((empty if drop else told).flow_loss(alone, alone, one, batch["key"][index : index + 1]))
     found = dropping.flow_loss(clean, clean, conditioning, batch["key"])
     torch.testing.assert_close(found, torch.stack(by_image).mean(), rtol=1e-4, atol=1e-5)
 
