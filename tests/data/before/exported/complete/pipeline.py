@@ -1,0 +1,1 @@
+from mimdit.pipeline import MiMDiTPipeline  # noqa: F401
