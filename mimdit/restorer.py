@@ -240,6 +240,7 @@ class Restorer(Restoring):
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
         if self.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
+            other.ema.restart()
         return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -288,7 +289,8 @@ class Restorer(Restoring):
         frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
         check_frozen(frozen, backbone, folder)
-        load_output_layer(restorer, folder)
+        load_output_layer(restorer, folder, required=True)
+        restorer.ema.restart()
         restorer.measured_gates = measured_gates
         if torch_dtype is not None and not is_int8(backbone.transformer):
             backbone.transformer.to(torch_dtype)

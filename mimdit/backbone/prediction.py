@@ -54,7 +54,7 @@ def replaced_output(transformer: ModelMixin, layer: nn.Module | None) -> Iterato
 def zero_output_layer(transformer: ModelMixin) -> nn.Linear:
     """Return a new linear layer of the sizes of the transformer's last one, zero: with it the transformer's output is zero."""
     last = transformer.proj_out
-    layer = nn.Linear(last.in_features, last.out_features)
+    layer = nn.Linear(last.in_features, last.out_features, device=last.weight.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
