@@ -261,14 +261,14 @@ class DiTBackbone(L.LightningModule):
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
         """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it.
 
-        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient.
+        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient, nor do its adapters.
         """
         self.requires_grad_(self.trainable and reached)
         self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)
         self.codec.requires_grad_(False)
         for name, parameter in self.transformer.named_parameters():
             if is_adapter(name):
-                parameter.requires_grad_(reached)
+                parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
 
     def compile_blocks(self) -> None:
         """Compile the transformer's blocks, each by itself."""
