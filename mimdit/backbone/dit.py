@@ -105,8 +105,7 @@ class DiTBackbone(L.LightningModule):
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
             if pretrained == "embedded":
                 self.transformer.origin = Origin("embedded")  # its place differs from machine to machine
-        if prediction is not None:
-            set_prediction(self.transformer, prediction)
+        set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
         check_flow_loss(flow_loss_on, sigma_min)
         self.sigma_min, self.flow_loss_on = sigma_min, flow_loss_on
         self.codec = codec or PixelCodec()
@@ -386,8 +385,11 @@ def _make_transformer(architecture: dict) -> ModelMixin:
     if name not in kinds:
         raise ValueError(f"architecture: _class_name {name!r} is of no known family; choose one of {', '.join(kinds)}")
     arguments = {key: value for key, value in architecture.items() if not key.startswith("_")}
+    prediction = arguments.pop("prediction_type", "velocity")  # in a config.json, but no argument of diffusers' class
     known = inspect.signature(kinds[name].__init__).parameters
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"architecture: {name} does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
-    return kinds[name](**arguments)
+    transformer = kinds[name](**arguments)
+    set_prediction(transformer, prediction)
+    return transformer
