@@ -47,6 +47,12 @@ class ExponentialMovingAverage(nn.Module):
         torch._foreach_lerp_(average, [weight.float() for weight in live], 1 - decay)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Let the average be the live weights, which were read after it was made."""
+        average, live = self._pairs()
+        torch._foreach_copy_(average, live)
+
+    @torch.no_grad()
     def adopt(self) -> None:
         """Let the live weights be the average, for use: the live ones are gone."""
         average, live = self._pairs()

@@ -240,6 +240,7 @@ class Restorer(Restoring):
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
         if self.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
+            other.ema.restart()
         return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -261,6 +262,8 @@ class Restorer(Restoring):
                 self.ema.swap()
         settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
         settings |= {} if self.anchor == "none" else {"anchor": self.anchor}
+        if sigma_min := self.backbone.least_divisor(anchored=self.anchor != "none"):
+            settings["sigma_min"] = sigma_min
         write_settings(folder, settings | {"frozen": self.backbone.frozen_identity}, self.measured_gates)
 
     @classmethod
@@ -271,8 +274,8 @@ class Restorer(Restoring):
 
         Args:
             folder: The folder.
-            backbone: The frozen backbone that it was trained on, which gets the folder's adapters, if there are any; None for the folder's
-                own, or else the embedded one.
+            backbone: The frozen backbone that it was trained on, which gets the folder's adapters and ``sigma_min``, if there are any; None
+                for the folder's own, or else the embedded one.
             torch_dtype: Precision of the backbone's transformer, as diffusers asks for it; None leaves it. The conditioner stays in
                 fp32, and an int8 transformer as it is.
 
@@ -285,10 +288,12 @@ class Restorer(Restoring):
         backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
         if (folder / ADAPTERS).is_dir():
             backbone.load_lora(folder / ADAPTERS)
+        backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
         frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
         restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
         check_frozen(frozen, backbone, folder)
-        load_output_layer(restorer, folder)
+        load_output_layer(restorer, folder, required=True)
+        restorer.ema.restart()
         restorer.measured_gates = measured_gates
         if torch_dtype is not None and not is_int8(backbone.transformer):
             backbone.transformer.to(torch_dtype)

@@ -57,13 +57,17 @@ def save_output_layer(restorer: Restoring, folder: Path) -> None:
             save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
 
 
-def load_output_layer(restorer: Restoring, folder: Path) -> None:
-    """Read the restorer's own last layer, if it has one and ``folder`` does.
+def load_output_layer(restorer: Restoring, folder: Path, *, required: bool = False) -> None:
+    """Read the restorer's own last layer, if it has one; where ``folder`` has none it stays as it is, unless it is ``required``.
 
     Raises:
-        ValueError: It is of another size.
+        ValueError: It is of another size, or it is missing and required.
     """
-    if restorer.output_layer is None or not (folder / OUTPUT_LAYER).is_file():
+    if restorer.output_layer is None:
+        return
+    if not (folder / OUTPUT_LAYER).is_file():
+        if required:
+            raise ValueError(f"{folder} has anchor: {restorer.anchor}, but {OUTPUT_LAYER} is missing; copy the folder anew")
         return
     state = load_file(folder / OUTPUT_LAYER)
     expected = {name: tuple(tensor.shape) for name, tensor in restorer.output_layer.state_dict().items()}

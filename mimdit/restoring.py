@@ -74,7 +74,13 @@ class Restoring(L.LightningModule):
 
         ``anchor`` is that of `anchor_of`; ``prompting`` are the backbone's ``guidance`` and ``dropped``, and `tiled_velocity`'s
         ``at_once``, ``device`` and ``done``.
+
+        Raises:
+            ValueError: The restorer has an anchor and none is given, or the other way round.
         """
+        if (anchor is None) != (self.output_layer is None):
+            given = "no anchor is given" if anchor is None else "an anchor is given"
+            raise ValueError(f"{given} to a restorer with anchor: {self.anchor}; pass anchor_of(degraded, conditioning)")
         residuals = None if conditioning is None else conditioning.residuals
         settings = {"tile": self.tile, "overlap": self.overlap, "scale": self.conditioner.timestep_scale} | prompting
         return tiled_velocity(self.backbone, latents, sigma, residuals, anchor=anchor, output_layer=self.output_layer, **settings)

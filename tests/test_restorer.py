@@ -275,15 +275,16 @@ def test_training_drops_prompts_by_the_draw_of_each_image(prompts):
     told, empty = living(backbone=prompts), living(backbone=prompts | {"prompt_text": ""})
     dropping = living(backbone=prompts | {"prompt_dropout": 0.5}, seed=3)
     told.seed = empty.seed = 3
-    clean, conditioning = told.backbone.encode(batch["gt"]), told.conditioner(told.backbone.encode(batch["lq"]))
+    degraded, clean = told.backbone.encode(batch["lq"]), told.backbone.encode(batch["gt"])
+    conditioning = told.conditioner(degraded)
     dropped = dropping.backbone.drop_prompts(batch["key"], 3)
     assert 0 < dropped.sum() < 4
     by_image = []
     for index, drop in enumerate(dropped.tolist()):
         one = conditioning.__class__(**vars(conditioning) | {"residuals": [r[index : index + 1] for r in conditioning.residuals]})
-        alone = clean[index : index + 1]
-        by_image.append((empty if drop else told).flow_loss(alone, alone, one, batch["key"][index : index + 1]))
-    found = dropping.flow_loss(clean, clean, conditioning, batch["key"])
+        sides = (side[index : index + 1] for side in (degraded, clean))
+        by_image.append((empty if drop else told).flow_loss(*sides, one, batch["key"][index : index + 1]))
+    found = dropping.flow_loss(degraded, clean, conditioning, batch["key"])
     torch.testing.assert_close(found, torch.stack(by_image).mean(), rtol=1e-4, atol=1e-5)
 
 

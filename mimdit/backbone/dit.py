@@ -105,8 +105,7 @@ class DiTBackbone(L.LightningModule):
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
             if pretrained == "embedded":
                 self.transformer.origin = Origin("embedded")  # its place differs from machine to machine
-        if prediction is not None:
-            set_prediction(self.transformer, prediction)
+        set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
         check_flow_loss(flow_loss_on, sigma_min)
         self.sigma_min, self.flow_loss_on = sigma_min, flow_loss_on
         self.codec = codec or PixelCodec()
@@ -261,14 +260,14 @@ class DiTBackbone(L.LightningModule):
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
         """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it.
 
-        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient.
+        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient, nor do its adapters.
         """
         self.requires_grad_(self.trainable and reached)
         self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)
         self.codec.requires_grad_(False)
         for name, parameter in self.transformer.named_parameters():
             if is_adapter(name):
-                parameter.requires_grad_(reached)
+                parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
 
     def compile_blocks(self) -> None:
         """Compile the transformer's blocks, each by itself."""
@@ -386,8 +385,11 @@ def _make_transformer(architecture: dict) -> ModelMixin:
     if name not in kinds:
         raise ValueError(f"architecture: _class_name {name!r} is of no known family; choose one of {', '.join(kinds)}")
     arguments = {key: value for key, value in architecture.items() if not key.startswith("_")}
+    prediction = arguments.pop("prediction_type", "velocity")  # in a config.json, but no argument of diffusers' class
     known = inspect.signature(kinds[name].__init__).parameters
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"architecture: {name} does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
-    return kinds[name](**arguments)
+    transformer = kinds[name](**arguments)
+    set_prediction(transformer, prediction)
+    return transformer

@@ -43,18 +43,22 @@ def replaced_output(transformer: ModelMixin, layer: nn.Module | None) -> Iterato
     if layer is None:
         yield
         return
-    dtype = next(layer.parameters()).dtype
-    handle = transformer.proj_out.register_forward_hook(lambda module, inputs, output: layer(inputs[0].to(dtype)))
+    # A forward hook would run the layer that it replaces too.
+    last, dtype = transformer.proj_out, next(layer.parameters()).dtype
+    own = vars(last).get("forward")
+    last.forward = lambda hidden_states: layer(hidden_states.to(dtype))
     try:
         yield
     finally:
-        handle.remove()
+        del last.forward
+        if own is not None:
+            last.forward = own
 
 
 def zero_output_layer(transformer: ModelMixin) -> nn.Linear:
     """Return a new linear layer of the sizes of the transformer's last one, zero: with it the transformer's output is zero."""
     last = transformer.proj_out
-    layer = nn.Linear(last.in_features, last.out_features)
+    layer = nn.Linear(last.in_features, last.out_features, device=last.weight.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -150,6 +150,11 @@ class MiMBlock(nn.Module):
         fused, inter, intra = self.inter_moe(coarse, features_BF, inter, intra)
         return self._add(hidden_states, coarse, fused), inter, intra, features_BF
 
+    def shard_units(self) -> list[list[nn.Module]]:
+        """Return what a sharded strategy gathers together: the experts and the feed-forward, and that of the coarse grid by itself."""
+        coarse = [] if self.coarse is None else [[self.coarse.feed_forward]]
+        return [*coarse, [*(group.experts for group in self.inter_moe.groups), self.feed_forward]]
+
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
         """The piece's share of what the experts of each group read of the whole image, once the gates are known."""
         return self.inter_moe.statistics(self._for_experts(hidden_states), intra, piece.coarser(self.moe_stride))

@@ -267,11 +267,11 @@ class MoEConditioner(L.LightningModule):
             block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
-        """What a sharded strategy gathers together: each block's experts and feed-forward.
+        """What a sharded strategy gathers together: each block's experts and feed-forwards.
 
         The routers are not among them: `_reroute` asks them once more when their blocks have long run.
         """
-        return [[*(group.experts for group in block.inter_moe.groups), block.feed_forward] for block in self.blocks]
+        return [unit for block in self.blocks for unit in block.shard_units()]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""

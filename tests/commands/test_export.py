@@ -15,7 +15,7 @@ from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.conditioner.pruning import prune
 from mimdit.pipeline import MiMDiTPipeline
 from mimdit.restorer import Restorer
-from tests.tiny_models import randomise, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 
 
 class Pairs(L.LightningDataModule):
@@ -108,6 +108,17 @@ def test_pruning_leaves_what_no_image_chose_and_changes_nothing():
     torch.testing.assert_close(pruned.restore(images[:1]), whole)
     with pytest.raises(ValueError, match=r"1 sub-experts a group cannot be kept of num_experts=4 .* choose 2\.\.4"):
         prune(model.conditioner, chosen.float(), 1)
+
+
+def test_experts_of_a_coarse_grid_are_pruned_like_others():
+    conditioner = tiny_conditioner(moe_dim=12, moe_stride=2, num_experts=4, feed_forward="conv", identify=True)
+    randomise(conditioner, 1)
+    latents = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    said = conditioner(latents)
+    pruned = prune(conditioner, (said.routing.intra.weights.squeeze(2) > 0).float(), 2)
+    assert pruned.config["num_experts"] == 2 and pruned.config["hidden"] == 6
+    torch.testing.assert_close(pruned(latents).residuals, said.residuals)
+    torch.testing.assert_close(pruned(latents).identified, said.identified)
 
 
 def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):

@@ -97,6 +97,16 @@ def test_detail_lands_where_its_position_is():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 0, 9)
 
 
+def test_with_a_convolutional_feed_forward_it_reaches_as_far_as_pieces_overlap():
+    head = EstimateHead(3, 8, 2, feed_forward="conv")
+    randomise(head, 0)
+    latents, hidden = torch.zeros(1, 3, 32, 32), torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    changed = hidden.clone()
+    changed[:, :, 8, 5] += 1
+    rows, columns = ((head(latents, changed) - head(latents, hidden)).abs().sum(dim=(0, 1)) > 0).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 23, 4, 17)  # three positions: the halo of `condition_in_pieces`
+
+
 def test_tone_statistics_are_numpys_quantiles_and_gradient_spread():
     latents = torch.rand(2, 3, 12, 20) * 2 - 1
     statistics = tone_statistics(latents).numpy()

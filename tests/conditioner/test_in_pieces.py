@@ -44,6 +44,7 @@ def distance(one, other):
         TONE | {"tone_grid": 8, "moe_stride": 2},
         TONE | {"moe_stride": 2, "moe_dim": 24, "feed_forward": "conv"},
         TONE | {"moe_dim": 12, "feed_forward": "conv", "identify": True, "confidence": True},
+        TONE | {"tone_grid": 8, "moe_stride": 4, "moe_dim": 12, "identify": True, "confidence": True},
     ],
     ids=str,
 )
@@ -54,6 +55,7 @@ def test_pieces_say_what_one_piece_says(options, area):
     cut = condition_in_pieces(conditioner, latents, area=area)
     assert all(distance(one, other) < 1e-5 for one, other in zip(cut.residuals, whole.residuals, strict=True))
     assert whole.estimate is None or distance(cut.estimate, whole.estimate) < 1e-5
+    assert whole.identified is None or distance(cut.identified, whole.identified) < 1e-5
     assert torch.equal(cut.routing.intra.indices, whole.routing.intra.indices)
     torch.testing.assert_close(cut.routing.features_MBF, whole.routing.features_MBF, rtol=1e-4, atol=1e-5)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mimdit.conditioner.inter_moe import InterMoE
-from mimdit.conditioner.mim_block import ChannelNorm, FeedForward, MiMBlock
+from mimdit.conditioner.mim_block import ChannelNorm, ConvFeedForward, FeedForward, MiMBlock
 from mimdit.routing.router import router_features
 from tests.tiny_models import randomise
 
@@ -49,6 +49,42 @@ def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_bac
     middle = x + F.interpolate(fused, size=(16, 16), mode="bilinear")
     torch.testing.assert_close(output, middle + block.feed_forward(block.norm2(middle)), rtol=1e-4, atol=1e-4)
     assert torch.equal(inter.logits, expected_inter.logits)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_coarse_grid_mixes_the_positions_under_it_and_draws_them_again(stride):
+    experts = InterMoE(10, 4, num_experts=3, num_features=12)
+    block, x = MiMBlock(6, experts, moe_stride=stride, moe_dim=10), images().repeat(1, 1, 4, 4)
+    randomise(block, 0)
+    output, inter, _, features = block(x)
+    grid, normed = block.coarse, block.norm1(x)
+    torch.testing.assert_close(features, router_features(x))  # the gates read the fine grid
+    cells = normed.unflatten(3, (-1, stride)).unflatten(2, (-1, stride))  # [B, C, H/s, s, W/s, s]
+    coarse = torch.einsum("bchywx,dcyx->bdhw", cells, grid.down.weight) + grid.down.bias[:, None, None]
+    fused, expected_inter, _ = experts(coarse, router_features(x))
+    coarse = coarse + fused
+    coarse = coarse + grid.feed_forward(grid.norm(coarse))
+    drawn = torch.einsum("bdhw,edij->behw", coarse, grid.up.weight) + grid.up.bias[:, None, None]
+    fine = drawn.unflatten(1, (6, stride, stride)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+    middle = x + fine
+    torch.testing.assert_close(output, middle + block.feed_forward(block.norm2(middle)), rtol=1e-4, atol=1e-3)
+    assert torch.equal(inter.logits, expected_inter.logits)
+
+
+def test_a_convolutional_feed_forward_is_two_filters_around_a_relu():
+    layer = ConvFeedForward(6, 2.0)
+    randomise(layer, 0)
+    inner = F.conv2d(images(), layer.into.weight, layer.into.bias, padding=1).clamp_min(0)
+    torch.testing.assert_close(layer(images()), F.conv2d(inner, layer.out.weight, layer.out.bias, padding=1))
+    assert inner.shape[1] == 12
+
+
+def test_a_convolutional_feed_forward_sees_two_positions_far_and_no_further():
+    layer, x = ConvFeedForward(6), images().requires_grad_()
+    gradient = torch.autograd.grad(layer(x)[0, :, 4, 4].sum(), x)[0][0].abs().sum(0)
+    reached = torch.zeros(8, 8, dtype=torch.bool)
+    reached[2:7, 2:7] = True
+    assert torch.equal(gradient > 0, reached)
 
 
 def test_feed_forward_is_its_three_convolutions_around_a_gate():
