@@ -5,7 +5,7 @@ needs), the backbone with the MoE conditioner of ``--config``, with diffusers' S
 tokens as in DiT4SR (see ``rivals.py`` for what is counted).
 
 - FLOPs of a training step and of a 28-step restoration of one image of 512 pixels with 77 text tokens, counted on the meta device at
-  SD3.5-medium's size: `mimdit.flops` says what counts. No VAE: latents come in.
+  SD3.5-medium's size: `mimdit.training.flops` says what counts. No VAE: latents come in.
 - Time and peak memory of the same at a small size, or with ``--time-size full`` on a device that can hold it. The variants take turns, and
   medians are given; on a CPU it is the time of one thread that counts, which others on the machine do not lengthen. A step includes AdamW
   on what is trained. Memory is what comes on top of the weights: on CUDA what is allocated, on a CPU (Linux) the growth of the resident set
@@ -30,10 +30,10 @@ from rivals import ControlNet, TokenConcatenation
 from sd35_medium import CONFIG, SIZES, Size, device_name, make_batch, make_restorer, synchronize
 from torch import nn
 
-from mimdit.batch import Batch
 from mimdit.conditioner.intra_moe import IntraMoE
-from mimdit.flops import count_flops, restoration_flops, step_flops, training_flops
-from mimdit.restorer import Restorer
+from mimdit.core.batch import Batch
+from mimdit.restorer.restorer import Restorer
+from mimdit.training.flops import count_flops, restoration_flops, step_flops, training_flops
 
 STEPS = 28
 GOALS = {"step": 1.10, "restoration": 1.02}

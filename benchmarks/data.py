@@ -31,12 +31,12 @@ from figures import write_figures
 from datamodules.augmentation import crop_and_flip
 from datamodules.collation import collate
 from datamodules.decoding import Pair, decode_image
-from datamodules.made.scenes import make_scene
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex
-from datamodules.streaming.line import Line
+from datamodules.streaming.order import Line
 from datamodules.streaming.progress import Progress
 from datamodules.streaming.stream import StreamLoader, TrainStream
+from datamodules.synthetic.scenes import make_scene
 from mimdit.commands.convert import foundir
 
 GROUPS = {"01Blur": ("png", "png"), "06JPEG": ("png", "jpg"), "08Haze": ("jpg", "jpg")}

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 
 def write_figures(path: Path | str | None, figures: dict) -> None:

@@ -3,9 +3,9 @@
     python benchmarks/foreign.py data/foreign                                        # validation/ and test/: 108 pairs each
     python benchmarks/foreign.py data/foreign --photographs FOLDER   # photographs/: a bigger set to choose on
 
-One folder for each kind with ``lq/`` and ``gt/``, as `datamodules.benchmarks.PairFolders` reads them:
+One folder for each kind with ``lq/`` and ``gt/``, as `datamodules.test_sets.PairFolders` reads them:
 
-    foreign: {class_path: datamodules.benchmarks.PairFolders, init_args: {root: data/foreign/test}}
+    foreign: {class_path: datamodules.test_sets.PairFolders, init_args: {root: data/foreign/test}}
 
 Nothing is trained on these kinds. Choose on ``validation``; read ``test`` once a candidate. Parameters and seeds are the table below.
 """
@@ -23,9 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datamodules.made.crops import list_photographs, read_photograph
-from datamodules.made.photographs import TEST, VALIDATION, middle_crop, photograph_crop
-from mimdit.files import replace_when_whole
+from datamodules.synthetic.crops import list_photographs, read_photograph
+from datamodules.synthetic.photographs import TEST, VALIDATION, middle_crop, photograph_crop
+from mimdit.core.files import replace_when_whole
 
 VERSION = "2.0.8"
 HALVES = {"validation": VALIDATION, "test": TEST}

@@ -29,13 +29,13 @@ import torch
 from figures import write_figures
 
 from datamodules.degradations.compose import degrade
-from datamodules.made.photographs import TEST, load_photograph, photograph_crop
+from datamodules.synthetic.photographs import TEST, load_photograph, photograph_crop
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.piece import pieces
-from mimdit.metrics import psnr, ssim
-from mimdit.pixels import restore_pixels
-from mimdit.restorer import Restorer
-from mimdit.tiling import tile_starts
+from mimdit.evaluation.metrics import psnr, ssim
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.tiling import tile_starts
 
 GROUPS = ("02Blur_Noise", "06JPEG", "08Haze", "14Lowlight", "18Lowlight_Blur_Noise")
 SETTINGS = {"estimate": {}, "noise": {"start": "noise"}}

@@ -34,7 +34,7 @@ from figures import write_figures
 from scaling_ranks import IMAGES, measure
 from sd35_medium import SIZES, make_batch, make_restorer
 
-from mimdit.flops import StepFlops, meta_twin, step_flops, training_flops
+from mimdit.training.flops import StepFlops, meta_twin, step_flops, training_flops
 
 CONFIG = Path(__file__).parents[1] / "configs/conditioner/sd35_medium_paper.yaml"
 """The conditioner of configs/foundir_sd35_medium.yaml."""

@@ -12,10 +12,10 @@ from torch import nn
 
 from mimdit.backbone import DiTBackbone
 from mimdit.backbone.prompts import write_prompts
-from mimdit.batch import ATOMS, Batch
 from mimdit.conditioner import MoEConditioner
+from mimdit.core.batch import ATOMS, Batch
 from mimdit.flow import FlowMatching
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing import RoutingBalance
 
 CONFIG = Path(__file__).parents[1] / "configs/conditioner/sd35_medium.yaml"

@@ -22,9 +22,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks import ExpertUtilization
 from datamodules.degradations.groups import GROUPS
-from mimdit.batch import ATOMS
 from mimdit.conditioner import MoEConditioner
-from mimdit.restorer import estimate_loss
+from mimdit.core.batch import ATOMS
+from mimdit.restorer.restorer import estimate_loss
 from mimdit.routing import RoutingBalance
 from mimdit.routing.routing import Routing
 

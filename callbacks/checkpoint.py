@@ -15,10 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.retention import Retention, Shelf
-from callbacks.span import log_scalars
+from callbacks.step_timer import log_scalars
 from callbacks.tensorboard import void_what_was_lost
+from mimdit.core.collectives import on_rank_zero, save_together
 from mimdit.distributed.checkpoint_files import newest_complete, remove_checkpoint, tidy
-from mimdit.distributed.together import on_rank_zero, save_together
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

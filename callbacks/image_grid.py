@@ -7,10 +7,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from callbacks.spread import SpreadOverGroups
-from callbacks.strips import Strip, draw_strips, square
+from callbacks.sample_picker import SpreadOverGroups
 from callbacks.tensorboard import tensorboard_writer
-from mimdit.metrics import psnr
+from mimdit.evaluation.metrics import psnr
+from mimdit.plots.image_strips import Strip, draw_strips, square
 
 
 class ImageGrid(L.Callback):

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.span import Span, log_scalars
+from callbacks.step_timer import Span, log_scalars
 
 _STATM = Path("/proc/self/statm")
 _GIB = 2**30

@@ -9,24 +9,24 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.peak_flops import peak_flops
-from callbacks.span import Span, log_scalars
-from mimdit.flops import meta_twin, training_flops
+from callbacks.step_timer import Span, log_scalars
+from mimdit.training.flops import meta_twin, training_flops
+from mimdit.training.peak_flops import peak_flops
 
 
 class MFU(L.Callback):
     """Log the model's own arithmetic per second, and its share of the devices' dense peak, every few optimiser steps.
 
     Tags: ``speed/tflops_per_second`` of all ranks together, and ``speed/mfu`` in 0..1, model FLOPs utilisation (arXiv 2204.02311
-    appendix B). The model's FLOPs are those of `mimdit.flops.training_flops`: frozen weights cost no gradient of theirs, recomputation in
-    gradient checkpoints is left out, an encoder that runs while training counts. They are counted once for every shape of batch, on the
-    meta device, which takes seconds for a large model and is left out of the times, as is validation.
+    appendix B). The model's FLOPs are those of `mimdit.training.flops.training_flops`: frozen weights cost no gradient of theirs,
+    recomputation in gradient checkpoints is left out, an encoder that runs while training counts. They are counted once for every shape of
+    batch, on the meta device, which takes seconds for a large model and is left out of the times, as is validation.
 
     Without a known peak no ``speed/mfu`` is logged, which is said once.
 
     Args:
         every_n_steps: Optimiser steps between two records, and the span that each averages over. At its end the host waits for the device.
-        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for that of `callbacks.peak_flops`.
+        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for that of `mimdit.training.peak_flops`.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1, or ``peak_tflops`` is not positive.

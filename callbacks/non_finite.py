@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
-from callbacks.span import log_scalars
+from callbacks.step_timer import log_scalars
+from mimdit.core.collectives import gather
 from mimdit.distributed.checkpoint_files import newest_complete
-from mimdit.distributed.together import gather
 
 _SHOWN = 8
 """Most keys that a message lists of one rank."""

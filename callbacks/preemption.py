@@ -9,16 +9,16 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
-from mimdit import stop_signals
+from mimdit.core import stop_signals
 from mimdit.distributed.preemption import Preempted, agreed_exit_code
 
 
 class Preemption(Checkpoint):
     """On SIGUSR1 or SIGTERM save through `CompleteCheckpoint` and end the process with code 85 or 143 (`mimdit.distributed.preemption`).
 
-    The signals are held back, never handled (`mimdit.stop_signals`). Between two optimiser steps all ranks exchange what they received;
-    if any received one, all save the same step and leave. A validation that is due, or under way, is left too, and is done in full
-    by the run that resumes. What follows, a new start or none, is for whoever sent the signal: see ``slurm/train.sbatch``. (ours)
+    The signals are held back, never handled (`mimdit.core.stop_signals`). Between two optimiser steps all ranks exchange what they
+    received; if any received one, all save the same step and leave. A validation that is due, or under way, is left too, and is done in
+    full by the run that resumes. What follows, a new start or none, is for whoever sent the signal: see ``slurm/train.sbatch``. (ours)
 
     It must come after the checkpoint callbacks in the list, for Lightning takes the first for the one that knows the best checkpoint.
 

@@ -11,20 +11,20 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 
-from mimdit.files import replace_when_whole
-from mimdit.metrics import PSNR_OF_IDENTICAL, psnr, ssim
-from mimdit.results import Row, summarize, unique_rows
+from mimdit.core.files import replace_when_whole
+from mimdit.evaluation.metrics import PSNR_OF_IDENTICAL, psnr, ssim
+from mimdit.evaluation.results import Row, summarize, unique_rows
 
 _IMAGES = {"restored": "output", "estimate": "estimate", "residuals_zeroed": "residuals_zeroed", "gates_uniform": "gates_uniform"}
 
 
 class Quality(L.Callback):
-    """Score every image of validation and test on its 8-bit result (see `mimdit.metrics`), over all ranks, each image once.
+    """Score every image of validation and test on its 8-bit result (see `mimdit.evaluation.metrics`), over all ranks, each image once.
 
     Validation logs ``val/psnr_output``, ``val/psnr_input``, ``val/psnr_gain`` (output less input), ``val/psnr_estimate`` and the same of
     SSIM, averaged over images, where checkpoint callbacks can monitor them; and by group ``val_groups/<group>/…``, in a section of its own
     on TensorBoard's page. The test logs ``test/…`` and writes ``results.json``: ``groups``, ``average`` over images,
-    ``average_over_groups``, ``left_out`` (see `mimdit.results.summarize`) and ``settings``. (ours)
+    ``average_over_groups``, ``left_out`` (see `mimdit.evaluation.results.summarize`) and ``settings``. (ours)
 
     Args:
         path: The JSON file that the test writes; None for ``results.json`` in the trainer's ``default_root_dir``.

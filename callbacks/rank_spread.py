@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.span import Span, log_scalars
+from callbacks.step_timer import Span, log_scalars
 
 _NAMES = ("seconds_per_step", "data_wait", "seconds_to_loss")
 

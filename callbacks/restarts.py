@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.span import log_scalars
-from mimdit.files import replace_when_whole
+from callbacks.step_timer import log_scalars
+from mimdit.core.files import replace_when_whole
 
 STARTS_NAME = "starts.json"
 

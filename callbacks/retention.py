@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from mimdit.core.files import replace_when_whole
 from mimdit.distributed.checkpoint_files import size_of, steps_of
-from mimdit.files import replace_when_whole
 
 RECORD = "kept.json"
 

@@ -15,12 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
 from callbacks.quality import run_settings
-from mimdit.files import replace_when_whole
-from mimdit.iqa.metric import DEFAULT_METRICS, metrics_named
-from mimdit.iqa.scorer import Scorer
-from mimdit.iqa.sets import InceptionFeatures, set_distances
-from mimdit.iqa.summary import Row, each_once, summarize
-from mimdit.iqa.table import table
+from mimdit.core.files import replace_when_whole
+from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
+from mimdit.evaluation.iqa.metric import DEFAULT_METRICS, metrics_named
+from mimdit.evaluation.iqa.scorer import Scorer
+from mimdit.evaluation.iqa.summary import Row, each_once, summarize
+from mimdit.evaluation.iqa.table import table
 from mimdit.routing.routing import Routing
 
 _Image = tuple[str, str, str]
@@ -32,12 +32,12 @@ class Scores(L.Callback):
 
     The trainer's ``default_root_dir`` gets ``results.jsonl``, an image a line with ``benchmark``, ``group``, ``key``, ``degradations``,
     ``output`` and ``input`` by metric (null: no score), and ``notes`` with the reason for each null; and ``results.json``, the means by
-    benchmark (see `mimdit.iqa.summary.summarize`) and what they depend on. Before the first image is restored it is checked which weights
-    are there; nothing is downloaded, and a metric that lacks some is left out and says so. (ours)
+    benchmark (see `mimdit.evaluation.iqa.summary.summarize`) and what they depend on. Before the first image is restored it is checked
+    which weights are there; nothing is downloaded, and a metric that lacks some is left out and says so. (ours)
 
     Args:
-        metrics: Metrics by name (``mimdit metrics list``), for all benchmarks; null is `mimdit.iqa.DEFAULT_METRICS`. A benchmark may ask
-            for more.
+        metrics: Metrics by name (``mimdit metrics list``), for all benchmarks; null is `mimdit.evaluation.iqa.DEFAULT_METRICS`. A benchmark
+            may ask for more.
         floats: Score the values that the model returned instead of those that an 8-bit file would hold.
         images: Whether to keep the outputs as PNG, in ``images/<benchmark>/<group>/<key>.png``.
         routing: Whether a line also tells what the gates decided: ``routing`` with the probabilities ``inter`` by block and group, and

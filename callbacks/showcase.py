@@ -8,10 +8,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.spread import SpreadOverGroups
-from callbacks.strips import Strip, draw_strips, square
-from mimdit.files import replace_when_whole
-from mimdit.metrics import psnr
+from callbacks.sample_picker import SpreadOverGroups
+from mimdit.core.files import replace_when_whole
+from mimdit.evaluation.metrics import psnr
+from mimdit.plots.image_strips import Strip, draw_strips, square
 
 
 class Showcase(L.Callback):

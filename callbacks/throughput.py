@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
-from callbacks.span import Span, log_scalars
+from callbacks.step_timer import Span, log_scalars
 
 
 class Throughput(L.Callback):

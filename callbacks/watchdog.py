@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.pulse import Pulse, read_pulses, told
+from callbacks.heartbeat import Pulse, read_pulses, told
 
 _log = logging.getLogger(__name__)
 

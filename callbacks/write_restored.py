@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from PIL import Image
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 
 class WriteRestored(L.Callback):

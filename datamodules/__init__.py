@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "BenchmarkDataModule": "datamodules.benchmarks.data_module",
+    "BenchmarkDataModule": "datamodules.test_sets.data_module",
     "FoundIRDataModule": "datamodules.foundir",
     "RestorationDataModule": "datamodules.restoration",
 }

@@ -1,10 +1,10 @@
-"""From decoded pairs to the `mimdit.batch.Batch` that the model sees."""
+"""From decoded pairs to the `mimdit.core.batch.Batch` that the model sees."""
 
 import numpy as np
 import torch
 
 from datamodules.decoding import LatentPair, Pair
-from mimdit.batch import Batch
+from mimdit.core.batch import Batch
 
 
 def collate(pairs: list[Pair]) -> Batch:

@@ -9,7 +9,7 @@ import torch
 
 from datamodules.latents.packing import unpack_latents
 from datamodules.shards import RawSample, ShardError
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 
 
 class BadSampleError(ValueError):

@@ -7,14 +7,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
-from datamodules.evaluation import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.latents.record import LatentRecord
+from datamodules.pairs import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.shards import ShardIndex, ShardStore, open_index
 from datamodules.streaming.bad_samples import BadSamples
 from datamodules.streaming.composed import check_composed
-from datamodules.streaming.laps import Laps
-from datamodules.streaming.line import Line
 from datamodules.streaming.mixture import Mixture, make_quotas
+from datamodules.streaming.order import Line
+from datamodules.streaming.partition import Laps
 from datamodules.streaming.progress import Progress
 from datamodules.streaming.state import continue_stream, stream_state
 from datamodules.streaming.stream import StreamBatch, StreamLoader, TrainStream, one_thread
@@ -23,7 +23,7 @@ _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test":
 
 
 class RestorationDataModule(L.LightningDataModule):
-    """Pairs of degraded and clean images from folders of shards, as `mimdit.batch.Batch`; pretraining reads only their ``gt``.
+    """Pairs of degraded and clean images from folders of shards, as `mimdit.core.batch.Batch`; pretraining reads only their ``gt``.
 
     Training is endless: give ``trainer.max_steps``. Its order depends on ``seed``, on what an epoch takes of each group, and on the number
     of consumers (ranks × worker processes) alone, its crops not even on that. A checkpoint continues it with the very next batch; on

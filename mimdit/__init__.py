@@ -3,11 +3,15 @@
 from importlib import import_module
 from typing import Any
 
+from mimdit.core import moved_names
+
+moved_names.install()
+
 _HOMES = {
     "DiTBackbone": "mimdit.backbone.dit",
-    "MiMDiTPipeline": "mimdit.pipeline",
+    "MiMDiTPipeline": "mimdit.restorer.pipeline",
     "MoEConditioner": "mimdit.conditioner.moe_conditioner",
-    "Restorer": "mimdit.restorer",
+    "Restorer": "mimdit.restorer.restorer",
     "RoutingBalance": "mimdit.routing.balance",
 }
 

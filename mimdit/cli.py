@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 
-from mimdit import stop_signals
-from mimdit.user_errors import EXIT_CODE, user_errors_in_one_paragraph
+from mimdit.core import stop_signals
+from mimdit.core.user_errors import EXIT_CODE, user_errors_in_one_paragraph
 
 TRAINER_VERBS = {
     "fit": "Train (with validation) what --config files describe.",
@@ -53,7 +53,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; ``args`` are those of the process by default.
 
-    A user's mistake ends in one paragraph on stderr and exit code 2 (`mimdit.user_errors`).
+    A user's mistake ends in one paragraph on stderr and exit code 2 (`mimdit.core.user_errors`).
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns at import of an optional part that is missing
     args = list(sys.argv[1:] if args is None else args)
@@ -169,7 +169,7 @@ def _help() -> str:
         "",
         "MiM-DiT: all-in-one image restoration by a diffusion transformer that a MoE-in-MoE conditioner steers.",
         "",
-        "Train and score, for example mimdit fit --config configs/pretrain.yaml --trainer.max_steps 100:",
+        "Train and score, for example mimdit fit --config configs/embedded/pretrain.yaml --trainer.max_steps 100:",
         *(f"  {verb:<20} {summary}" for verb, summary in TRAINER_VERBS.items()),
         "",
         "Tools:",

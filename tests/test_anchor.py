@@ -11,10 +11,10 @@ from mimdit import cli
 from mimdit.backbone import LoRA
 from mimdit.backbone.prompts import write_prompts
 from mimdit.conditioner.pruning import prune
-from mimdit.flops import restoration_flops, training_flops
 from mimdit.flow import keyed_generator
-from mimdit.pipeline import MiMDiTPipeline
-from mimdit.restorer import Restorer
+from mimdit.restorer.pipeline import MiMDiTPipeline
+from mimdit.restorer.restorer import Restorer
+from mimdit.training.flops import restoration_flops, training_flops
 from tests.tiny_models import PIXART, randomise, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients, train
 

@@ -15,8 +15,9 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 
-from mimdit import cli, user_errors
+from mimdit import cli
 from mimdit.commands import trainer as trainer_verbs
+from mimdit.core import user_errors
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

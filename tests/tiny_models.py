@@ -4,10 +4,10 @@ import torch
 
 from mimdit.backbone import DiTBackbone
 from mimdit.backbone.lora import is_adapter
-from mimdit.batch import ATOMS, Batch
 from mimdit.conditioner import MoEConditioner
+from mimdit.core.batch import ATOMS, Batch
 from mimdit.flow import FlowMatching
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing import RoutingBalance
 
 ARCHITECTURE = {

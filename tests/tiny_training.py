@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from mimdit.batch import Batch
+from mimdit.core.batch import Batch
 
 
 class KeepGradients(L.Callback):

@@ -12,7 +12,7 @@ import PIL
 from datamodules.conversion.options import Options
 from datamodules.conversion.planned import Plan, PlannedShard, key_of, pair_bytes
 from datamodules.degradations import atoms_of_group
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from datamodules.shards import SCHEMA, shard_name
 from datamodules.sources.members import Member
 from datamodules.sources.pairing import Listing, Reject, SourcePair

@@ -11,7 +11,7 @@ from datamodules.conversion.planned import Plan, PlannedShard, pair_bytes
 from datamodules.shards import SCHEMA
 from datamodules.sources.members import Member
 from datamodules.sources.pairing import SourcePair
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 PLAN_NAME = "plan.jsonl"
 _PAIRS = b', "pairs": '

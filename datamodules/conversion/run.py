@@ -13,7 +13,7 @@ from datamodules.conversion.plan_file import ShardLine, StoredPlan
 from datamodules.conversion.planned import PlannedShard
 from datamodules.conversion.problems import ConversionStoppedError, FullDiskError
 from datamodules.shards import ShardError, Sidecar
-from datamodules.shards.pool import in_processes
+from datamodules.shards.process_pool import in_processes
 from datamodules.sources.members import SourceGoneError
 
 Shard = TypeVar("Shard", PlannedShard, ShardLine)

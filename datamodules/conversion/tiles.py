@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 
 _ENCODINGS = {
     "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),

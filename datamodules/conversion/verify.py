@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from datamodules.conversion.images import look_at
 from datamodules.conversion.problems import BadImageError
 from datamodules.shards import INDEX_NAME, LATENTS_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
-from datamodules.shards.pool import in_processes
+from datamodules.shards.process_pool import in_processes
 from datamodules.shards.reader import read_members
 
 

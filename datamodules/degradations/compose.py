@@ -7,7 +7,7 @@ import torch
 
 from datamodules.degradations.formula import Formula, draw_formula
 from datamodules.degradations.groups import atoms_of_group
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 
 FORMULA_SETS = ("original", "varied")
 """``original``: the first formula of each atom; ``varied``: each atom draws one of its formulas."""

@@ -1,7 +1,7 @@
 """The formulas of a degradation: an atom has several. Not in the paper.
 
-An atom is a name in `mimdit.batch.ATOMS` and a module of that name in this package, which declares its `FORMULAS`, its `PLACE` among the
-atoms and the `STREAM` of its random numbers. Nothing else knows of it.
+An atom is a name in `mimdit.core.batch.ATOMS` and a module of that name in this package, which declares its `FORMULAS`, its `PLACE` among
+the atoms and the `STREAM` of its random numbers. Nothing else knows of it.
 """
 
 from collections.abc import Callable

@@ -2,13 +2,13 @@
 
 import re
 
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 
 _ATOMS_OF_WORD: dict[str, tuple[str, ...]] = {atom: (atom,) for atom in ATOMS} | {"nightrain": ("lowlight", "rain"), "clean": ()}
 
 
 def atoms_of_group(name: str) -> tuple[str, ...]:
-    """The atoms that a group's name tells, in the order of `mimdit.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
+    """The atoms that a group's name tells, in the order of `mimdit.core.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
 
     A name is two digits (which may be missing) and words joined by ``_``, in any case: the atoms' own names (Blur, Noise, JPEG, Haze, ...);
     NightRain is rain and lowlight, and Clean is nothing. FoundIR's training set has groups of the same pattern.

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from datamodules.degradations.formula import Formula
-from datamodules.degradations.light import to_linear, to_srgb
+from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
 PLACE = 0

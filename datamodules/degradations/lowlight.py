@@ -3,9 +3,9 @@
 import numpy as np
 
 from datamodules.degradations.formula import Formula
-from datamodules.degradations.light import to_linear, to_srgb
 from datamodules.degradations.mosaic import camera_noise
 from datamodules.degradations.noise import noise_levels, sensor_noise
+from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
 PLACE = 4

@@ -5,8 +5,8 @@ import numpy as np
 
 from datamodules.degradations.formula import Formula
 from datamodules.degradations.jpeg import compress
-from datamodules.degradations.light import to_linear, to_srgb
 from datamodules.degradations.mosaic import camera_noise, lost_detail
+from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
 PLACE = 5

@@ -15,7 +15,7 @@ from datamodules.decoding import BadSampleError, decode_pair
 from datamodules.degradations import atoms_of_group
 from datamodules.latents.plan import LatentShard
 from datamodules.latents.record import LatentRecord
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from datamodules.shards import RawSample, ShardEntry, ShardIndex, ShardStore, Sidecar, parse_sample, shard_place, sidecar_of
 from datamodules.streaming.composed import composed_pair
 

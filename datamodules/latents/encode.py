@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules.collation import stack_images
-from datamodules.conversion.finalise import Rejected, close
+from datamodules.conversion.finalize import Rejected, close
 from datamodules.conversion.problems import ConversionStoppedError, FullDiskError, told_when_full
 from datamodules.conversion.run import WHOLE, Part, is_done, remove_stale
 from datamodules.latents.cutting import Crop, CutSample, CutSamples, stored_images

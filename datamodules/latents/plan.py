@@ -6,13 +6,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datamodules.conversion.finalise import REJECTED_NAME
+from datamodules.conversion.finalize import REJECTED_NAME
 from datamodules.conversion.prepare import shards_in
 from datamodules.conversion.problems import told_when_full
 from datamodules.latents.record import LatentRecord
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardEntry, ShardIndex
 from datamodules.streaming.composed import check_composed
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 PLAN_NAME = "latents.json"
 _REMEDY = "or encode into another folder, or give --overwrite=true to remove what is there"

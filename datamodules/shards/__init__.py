@@ -1,7 +1,7 @@
 """The shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder.
 
 A sample is ``<key>.lq.<suffix>``, ``<key>.gt.<suffix>`` (png, jpg, bmp, tif, webp) and ``<key>.json``; the key is
-``<group>/<name>`` and holds no dot. The json says ``group``, ``atoms`` (a list out of `mimdit.batch.ATOMS`), ``width``, ``height`` and
+``<group>/<name>`` and holds no dot. The json says ``group``, ``atoms`` (a list out of `mimdit.core.batch.ATOMS`), ``width``, ``height`` and
 whatever else its maker knew. Beside or in place of the images there may be ``<key>.latents.safetensors``: see `datamodules.latents`.
 Whatever else a tar holds is never read. (ours)
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 INDEX_NAME = "index.json"
 SCHEMA = 1

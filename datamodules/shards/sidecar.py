@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.shards.index import SCHEMA, ShardEntry, ShardError
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 
 @dataclass(frozen=True)

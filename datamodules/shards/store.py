@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from datamodules.shards.index import ShardError
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 _CHUNK = 1 << 20
 

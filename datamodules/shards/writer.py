@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.shards.index import ShardEntry
 from datamodules.shards.sidecar import SampleSpan, Sidecar
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 IMAGE_SUFFIXES = ("png", "jpg", "bmp", "tif", "webp")
 """What the name of a stored image may end with; it tells the format. Readers go by the first bytes instead."""

@@ -1,1 +1,1 @@
-"""The endless training stream: the order of the samples (`line`, `mixture`, `laps`), the batches (`stream`), where it stands (`state`)."""
+"""The endless training stream: the samples' order (`order`, `mixture`, `partition`), the batches (`stream`), where it stands (`state`)."""

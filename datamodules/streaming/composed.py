@@ -10,7 +10,7 @@ from datamodules.augmentation import crop_and_flip
 from datamodules.decoding import Pair, decode_image
 from datamodules.degradations import GROUPS, atoms_of_group, degrade
 from datamodules.shards import RawSample
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 
 
 def check_composed(composed: dict[str, str], groups: list[str]) -> None:

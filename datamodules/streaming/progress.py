@@ -16,7 +16,7 @@ class Progress:
 
     def __init__(self, consumers: int, lap: int = 0) -> None:
         self.positions: list[tuple[int, int]] = [(lap, 0)] * consumers
-        """(lap, offset) of each consumer; see `datamodules.streaming.laps`."""
+        """(lap, offset) of each consumer; see `datamodules.streaming.partition`."""
         self.turn = 0
         """The consumer whose batch comes next."""
         self._pending: list[list[int]] = []

@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from datamodules.streaming.laps import Laps
 from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.partition import Laps
 from datamodules.streaming.progress import Progress
-from mimdit.distributed.together import gather
+from mimdit.core.collectives import gather
 
 _log = logging.getLogger(__name__)
 

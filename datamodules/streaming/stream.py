@@ -1,7 +1,7 @@
 """The endless training stream: batches cut from the line by the workers, each batch carrying its reader's position.
 
 A consumer is one worker process of one rank (without worker processes: the rank itself); there are ``world_size × max(1, num_workers)`` of
-them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state: see `datamodules.streaming.laps`.
+them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state: see `datamodules.streaming.partition`.
 (ours)
 """
 
@@ -18,13 +18,13 @@ from datamodules.augmentation import crop_and_flip
 from datamodules.collation import collate, collate_latents
 from datamodules.decoding import BadSampleError, LatentPair, Pair, decode_latents, decode_pair
 from datamodules.latents.record import LatentRecord
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from datamodules.streaming.bad_samples import BadSamples, TooManyBadSamplesError
 from datamodules.streaming.composed import composed_pair
-from datamodules.streaming.laps import Laps
-from datamodules.streaming.line import Draw, Line
+from datamodules.streaming.order import Draw, Line
+from datamodules.streaming.partition import Laps
 from datamodules.streaming.progress import Progress
-from mimdit.batch import Batch
+from mimdit.core.batch import Batch
 
 _log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lor
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
 from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
-from mimdit.batch import Batch, draw_names
+from mimdit.core.batch import Batch, draw_names
 from mimdit.flow import FlowMatching, keyed_generator
-from mimdit.optimization import parameter_groups
+from mimdit.training.optimization import parameter_groups
 from mimdit.weights import EMBEDDED_BACKBONE
 
 FAMILIES: tuple[Family, ...] = (sd3, pixart)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mimdit.backbone.family import Family
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 FILE = "pytorch_lora_weights.safetensors"
 

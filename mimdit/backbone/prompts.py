@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 
 class PromptEmbeddings(nn.Module):

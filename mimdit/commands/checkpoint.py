@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from mimdit.core.files import replace_when_whole
 from mimdit.distributed.checkpoint_files import newest_complete, read_checkpoint
 from mimdit.distributed.sharded_checkpoint import INDEX, read_index
-from mimdit.files import replace_when_whole
 
 
 def inspect(checkpoint: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.conversion.finalise import finalise as finalise_plan
+from datamodules.conversion.finalize import finalise as finalise_plan
 from datamodules.conversion.options import Options
 from datamodules.conversion.plan import make_plan
 from datamodules.conversion.plan_file import PLAN_NAME, StoredPlan

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from mimdit.commands.memory import tile_for_free_memory
+from mimdit.commands.loading import load_restorer
 from mimdit.commands.restore import device_named
-from mimdit.commands.trained import load_restorer
+from mimdit.commands.tile_size import tile_for_free_memory
 from mimdit.flow import STARTS
-from mimdit.gate_chart import gate_chart
-from mimdit.pixels import restore_pixels
-from mimdit.restorer import Restorer
+from mimdit.plots.gate_chart import gate_chart
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.steering import parse_wishes
 from mimdit.routing.routing import Routing
-from mimdit.steering import parse_wishes
 
 if TYPE_CHECKING:
     import gradio

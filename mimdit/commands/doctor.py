@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from datamodules.looking import look_into
+from datamodules.inspection import look_into
 from datamodules.shards import ShardStore, is_remote
 from mimdit.diagnosis import Finding, Level, merged, render
 from mimdit.diagnosis.folder import check_folder

@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 
 from mimdit.backbone.int8 import is_int8
+from mimdit.commands.loading import load_trained
 from mimdit.commands.measuring import measure
-from mimdit.commands.trained import load_trained
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.pruning import prune
-from mimdit.pipeline import MiMDiTPipeline
-from mimdit.restorer import Restorer
+from mimdit.restorer.pipeline import MiMDiTPipeline
+from mimdit.restorer.restorer import Restorer
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

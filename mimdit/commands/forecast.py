@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from mimdit.pixels import restore_pixels
-from mimdit.restorer import Restorer
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
 
 _LEAST, _MOST = 64, 256
 

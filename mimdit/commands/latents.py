@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.conversion.finalise import REJECTED_NAME
+from datamodules.conversion.finalize import REJECTED_NAME
 from datamodules.conversion.run import WHOLE, Part
 from datamodules.latents.encode import close_when_done, encode_shards
 from datamodules.latents.plan import make_plan, settle

@@ -9,13 +9,13 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from datamodules.collation import collate
-from datamodules.evaluation import open_pairs
+from datamodules.pairs import open_pairs
 from datamodules.shards import ShardStore
-from mimdit.metrics import psnr
-from mimdit.restorer import Restorer
+from mimdit.evaluation.metrics import psnr
+from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.steering import MeasuredGates
 from mimdit.routing.routing import Routing
 from mimdit.routing.utilization import UtilizationCounts, utilization
-from mimdit.steering import MeasuredGates
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """``mimdit metrics …``: which metrics are ready, and fetching the weights of those that are not."""
 
-from mimdit.iqa.metric import METRICS, metrics_named
+from mimdit.evaluation.iqa.metric import METRICS, metrics_named
 
 
 def list_metrics() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from callbacks.expert_maps import Panel, draw_panels
-from mimdit.files import replace_when_whole
-from mimdit.report import Scores, load_published, make_tables, read_run
-from mimdit.report.ablation import ablation_table, read_variant
-from mimdit.report.rendering import RENDERERS
-from mimdit.report.table import differing_images
+from mimdit.core.files import replace_when_whole
+from mimdit.evaluation.report import Scores, load_published, make_tables, read_run
+from mimdit.evaluation.report.ablation import ablation_table, read_variant
+from mimdit.evaluation.report.rendering import RENDERERS
+from mimdit.evaluation.report.table import differing_images
+from mimdit.plots.expert_maps import Panel, draw_panels
 
 
 def report(
@@ -29,7 +29,7 @@ def report(
     Args:
         runs: Folders that a test wrote results.jsonl to (or only results.json, of which the means are taken); name=folder names a row.
         output: Folder to write to.
-        published: Further files of published figures; their form is that of mimdit/report/published/foundir.yaml.
+        published: Further files of published figures; their form is that of mimdit/evaluation/report/published/foundir.yaml.
         ablation: Also put the table of what each run varies, by its saved config, on top.
 
     Raises:

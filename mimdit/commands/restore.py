@@ -13,16 +13,16 @@ from tqdm import tqdm
 from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
 from mimdit.commands.forecast import in_words, seconds_per_megapixel
-from mimdit.commands.memory import tile_for_free_memory
-from mimdit.commands.precision import emulates_bfloat16
-from mimdit.commands.trained import load_restorer
-from mimdit.files import replace_when_whole
+from mimdit.commands.loading import load_restorer
+from mimdit.commands.tile_size import tile_for_free_memory
+from mimdit.core.files import replace_when_whole
 from mimdit.flow import SAMPLERS
-from mimdit.gate_chart import gate_chart
-from mimdit.pixels import restore_pixels
-from mimdit.restorer import Restorer
+from mimdit.plots.gate_chart import gate_chart
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.steering import parse_wishes
 from mimdit.routing.routing import Routing
-from mimdit.steering import parse_wishes
+from mimdit.training.precision import emulates_bfloat16
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.latents.record import LatentRecord
-from datamodules.made.crops import list_photographs, photographs_digest
-from datamodules.made.quickstart import Photographs, quickstart_folders, write_folders
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
-from mimdit.files import replace_when_whole
+from datamodules.synthetic.crops import list_photographs, photographs_digest
+from datamodules.synthetic.quickstart import Photographs, quickstart_folders, write_folders
+from mimdit.core.files import replace_when_whole
 
 _PLAN = "plan.json"
 FORMULAS = ("original", "varied")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 from mimdit.routing.router import outside_autocast
 
 TONE_ATOMS = ("haze", "rain", "lowlight")
@@ -16,7 +16,7 @@ TONE_ATOMS = ("haze", "rain", "lowlight")
 
 
 class IdentificationHead(nn.Module):
-    """Predict the probability of each atom of `mimdit.batch.ATOMS`. Not in the paper (compare AutoDIR, arXiv 2310.10123).
+    """Predict the probability of each atom of `mimdit.core.batch.ATOMS`. Not in the paper (compare AutoDIR, arXiv 2310.10123).
 
     Args:
         num_features: Length of the feature vector: mean and log-std of the channels before each block and after the last.

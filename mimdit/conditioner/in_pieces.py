@@ -2,7 +2,7 @@
 
 Everything that a gate or an expert reads of the whole image is gathered from all pieces, at full resolution, before any piece goes through
 the block: a smaller copy of the image would hide noise and blur. So each block passes over the pieces twice. Between blocks, hidden states
-lie where the latents do, large ones in files (`mimdit.canvas`); only a piece at a time is on the conditioner's device.
+lie where the latents do, large ones in files (`mimdit.core.canvas`); only a piece at a time is on the conditioner's device.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import torch
 
-from mimdit.canvas import canvas
 from mimdit.conditioner.estimate import EstimateHead, interpolate_cells
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
+from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
 from mimdit.routing.routing import Gates, Routing
 

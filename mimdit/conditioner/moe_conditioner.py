@@ -24,7 +24,7 @@ from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
@@ -196,7 +196,7 @@ class MoEConditioner(L.LightningModule):
             reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on this
                 batch's, all detached: the record, in ``rerouted``, gives balance losses the gradient of the whole window while it
                 stops at the router weights. Pass ``(None,)`` for this batch alone.
-            gains_MG: Factors of the groups' weights, of `mimdit.steering`.
+            gains_MG: Factors of the groups' weights, of `mimdit.restorer.steering`.
 
         Raises:
             ValueError: The size is no multiple of `multiple`.

@@ -7,8 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from mimdit.core.files import replace_when_whole
 from mimdit.diagnosis.finding import Finding
-from mimdit.files import replace_when_whole
 
 _GIB = 2**30
 _NEEDED_GIB, _COMFORTABLE_GIB = 1, 10

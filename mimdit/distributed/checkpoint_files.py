@@ -13,7 +13,7 @@ from mimdit.distributed.sharded_checkpoint import REPLACED, WRITING, read_index,
 
 _REMOVING = ".removing"
 _LEFTOVER = re.compile(rf"\.(.*\.ckpt)(?:{re.escape(WRITING)}|{re.escape(REPLACED)}|{re.escape(_REMOVING)}|\.[0-9]+-[0-9a-f]+\.tmp)")
-"""Hidden names of checkpoints that are being written, replaced or removed, in either form; see `mimdit.files.replace_when_whole`."""
+"""Hidden names of checkpoints that are being written, replaced or removed, in either form; see `mimdit.core.files.replace_when_whole`."""
 
 
 def read_checkpoint(path: str | Path, *, weights_only: bool = True) -> dict:

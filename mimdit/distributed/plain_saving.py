@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 
 _PROBE = bytes(1 << 20)
 

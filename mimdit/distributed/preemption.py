@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import Strategy
 
-from mimdit import stop_signals
+from mimdit.core import stop_signals
 
 EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
 """What a run that saved and stopped returns: 85 says "start me again", 143 is that of any process that SIGTERM ended."""

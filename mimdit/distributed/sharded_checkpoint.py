@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
+from mimdit.core.collectives import gather, on_rank_zero
+from mimdit.core.files import replace_when_whole, sync_folder
 from mimdit.distributed.plain_loading import load_plain
 from mimdit.distributed.plain_saving import save_plain
-from mimdit.distributed.together import gather, on_rank_zero
-from mimdit.files import replace_when_whole, sync_folder
 
 INDEX, META = "index.json", "meta.pt"
 WRITING, REPLACED = ".writing", ".replaced"

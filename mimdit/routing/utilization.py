@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 from mimdit.routing.routing import Routing
 
 DEAD_SHARE = 0.1

@@ -10,7 +10,7 @@ import torch
 from mimdit.backbone import DiTBackbone, VAECodec
 from mimdit.backbone.identity import weights_sha256
 from mimdit.flow import FlowMatching
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing import RoutingBalance
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae, write_checkpoint
 from tests.tiny_models import tiny_batch, tiny_conditioner, tiny_restorer

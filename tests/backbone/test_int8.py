@@ -10,8 +10,8 @@ from torch import nn
 from mimdit import cli
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone import int8 as int8_module
-from mimdit.pipeline import MiMDiTPipeline
-from mimdit.restorer import Restorer
+from mimdit.restorer.pipeline import MiMDiTPipeline
+from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomise, tiny_backbone, tiny_restorer
 
 with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao; pip install 'mimdit[int8]'")

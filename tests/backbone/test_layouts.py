@@ -9,7 +9,7 @@ import torch
 from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.conditioner import MoEConditioner
 from mimdit.flow import FlowMatching
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing import RoutingBalance
 from tests.tiny_checkpoints import FAMILY, LAYOUTS, OTHERS, latents, tiny_transformer, tiny_vae, write_checkpoint
 

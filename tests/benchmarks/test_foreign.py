@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.benchmarks import PairFolders
-from datamodules.made.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.synthetic.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.test_sets import PairFolders
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 FROZEN = {

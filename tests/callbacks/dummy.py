@@ -6,7 +6,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 from mimdit.routing.routing import Routing
 from tests.routing.made_routing import images_of, made_routing
 

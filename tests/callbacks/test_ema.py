@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import EMAUpdate
-from mimdit.ema import ExponentialMovingAverage
+from mimdit.training.ema import ExponentialMovingAverage
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 
 

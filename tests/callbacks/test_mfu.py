@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import callbacks.mfu
-import callbacks.span
+import callbacks.step_timer
 from callbacks import MFU
-from mimdit.flops import training_flops
+from mimdit.training.flops import training_flops
 from tests.callbacks.dummy import events, loader, trainer
 from tests.callbacks.test_throughput import Clock
 from tests.processes import run_in_processes
@@ -42,7 +42,7 @@ class Rows(L.LightningModule):
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("callbacks.span.time", clock)
+    monkeypatch.setattr("callbacks.step_timer.time", clock)
     return clock
 
 
@@ -101,7 +101,7 @@ def test_training_is_the_same_with_it():
 def on_rank(rank: int, folder: Path) -> int:
     """Count a restorer's step on one rank alone, which must wait for no other; train on images that are twice as many on rank 1."""
     counted = training_flops(tiny_restorer(), tiny_batch(2)).total if rank == 0 else 0
-    clock = callbacks.span.time = Clock()
+    clock = callbacks.step_timer.time = Clock()
     run = trainer(folder, MFU(every_n_steps=3, peak_tflops=1e-6), max_steps=3, strategy="ddp", devices=2, use_distributed_sampler=False)
     run.fit(Rows(clock), loader(batch_size=2 + 2 * rank))
     return counted

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 
 from callbacks import CompleteCheckpoint, Preemption, Quality
-from mimdit import stop_signals
+from mimdit.core import stop_signals
 from mimdit.distributed import WholeCheckpointIO
 from mimdit.distributed.preemption import Preempted
 from tests.callbacks.dummy import DummyRestorer, LoggingRestorer, events, loader, trainer

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import Quality
-from mimdit.metrics import psnr, ssim
+from mimdit.evaluation.metrics import psnr, ssim
 from tests.callbacks.dummy import DummyRestorer, events, loader, samples, trainer
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 from callbacks import Scores
 from callbacks.scores import routing_of
 from datamodules import BenchmarkDataModule
-from datamodules.benchmarks import PairFolders, Unpaired
-from mimdit.iqa import Scorer
-from mimdit.iqa.sets import InceptionFeatures, set_distances
+from datamodules.test_sets import PairFolders, Unpaired
+from mimdit.evaluation.iqa import Scorer
+from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
 from tests.callbacks.dummy import DummyRestorer, trainer
-from tests.datamodules.benchmarks.made_trees import make, pixels
-from tests.iqa.made_weights import make_weights
+from tests.datamodules.test_sets.made_trees import make, pixels
+from tests.evaluation.iqa.made_weights import make_weights
 from tests.routing.made_routing import made_routing
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_the_real_model_over_one_and_two_processes_and_pyiqa_on_its_files(tmp_pa
         make(root, f"input/{number}.png", f"target/{number}.png", height=40 + number, width=45)
     command = [sys.executable, "-m", "mimdit", "test", "--config", "configs/default.yaml", "--config", "configs/evaluate.yaml"]
     command += ["--model.init_args.pretrained=mimdit/weights/restorer", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    benchmark = {"rain": {"class_path": "datamodules.benchmarks.PairFolders", "init_args": {"root": str(root)}}}
+    benchmark = {"rain": {"class_path": "datamodules.test_sets.PairFolders", "init_args": {"root": str(root)}}}
     command += [f"--data.init_args.benchmarks={json.dumps(benchmark)}", "--data.init_args.num_workers=0"]
     found = []
     for processes in (1, 2):

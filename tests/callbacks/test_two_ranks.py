@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from callbacks import ExpertUtilization, Quality
-from mimdit.metrics import psnr
+from mimdit.evaluation.metrics import psnr
 from mimdit.routing.utilization import UtilizationCounts, utilization
 from tests.callbacks.dummy import DummyRestorer, events, loader, samples, trainer
 from tests.processes import run_in_processes

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from datamodules.degradations.compose import degrade
-from datamodules.made.photographs import photograph_crop
+from datamodules.synthetic.photographs import photograph_crop
 from mimdit import cli
-from mimdit.pixels import restore_pixels
-from mimdit.restorer import Restorer
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
 from tests.commands.browser import CHROMIUM, Page
 
 GRADIO = int(metadata.version("gradio").partition(".")[0]) if util.find_spec("gradio") else 0

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from mimdit import cli
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.conditioner.pruning import prune
-from mimdit.pipeline import MiMDiTPipeline
-from mimdit.restorer import Restorer
+from mimdit.restorer.pipeline import MiMDiTPipeline
+from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 
 

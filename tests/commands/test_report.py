@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mimdit import cli
-from tests.report.made_results import GATES, row, write_run
+from tests.evaluation.report.made_results import GATES, row, write_run
 
 WEIGHTS = Path(cli.__file__).parent / "weights" / "restorer"
 

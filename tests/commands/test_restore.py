@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 from tqdm import TqdmWarning
 
 from datamodules.degradations.compose import degrade
-from datamodules.made.photographs import TEST, photograph_crop
+from datamodules.synthetic.photographs import TEST, photograph_crop
 from mimdit import cli
 from mimdit.commands import restore as command
-from mimdit.commands.memory import tile_for_free_memory
-from mimdit.commands.trained import load_restorer
+from mimdit.commands.loading import load_restorer
+from mimdit.commands.tile_size import tile_for_free_memory
 from mimdit.conditioner import MoEConditioner
-from mimdit.pixels import restore_pixels
+from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
 from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer

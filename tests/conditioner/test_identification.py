@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mimdit.batch import ATOMS
 from mimdit.conditioner import MoEConditioner
 from mimdit.conditioner.identification import TONE_ATOMS, IdentificationHead, presence_scales
-from mimdit.restorer import identify_loss
+from mimdit.core.batch import ATOMS
+from mimdit.restorer.restorer import identify_loss
 from mimdit.routing import router_features
 from tests.tiny_models import randomise, tiny_batch, tiny_conditioner
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from datamodules.degradations import GROUPS
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex, shard_name, write_shard
 
 SIZES = {"00Clean": [3], "01Blur": [5, 4, 6], "09Lowlight_Haze": [7]}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from tests.datamodules.made_zip import bytes_of, write_spanned_zip
 
 GROUPS = ("01Blur", "08Haze", "12NightRain")

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.augmentation import crop_and_flip
 from datamodules.decoding import BadSampleError, Pair
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from tests.datamodules.made_shards import made_image
 
 IMAGE = made_image("a", 12, 16)

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from datamodules.decoding import BadSampleError, decode_image, decode_pair
 from datamodules.shards import RawSample
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 from tests.datamodules.made_shards import encode, made_image
 
 FIELDS = {"group": "09Lowlight_Haze", "atoms": ["haze", "lowlight"]}

@@ -6,8 +6,8 @@ import pytest
 
 from datamodules import FoundIRDataModule
 from datamodules.decoding import BadSampleError, decode_image
-from datamodules.evaluation import ListedPairs, open_pairs
 from datamodules.foundir import COMPOSED, ISOLATED, TEST_PAIRS, missing_test_pairs
+from datamodules.pairs import ListedPairs, open_pairs
 from datamodules.shards import ShardStore
 from datamodules.sources.listing import list_foundir
 from tests.datamodules.made_shards import make_folder

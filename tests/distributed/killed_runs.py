@@ -24,7 +24,7 @@ PATIENCE = 300.0
 """Seconds within which anything that is waited for has to happen."""
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.distributed.killed_runs", "tests.test_resume", "mimdit.backbone.sd3"])
+_server.set_forkserver_preload(["tests.distributed.killed_runs", "tests.commands.test_resume", "mimdit.backbone.sd3"])
 """Each rank is a process of its own, but what it imports is imported once, in the process that they are forked from."""
 
 

@@ -10,9 +10,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from callbacks import EMAUpdate
-from mimdit.batch import Batch
+from mimdit.core.batch import Batch
 from mimdit.distributed import FSDP2Strategy, WholeCheckpointIO
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomise, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 

@@ -4,7 +4,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from mimdit.restorer import Restorer
+from mimdit.restorer.restorer import Restorer
 from tests.distributed.made_runs import SGD, of_rank, settings
 from tests.processes import run_in_processes
 from tests.tiny_models import randomise, tiny_batch, tiny_restorer

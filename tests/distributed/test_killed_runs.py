@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mimdit.distributed.checkpoint_files import read_checkpoint
+from tests.commands.test_resume import experiment
 from tests.datamodules.made_shards import make_folder
 from tests.distributed.killed_runs import EVERY, RANKS, Kill, Run, kill_at_random
-from tests.test_resume import experiment
 
 KILLS = int(os.environ.get("MIMDIT_KILLS", "5"))
 """Of both strategies' runs together."""

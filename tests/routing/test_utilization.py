@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mimdit.batch import ATOMS
+from mimdit.core.batch import ATOMS
 from mimdit.routing.utilization import UtilizationCounts, class_name, group_labels, normalized_mutual_information, utilization
 from tests.routing.made_routing import chosen_routing, images_of, made_routing, routing_of
 

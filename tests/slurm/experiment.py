@@ -10,7 +10,7 @@ import lightning as L
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mimdit.files import replace_when_whole
+from mimdit.core.files import replace_when_whole
 from tests.datamodules.made_shards import make_folder
 from tests.tiny_models import restorer_config
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.conversion.finalise import finalise
+from datamodules.conversion.finalize import finalise
 from datamodules.conversion.options import Options
 from datamodules.conversion.plan_file import StoredPlan
 from datamodules.conversion.prepare import prepare

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.conversion.images import decode_upright, look_at, suffix_of
 from datamodules.conversion.problems import BadImageError
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description

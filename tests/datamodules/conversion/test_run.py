@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from datamodules.conversion.finalise import finalise
+from datamodules.conversion.finalize import finalise
 from datamodules.conversion.plan_file import ShardLine
 from datamodules.conversion.problems import ConversionStoppedError
 from datamodules.conversion.run import Part, spread, write_shards

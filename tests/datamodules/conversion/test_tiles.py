@@ -9,7 +9,7 @@ import pytest
 from datamodules.conversion.options import Options
 from datamodules.conversion.tiles import TileGrid, cut_tiles, shuffled
 from datamodules.decoding import decode_image
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from tests.datamodules.conversion.made_conversion import converted, fields, samples, stem_of, stored
 
 

@@ -10,8 +10,8 @@ import torch
 
 from datamodules.degradations import CLEAN, GROUPS, degrade
 from datamodules.degradations.compose import IN_ORDER
-from datamodules.made.photographs import photograph_crop
-from mimdit.batch import ATOMS
+from datamodules.synthetic.photographs import photograph_crop
+from mimdit.core.batch import ATOMS
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from skimage.registration import phase_cross_correlation
 from datamodules.degradations import FORMULA_SETS, degrade
 from datamodules.degradations.compose import IN_ORDER, drawn_formula
 from datamodules.degradations.formula import Formula, draw_formula
-from datamodules.made.photographs import photograph_crop
-from mimdit.batch import ATOMS
+from datamodules.synthetic.photographs import photograph_crop
+from mimdit.core.batch import ATOMS
 
 ALL = [(atom, name) for atom, formulas in IN_ORDER.items() for name in formulas]
 ALIGNED = [pair for pair in ALL if pair[0] in ("blur", "jpeg", "noise")]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.degradations.jpeg import compress, encode, jpeg, jpeg_quality, quantization_tables
-from datamodules.made.photographs import photograph_crop
+from datamodules.synthetic.photographs import photograph_crop
 
 
 @pytest.mark.parametrize("quality", [10, 45, 90])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datamodules.degradations.light import to_linear
 from datamodules.degradations.lowlight import darken, lowlight
-from datamodules.made.photographs import photograph_crop
+from datamodules.degradations.srgb import to_linear
+from datamodules.synthetic.photographs import photograph_crop
 
 
 def test_an_eighth_of_the_light_is_left_at_severity_one():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datamodules.degradations.light import to_srgb
 from datamodules.degradations.noise import noise, noise_levels, sensor_noise
+from datamodules.degradations.srgb import to_srgb
 
 
 @pytest.mark.parametrize("light", [0.02, 0.2, 0.8])

@@ -13,8 +13,8 @@ from datamodules.decoding import decode_image
 from datamodules.latents.packing import pack_latents
 from datamodules.shards import ShardError, ShardIndex, Sidecar, read_shard, write_shard
 from mimdit.backbone import VAECodec
-from mimdit.batch import Batch
-from mimdit.restorer import Restorer
+from mimdit.core.batch import Batch
+from mimdit.restorer.restorer import Restorer
 from tests.datamodules.latents.made_latents import CROP, make_latents, stored, tensors, write_vae
 from tests.datamodules.made_shards import make_folder
 from tests.tiny_models import ARCHITECTURE, tiny_backbone, tiny_restorer

@@ -2,8 +2,8 @@
 
 import pytest
 
-from datamodules.streaming.laps import Laps
 from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.partition import Laps
 from datamodules.streaming.progress import Progress
 from datamodules.streaming.state import continue_stream, stream_state
 

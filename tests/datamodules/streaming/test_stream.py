@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from datamodules.streaming.bad_samples import TooManyBadSamplesError
-from datamodules.streaming.line import Line
 from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.order import Line
 from datamodules.streaming.progress import Progress
 from datamodules.streaming.stream import StreamLoader, TrainStream
 from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.restoration import RestorationDataModule
-from datamodules.seeding import named_rng
+from datamodules.rng import named_rng
 from tests.datamodules.made_shards import keys_of, make_folder
 from tests.processes import run_in_processes
 

@@ -1,0 +1,246 @@
+"""The quickstart's shards: made scenes and crops of a folder's photographs to train on, other photographs to validate and test on.
+
+Every sample is drawn from (seed, its number) and every shard's content is planned before any is written, so the bytes depend neither on
+the number of processes nor on interruptions.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datamodules.degradations import CLEAN, GROUPS, degrade
+from datamodules.rng import named_rng
+from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
+from datamodules.shards.process_pool import in_processes
+from datamodules.synthetic.crops import draw_crop, read_photograph
+from datamodules.synthetic.photographs import TEST, VALIDATION, photograph_crop
+from datamodules.synthetic.scenes import make_scene
+
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one sample is made: a clean image of ``size`` pixels, degraded as ``group`` says with ``formulas``.
+
+    The clean image is a scene from ``seed`` (``source`` is ``"scene"``), a crop of the file ``photograph`` of the folder of training
+    photographs (``"folder"``), with another tone where ``retoned``, or else the middle of scikit-image's photograph ``source``.
+    """
+
+    key: str
+    group: str
+    source: str
+    size: int
+    severity: float
+    seed: int
+    photograph: str = ""
+    retoned: bool = False
+    formulas: str = "original"
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is stored beside the pixels; what came later is left out at its default, so that older bytes stay as they are."""
+        late = {each.name: each.default for each in dataclasses.fields(self) if each.default is not dataclasses.MISSING}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in late or value != late[name]}
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Training photographs: their folder, the file names in it, the share of samples made from them, and of those the share retoned."""
+
+    folder: Path
+    names: tuple[str, ...]
+    share: float = 0.5
+    retone: float = 0.5
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: its path, its samples in stored order and the folder of the photographs that they name."""
+
+    path: Path
+    group: str
+    recipes: tuple[Recipe, ...]
+    photographs: Path | None = None
+
+
+def train_recipes(
+    images: int,
+    *,
+    size: int,
+    clean: float,
+    seed: int,
+    min_severity: float = 0.1,
+    max_severity: float = 1.0,
+    photographs: Photographs | None = None,
+    formulas: str = "original",
+) -> list[Recipe]:
+    """Plan the training samples: a share ``clean`` undegraded, the rest over FoundIR's groups, single atoms twice as often as coupled.
+
+    Undegraded images teach the model to leave alone what needs nothing. Severities are uniform in ``min_severity``..``max_severity``.
+    A share of the samples is made from ``photographs`` instead of scenes: their groups, severities and seeds are the same either way.
+    Not in the paper.
+    """
+    degraded = [group for group in GROUPS if group != CLEAN]
+    odds = np.array([2.0 if len(GROUPS[group]) == 1 else 1.0 for group in degraded])
+    recipes = []
+    for number in range(images):
+        rng = named_rng(seed, "train", number)
+        group = CLEAN if rng.random() < clean else degraded[rng.choice(len(degraded), p=odds / odds.sum())]
+        severity = 0.0 if group == CLEAN else round(float(rng.uniform(min_severity, max_severity)), 4)
+        recipe = Recipe(f"{group}/{number:07d}", group, "scene", size, severity, int(rng.integers(2**31)), formulas=formulas)
+        recipes.append(recipe if photographs is None else _of_photograph(recipe, photographs, named_rng(seed, "crop", number)))
+    return recipes
+
+
+def _of_photograph(recipe: Recipe, photographs: Photographs, rng: np.random.Generator) -> Recipe:
+    """Turn a share of the scenes into crops; the draws keep their order whatever the shares, so other shares change as little as can be."""
+    crop, name, retoned = rng.random() < photographs.share, photographs.names[rng.integers(len(photographs.names))], rng.random()
+    if not crop:
+        return recipe
+    return dataclasses.replace(recipe, source="folder", photograph=name, retoned=bool(retoned < photographs.retone))
+
+
+def photograph_recipes(names: tuple[str, ...], *, size: int, draws: int, severities: list[float], seed: int) -> list[Recipe]:
+    """Plan evaluation samples: every photograph in every group, ``draws`` times, each with another seed and the next severity."""
+    recipes = []
+    for group in GROUPS:
+        for place, name in enumerate(names):
+            for draw in range(draws):
+                severity = 0.0 if group == CLEAN else severities[(place + draw) % len(severities)]
+                key = f"{group}/{name}-draw{draw}-severity{round(100 * severity):03d}"
+                drawn = int(named_rng(seed, "photograph", name, group, draw).integers(2**31))
+                recipes.append(Recipe(key, group, name, size, severity, drawn))
+    return recipes
+
+
+def plan_shards(folder: Path, recipes: list[Recipe], shard_size: int, photographs: Path | None = None) -> list[ShardPlan]:
+    """Cut the samples of each group into shards of at most ``shard_size``; ``photographs`` is the folder of those they name."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(recipe.group, []).append(recipe)
+    return [
+        ShardPlan(folder / shard_name(group, number), group, tuple(listed[start : start + shard_size]), photographs)
+        for group, listed in groups.items()
+        for number, start in enumerate(range(0, len(listed), shard_size))
+    ]
+
+
+def write_folders(
+    folders: dict[Path, list[Recipe]], options: dict[str, Any], *, shard_size: int, workers: int, photographs: Path | None = None
+) -> None:
+    """Write every folder's shards that are not there yet, then its index.
+
+    Args:
+        folders: The samples of each folder.
+        options: What the samples were made with; recorded in each index.
+        shard_size: Samples a shard.
+        workers: Processes, each with one thread; 1 works in this process.
+        photographs: Folder of the photographs that samples name.
+    """
+    plans = {folder: plan_shards(folder, recipes, shard_size, photographs) for folder, recipes in folders.items()}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".*.tmp"):  # left by a process that was killed
+            stale.unlink()
+    todo = [plan for listed in plans.values() for plan in listed if not _is_done(plan)]
+    total = sum(len(recipes) for recipes in folders.values())
+    with tqdm(total=total, unit="pair", desc="shards", initial=total - sum(len(plan.recipes) for plan in todo)) as bar:
+        for plan in _written(todo, workers):
+            bar.update(len(plan.recipes))
+    for folder, listed in plans.items():
+        entries = sorted((Sidecar.load(plan.path).entry for plan in listed), key=lambda entry: entry.name)
+        ShardIndex(folder, tuple(entries), options).save()
+
+
+def _written(plans: list[ShardPlan], workers: int) -> Iterator[ShardPlan]:
+    """Write shards in a pool of processes, the largest first, and yield each when it is done."""
+    plans = sorted(plans, key=lambda plan: (-len(plan.recipes) * plan.recipes[0].size ** 2, plan.path))
+    for plan, _ in in_processes(write_plan, plans, workers):
+        yield plan
+
+
+def _is_done(plan: ShardPlan) -> bool:
+    """A shard is done when its sidecar exists, lists the planned samples, and the tar has the size it says."""
+    if not plan.path.with_suffix(".json").is_file() or not plan.path.is_file():
+        return False
+    sidecar = Sidecar.load(plan.path)
+    planned = [recipe.key for recipe in plan.recipes]
+    return plan.path.stat().st_size == sidecar.entry.bytes and [span.key for span in sidecar.spans] == planned
+
+
+def write_plan(plan: ShardPlan) -> None:
+    """Make the samples of one shard and write it."""
+    write_shard(plan.path, plan.group, (make_sample(recipe, plan.photographs) for recipe in plan.recipes))
+
+
+def make_sample(recipe: Recipe, photographs: Path | None = None) -> dict[str, Any]:
+    """Make a stored sample: clean image, degraded image, both as PNG, and what they are.
+
+    Args:
+        recipe: What to make.
+        photographs: The folder of the photograph that the recipe names, if any.
+
+    Raises:
+        ValueError: The photograph cannot be read or is too small.
+    """
+    clean = _clean_image(recipe, photographs)
+    if recipe.group == CLEAN:
+        degraded = clean
+    else:
+        chosen = {} if recipe.formulas == "original" else {"formulas": recipe.formulas}
+        floating = degrade(clean.astype(np.float32) / 255, recipe.group, severity=recipe.severity, seed=recipe.seed, **chosen)
+        degraded = np.round(floating * 255).astype(np.uint8)
+    fields = {**recipe.fields(), "atoms": list(GROUPS[recipe.group]), "width": clean.shape[1], "height": clean.shape[0]}
+    del fields["key"], fields["size"]
+    return {"__key__": recipe.key, "lq.png": _encode(degraded), "gt.png": _encode(clean), "json": fields}
+
+
+def _clean_image(recipe: Recipe, photographs: Path | None) -> np.ndarray:
+    """Make a recipe's clean image, uint8 RGB ``[size, size, 3]``."""
+    if recipe.source == "scene":
+        return make_scene(recipe.size, seed=recipe.seed)
+    if recipe.source == "folder":
+        assert photographs is not None, "a recipe that names a file needs its folder"
+        return draw_crop(read_photograph(photographs / recipe.photograph), recipe.size, seed=recipe.seed, retoned=recipe.retoned)
+    return photograph_crop(recipe.source, recipe.size)
+
+
+def _encode(image: np.ndarray) -> bytes:
+    """Encode a uint8 RGB image ``[H, W, 3]`` as PNG, lightly compressed: it is read far more often than it is copied."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PNG)
+    assert done
+    return data.tobytes()
+
+
+def quickstart_folders(
+    destination: Path,
+    *,
+    train_images: int,
+    size: int,
+    clean: float,
+    photograph_size: int,
+    draws: int,
+    severities: list[float],
+    seed: int,
+    min_severity: float = 0.1,
+    max_severity: float = 1.0,
+    train_photographs: Photographs | None = None,
+    formulas: str = "original",
+) -> dict[Path, list[Recipe]]:
+    """Plan all samples of the quickstart: folders ``train``, ``validation`` (one draw of each photograph and group) and ``test``.
+
+    ``train_photographs``, ``formulas`` and the limits of the severity concern ``train`` only: validation and test stay comparable.
+    """
+    chosen = {"photographs": train_photographs, "formulas": formulas, "min_severity": min_severity, "max_severity": max_severity}
+    photographs = {"size": photograph_size, "severities": severities, "seed": seed}
+    return {
+        destination / "train": train_recipes(train_images, size=size, clean=clean, seed=seed, **chosen),
+        destination / "validation": photograph_recipes(VALIDATION, draws=1, **photographs),
+        destination / "test": photograph_recipes(TEST, draws=draws, **photographs),
+    }

@@ -1,0 +1,75 @@
+"""Which errors are the user's to mend: they are shown as one paragraph, while bugs keep their traceback.
+
+The policy:
+
+- a ``ValueError`` or ``OSError`` that one of our own ``raise`` statements made is a message to the user;
+- so is an ``OSError`` that names a file, wherever the system refused it (missing, not permitted, disk full);
+- the same holds for an error that a data loader's worker process hands over, or that jsonargparse wraps while it builds our classes;
+- everything else is a bug, ours or a library's, and Python shows it in full. ``MIMDIT_TRACEBACK=1`` shows everything in full.
+"""
+
+import dis
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+EXIT_CODE = 2
+"""What a command returns after a user's mistake, the same as for an unknown option."""
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OURS = tuple(str(_ROOT / package) + os.sep for package in ("mimdit", "datamodules", "callbacks"))
+_WORKER_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in .*\n    (?P<source>.*)\n', re.MULTILINE)
+
+
+@contextmanager
+def user_errors_in_one_paragraph() -> Iterator[None]:
+    """Print a user's mistake as one paragraph on stderr and leave with `EXIT_CODE`; let everything else through."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = None if os.environ.get("MIMDIT_TRACEBACK") == "1" else message_to_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}\n(MIMDIT_TRACEBACK=1 shows where this was raised.)", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
+def message_to_user(error: BaseException) -> str | None:
+    """The paragraph to show for ``error``, or None if it is a bug and not the user's mistake."""
+    if error.__traceback__ is None:
+        return None
+    if "DataLoader worker process" in str(error):
+        return _message_from_worker(str(error))
+    wrapped = error.__cause__ or error.__context__
+    if wrapped is not None and _innermost(error).tb_frame.f_globals["__name__"].startswith("jsonargparse."):
+        return message_to_user(wrapped)
+    names_a_file = isinstance(error, OSError) and error.filename is not None
+    if names_a_file or (isinstance(error, (ValueError, OSError)) and _raised_by_us(_innermost(error))):
+        return " ".join(str(error).split())
+    return None
+
+
+def _innermost(error: BaseException) -> TracebackType:
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
+def _raised_by_us(trace: TracebackType) -> bool:
+    """Whether the frame is ours and stopped at a ``raise``: a library's complaint about our call is a bug of ours."""
+    code = trace.tb_frame.f_code
+    return code.co_filename.startswith(_OURS) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _message_from_worker(text: str) -> str | None:
+    """A worker's error comes as the text of its traceback, the message after the last frame."""
+    frames = list(_WORKER_FRAME.finditer(text))
+    if not frames or not frames[-1]["file"].startswith(_OURS) or not frames[-1]["source"].startswith("raise "):
+        return None
+    final = re.search(r"^[\w.]*(?:Error|Exception): ", text[frames[-1].end() :], re.MULTILINE)
+    return " ".join(text[frames[-1].end() + final.end() :].split()) if final else None

@@ -1,0 +1,7 @@
+"""Image quality as papers report it: which metrics there are, which weights they need, and scoring through pyiqa."""
+
+from mimdit.evaluation.iqa.metric import DEFAULT_METRICS, METRICS, Metric, metrics_named
+from mimdit.evaluation.iqa.scorer import Scorer
+from mimdit.evaluation.iqa.weights import WeightFile
+
+__all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "Scorer", "WeightFile", "metrics_named"]

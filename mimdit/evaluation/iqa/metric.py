@@ -1,0 +1,124 @@
+"""Which metrics there are: pyiqa's by pyiqa's names, and variants of them that say in their names what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from mimdit.evaluation.iqa.weights import HubFile, WeightFile, of_clip, of_pyiqa, of_timm, of_torchvision
+
+GT_MEAN = "_gt_mean"
+"""Suffix of full-reference metrics after the output's mean brightness was set to the truth's."""
+
+ALIGNED = "_aligned"
+"""Suffix of PSNR and SSIM after RealBlur's alignment."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of single images, or, with ``of_sets``, of two sets of images.
+
+    ``pyiqa`` is the name it is created by there, with ``options`` in place of its defaults; ``least`` the pixels of an image's shorter side
+    that it needs; ``weights`` make the files it loads.
+    """
+
+    name: str
+    pyiqa: str
+    reference: bool
+    options: dict[str, Any] = field(default_factory=dict)
+    least: int = 1
+    weights: tuple[Callable[[], WeightFile | HubFile], ...] = ()
+    lower_better: bool = False
+    of_sets: bool = False
+
+    @property
+    def files(self) -> list[WeightFile | HubFile]:
+        """The weight files, which may be missing."""
+        return [make() for make in self.weights]
+
+    def problem(self) -> str | None:
+        """What is missing, in one line; None where it is ready."""
+        found = [problem for file in self.files if (problem := file.problem()) is not None]
+        return "; ".join(found) or None
+
+
+def _pyiqa(*names: str) -> tuple[Callable[[], WeightFile], ...]:
+    return tuple(partial(of_pyiqa, name) for name in names)
+
+
+_VIT = "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"
+"""What MANIQA loads before its own weights replace it."""
+
+_KNOWN = (
+    Metric("psnr", "psnr", True),
+    # pyiqa's luma is YIQ's, over the full range; MATLAB's and most papers' is YCbCr's, over 16..235, and 1.3 dB higher.
+    Metric("psnry", "psnry", True),
+    Metric("psnr_ycbcr", "psnry", True, {"color_space": "ycbcr"}),
+    Metric("ssim", "ssim", True, least=11),
+    Metric("ssimc", "ssimc", True, least=11),
+    Metric("ssim_ycbcr", "ssim", True, {"color_space": "ycbcr"}, least=11),
+    Metric(
+        "lpips", "lpips", True, least=31, lower_better=True,
+        weights=(partial(of_torchvision, "alexnet"), *_pyiqa("LPIPS_v0.1_alex-df73285e.pth")),
+    ),
+    Metric(
+        "lpips-vgg", "lpips-vgg", True, least=16, lower_better=True,
+        weights=(partial(of_torchvision, "vgg16"), *_pyiqa("LPIPS_v0.1_vgg-a78928a0.pth")),
+    ),
+    Metric(
+        "dists", "dists", True, lower_better=True,
+        weights=(partial(of_torchvision, "vgg16"), *_pyiqa("DISTS_weights-f5e65c96.pth")),
+    ),
+    Metric("niqe", "niqe", False, least=96, lower_better=True, weights=_pyiqa("niqe_modelparameters.mat")),
+    Metric("niqe_matlab", "niqe_matlab", False, least=96, lower_better=True, weights=_pyiqa("niqe_matlab_params.mat")),
+    Metric("liqe", "liqe", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_koniq.pt"))),
+    Metric("liqe_mix", "liqe_mix", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_mix.pt"))),
+    Metric("musiq", "musiq", False, weights=_pyiqa("musiq_koniq_ckpt-e95806b9.pth")),
+    Metric("clipiqa", "clipiqa", False, least=32, weights=(partial(of_clip, "RN50"),)),
+    Metric(
+        "clipiqa+", "clipiqa+", False, least=32,
+        weights=(partial(of_clip, "RN50"), *_pyiqa("CLIP-IQA+_learned_prompts-603f3273.pth")),
+    ),
+    Metric(
+        "clipiqa+_vitL14_512", "clipiqa+_vitL14_512", False, least=14,
+        weights=(partial(of_clip, "ViT-L/14"), *_pyiqa("CLIPIQA+_ViTL14_512-e66488f2.pth")),
+    ),
+    Metric("maniqa", "maniqa", False, weights=(partial(of_timm, _VIT), *_pyiqa("ckpt_koniq10k.pt"))),
+    Metric("maniqa-pipal", "maniqa-pipal", False, weights=(partial(of_timm, _VIT), *_pyiqa("MANIQA_PIPAL-ae6d356b.pth"))),
+    Metric("fid", "fid", True, lower_better=True, of_sets=True, weights=_pyiqa("pt_inception-2015-12-05-6726825d.pth")),
+    Metric("kid", "fid", True, lower_better=True, of_sets=True, weights=_pyiqa("pt_inception-2015-12-05-6726825d.pth")),
+)  # fmt: skip
+
+METRICS = {metric.name: metric for metric in _KNOWN}
+"""By name, but for variants: a full-reference one takes the suffix `GT_MEAN`, psnr and ssim also `ALIGNED`."""
+
+DEFAULT_METRICS = (
+    "psnr", "psnry", "psnr_ycbcr", "ssim", "ssimc", "lpips", "dists",
+    "niqe", "liqe", "musiq", "clipiqa", "clipiqa+_vitL14_512", "maniqa-pipal",
+)  # fmt: skip
+"""What is scored where nothing else is asked for."""
+
+
+def metrics_named(names: Iterable[str]) -> list[Metric]:
+    """The metrics of these names, each once.
+
+    Raises:
+        ValueError: A name is not known.
+    """
+    return [_metric(name) for name in dict.fromkeys(names)]
+
+
+def _metric(name: str) -> Metric:
+    if name in METRICS:
+        return METRICS[name]
+    if name in (f"psnr{ALIGNED}", f"ssim{ALIGNED}"):
+        return Metric(name, "", True, least=11)
+    known = METRICS.get(name.removesuffix(GT_MEAN))
+    if known is None or not name.endswith(GT_MEAN) or not known.reference or known.of_sets:
+        raise ValueError(
+            f"metric {name!r} is not known; known are {', '.join(METRICS)}, those with a reference also with {GT_MEAN} after their names "
+            f"(brightness set to the truth's), and psnr{ALIGNED} and ssim{ALIGNED} (RealBlur's alignment)"
+        )
+    return replace(known, name=name)

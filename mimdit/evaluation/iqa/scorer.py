@@ -1,0 +1,135 @@
+"""Scoring images through pyiqa, so that numbers are pyiqa's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+
+import torch
+from huggingface_hub import constants
+
+from mimdit.evaluation.iqa.metric import ALIGNED, GT_MEAN, Metric, metrics_named
+from mimdit.evaluation.iqa.protocols import NotAlignedError, aligned_scores, match_mean
+
+Scores = tuple[dict[str, float | None], dict[str, str]]
+"""A number or None for each metric, and the reason for each None."""
+
+
+class Scorer:
+    """Metrics of single images, loaded once.
+
+    Nothing is downloaded: a metric whose weights are missing is left out, and ``missing`` says what it needs.
+
+    Args:
+        names: Metrics, as in `mimdit.evaluation.iqa.METRICS` and its variants; those of sets are not for here.
+        device: Where to score.
+        floats: Score what the model returned, clamped to 0..1; by default what an 8-bit file of it would hold, round(clamp x 255).
+        without: Metrics to leave out with their reasons, such as those that another rank lacks.
+
+    Raises:
+        ValueError: A name is not known.
+    """
+
+    def __init__(
+        self, names: Iterable[str], *, device: torch.device | str = "cpu", floats: bool = False, without: dict[str, str] | None = None
+    ) -> None:
+        self.metrics = [metric for metric in metrics_named(names) if not metric.of_sets]
+        self.device, self.floats = torch.device(device), floats
+        self.missing = {metric.name: problem for metric in self.metrics if (problem := metric.problem()) is not None} | (without or {})
+        self._models: dict[tuple, torch.nn.Module] = {}
+        for metric in self.metrics:
+            if metric.pyiqa and metric.name not in self.missing:
+                self._model(metric)
+
+    @torch.no_grad()
+    def score(self, image: torch.Tensor, truth: torch.Tensor | None = None, names: Iterable[str] | None = None) -> Scores:
+        """Score one image.
+
+        Args:
+            image: ``[1, 3, H, W]`` in 0..1; values outside are clamped.
+            truth: The same, or None where there is none.
+            names: Those of the metrics to score; None is all.
+
+        Raises:
+            ValueError: The truth has another shape, or the image has values that are no numbers.
+        """
+        if truth is not None and truth.shape != image.shape:
+            raise ValueError(f"an image of shape {list(image.shape)} and a truth of {list(truth.shape)} cannot be compared")
+        if not image.isfinite().all():
+            raise ValueError("an image to score has values that are no numbers: the model returned them")
+        image, truth = (None if each is None else self.as_scored(each) for each in (image, truth))
+        wanted = None if names is None else set(names)
+        scores: dict[str, float | None] = {}
+        notes: dict[str, str] = {}
+        for metric in self.metrics:
+            if wanted is None or metric.name in wanted:
+                value, reason = self._score(metric, image, truth)
+                scores[metric.name] = value
+                if value is None:
+                    notes[metric.name] = reason
+        return scores, notes
+
+    def as_scored(self, image: torch.Tensor) -> torch.Tensor:
+        """The fp32 values that are scored of an image ``[1, 3, H, W]``."""
+        image = image.detach().to(self.device, torch.float32).clamp(0, 1)
+        return image if self.floats else (image * 255).round() / 255
+
+    def _score(self, metric: Metric, image: torch.Tensor, truth: torch.Tensor | None) -> tuple[float | None, str]:
+        if metric.name in self.missing:
+            return None, "weights missing"
+        if metric.reference and truth is None:
+            return None, "no ground truth"
+        if min(image.shape[2:]) < metric.least:
+            return None, f"needs {metric.least} pixels a side, the image is {image.shape[3]}x{image.shape[2]}"
+        if metric.name.endswith(ALIGNED):
+            try:
+                return aligned_scores(image, truth)[metric.name.startswith("ssim")], ""
+            except NotAlignedError as error:
+                return None, str(error)
+        if metric.name.endswith(GT_MEAN):
+            image = match_mean(image, truth)
+        model = self._model(metric)
+        with torch.autocast(self.device.type, enabled=False):
+            try:
+                value = float(model(image, truth) if metric.reference else model(image))
+            except torch.linalg.LinAlgError:  # NIQE's fit to an image without any contrast
+                return None, "the image has no statistics that could be judged"
+        return (value, "") if math.isfinite(value) else (None, "the score is no finite number")
+
+    def _model(self, metric: Metric) -> torch.nn.Module:
+        """The metric's model, shared with its variants."""
+        name = (metric.pyiqa, *metric.options.items())
+        if name not in self._models:
+            import pyiqa
+
+            with quietly(), hub_offline():
+                self._models[name] = pyiqa.create_metric(metric.pyiqa, device=self.device, **metric.options)
+        return self._models[name]
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what pyiqa prints, logs and warns of at each file that it loads."""
+    logger = logging.getLogger("pyiqa")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def hub_offline() -> Iterator[None]:
+    """With the hub's cache alone: a file that is there would be compared with the hub's, and replaced by a newer one."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

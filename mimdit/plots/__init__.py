@@ -1,0 +1,1 @@
+"""Figures: expert maps, gate charts, strips of images."""

@@ -1,7 +1,0 @@
-"""From the results of runs to a paper's tables: scores read, set beside published ones, ranked and written."""
-
-from mimdit.report.published import load_published
-from mimdit.report.scores import Mean, Scores, read_run
-from mimdit.report.table import Line, Table, make_tables
-
-__all__ = ["Line", "Mean", "Scores", "Table", "load_published", "make_tables", "read_run"]

@@ -1,0 +1,138 @@
+"""MiMDiTPipeline: restoration the way diffusers' users call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
+
+from mimdit.backbone.codec import PixelCodec
+from mimdit.backbone.dit import DiTBackbone
+from mimdit.core.files import replace_when_whole
+from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.restorer import Restorer
+from mimdit.weights import EMBEDDED_RESTORER
+
+ModelMixin = Restorer
+"""Diffusers reads a part of another library by its ``from_pretrained`` if that library has the part's base class under this name."""
+
+_CODE = "pipeline.py"
+"""What ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs to find the class."""
+
+_KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
+"""Pillow's modes that come back as they went in; of others RGB is made."""
+
+
+class MiMDiTPipeline(DiffusionPipeline):
+    """A `Restorer` as a diffusers pipeline: ``MiMDiTPipeline.from_pretrained()(image).images[0]``.
+
+    Args:
+        restorer: What restores.
+    """
+
+    model_cpu_offload_seq = "restorer"
+
+    def __init__(self, restorer: Restorer) -> None:
+        super().__init__()
+        self.register_modules(restorer=restorer)
+
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray | list[Image.Image | np.ndarray],
+        num_inference_steps: int | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **settings: object,
+    ) -> ImagePipelineOutput | tuple[list]:
+        """Restore one image or several, each of its own size.
+
+        Args:
+            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Grey stays grey, transparency and 16 bits are kept.
+            num_inference_steps: Sampler steps; None for the restorer's own.
+            output_type: ``pil``, or ``np`` for a list of arrays of the type that went in.
+            return_dict: Whether to return an `ImagePipelineOutput`, or else a tuple.
+            **settings: ``start``, ``sigma_start``, ``seed``, ``guidance``, ``tile``, ``steer`` and what else `Restorer.restore` takes.
+
+        Raises:
+            ValueError: ``output_type`` is unknown, or a setting is out of range.
+        """
+        if output_type not in ("pil", "np"):
+            raise ValueError(f"output_type {output_type!r} is unknown; choose pil or np")
+        given = image if isinstance(image, list) else [image]
+        restored = []
+        with self.progress_bar(total=len(given)) as bar:
+            for one in given:
+                pixels, alpha = _pixels(one)
+                result = restore_pixels(self.restorer, pixels, steps=num_inference_steps, **settings)
+                restored.append(_as_pillow(result, alpha) if output_type == "pil" else result)
+                bar.update()
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=restored) if return_dict else (restored,)
+
+    def enable_sequential_cpu_offload(self, *_: object, **__: object) -> None:
+        """Raise ValueError: weights are used outside their modules' ``forward``, where hooks on every layer do not reach."""
+        raise ValueError("a MiMDiTPipeline cannot be offloaded layer by layer; use enable_model_cpu_offload, and tile for large images")
+
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write what `from_pretrained` reads: the restorer's folder, with the transformer in ``backbone``, as it is or in ``dtype``.
+
+        Diffusers reads it too, with this package installed: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``, and the
+        transformer alone by ``SD3Transformer2DModel.from_pretrained(folder, subfolder="backbone")``.
+
+        Raises:
+            ValueError: The backbone has adapters, or a codec that is no `PixelCodec`: these stay where they came from.
+        """
+        backbone = self.restorer.backbone
+        if backbone.lora is not None or not isinstance(backbone.codec, PixelCodec):
+            remedy = "use Restorer.save_pretrained, and give the backbone to from_pretrained again"
+            raise ValueError(f"a pipeline's folder holds no adapters and no {type(backbone.codec).__name__}; {remedy}")
+        folder = Path(save_directory)
+        self.restorer.save_pretrained(folder)
+        backbone.save_pretrained(folder / "backbone", dtype=dtype or backbone.transformer.dtype)
+        index = {
+            "_class_name": [Path(_CODE).stem, MiMDiTPipeline.__name__],
+            "_diffusers_version": diffusers.__version__,
+            "restorer": [MiMDiTPipeline.__module__, Restorer.__name__],
+        }
+        with replace_when_whole(folder / _CODE) as path:
+            path.write_text(f"from {MiMDiTPipeline.__module__} import {MiMDiTPipeline.__name__}  # noqa: F401\n")
+        with replace_when_whole(folder / "model_index.json") as path:
+            path.write_text(json.dumps(index, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path = EMBEDDED_RESTORER,
+        *,
+        backbone: DiTBackbone | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> MiMDiTPipeline:
+        """Read a folder of `save_pretrained`, of ``mimdit export``, or, with none, the default that comes with the package.
+
+        ``backbone`` and ``torch_dtype`` are as `Restorer.from_pretrained` takes them, whose ValueError names what a folder lacks.
+        """
+        return cls(Restorer.from_pretrained(pretrained_model_name_or_path, backbone=backbone, torch_dtype=torch_dtype))
+
+
+def _pixels(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours ``[H, W, 1 or 3]``, and alpha ``[H, W]`` where there is one."""
+    if isinstance(image, np.ndarray):
+        return image, None
+    if image.mode not in _KEPT:
+        transparent = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
+        image = image.convert("RGBA" if transparent else "RGB")
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        return pixels[:, :, None], None
+    return (pixels, None) if pixels.shape[2] == 3 else (pixels[:, :, :-1], pixels[:, :, -1])
+
+
+def _as_pillow(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    together = pixels if alpha is None else np.dstack([pixels, alpha])
+    return Image.fromarray(together[:, :, 0] if together.shape[2] == 1 else together)

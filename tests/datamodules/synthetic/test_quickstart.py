@@ -1,0 +1,215 @@
+"""The quickstart's data: what is planned, and that the bytes depend on nothing else."""
+
+import collections
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from datamodules.decoding import decode_pair
+from datamodules.degradations import CLEAN, GROUPS
+from datamodules.shards import ShardIndex, read_shard
+from datamodules.synthetic.crops import draw_crop
+from datamodules.synthetic.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.synthetic.quickstart import (
+    Photographs,
+    make_sample,
+    photograph_recipes,
+    plan_shards,
+    train_recipes,
+    write_folders,
+    write_plan,
+)
+from datamodules.synthetic.scenes import make_scene
+from mimdit.commands.shards import quickstart
+
+RECIPES = train_recipes(14, size=32, clean=0.3, seed=5) + photograph_recipes(TEST[:1], size=32, draws=1, severities=[0.5], seed=5)[:6]
+SMALL = {"train_images": 3, "size": 32, "photograph_size": 32, "draws": 1, "workers": 1}
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart") / "data"
+    write_folders({folder: RECIPES}, {"seed": 5}, shard_size=3, workers=1)
+    return folder
+
+
+def test_training_groups_come_as_often_as_documented():
+    count = 20_000
+    groups = collections.Counter(recipe.group for recipe in train_recipes(count, size=32, clean=0.3, seed=0))
+    single = [group for group, atoms in GROUPS.items() if len(atoms) == 1]
+    odds = {group: 0.0 if group == CLEAN else 2.0 if group in single else 1.0 for group in GROUPS}
+    for group in GROUPS:
+        share = 0.3 if group == CLEAN else 0.7 * odds[group] / sum(odds.values())
+        assert abs(groups[group] - count * share) < 4 * (count * share) ** 0.5
+
+
+def test_training_severities_are_uniform_from_a_tenth_on():
+    severities = np.array([r.severity for r in train_recipes(20_000, size=32, clean=0.3, seed=0) if r.group != CLEAN])
+    assert severities.min() >= 0.1 and severities.max() <= 1.0
+    assert np.allclose(np.quantile(severities, [0.25, 0.5, 0.75]), [0.325, 0.55, 0.775], atol=0.02)
+    weak = [r.severity for r in train_recipes(2_000, size=32, clean=0.0, seed=0, min_severity=0.02, max_severity=0.3)]
+    assert 0.02 <= min(weak) < 0.03 and 0.29 < max(weak) <= 0.3
+    mild = [r.severity for r in train_recipes(2_000, size=32, clean=0.0, seed=0, max_severity=0.6)]
+    assert min(mild) >= 0.1 and 0.59 < max(mild) <= 0.6
+
+
+def test_more_training_images_keep_the_earlier_ones():
+    assert train_recipes(50, size=32, clean=0.3, seed=1)[:20] == train_recipes(20, size=32, clean=0.3, seed=1)
+
+
+def test_every_photograph_is_drawn_in_every_group_with_every_severity():
+    recipes = photograph_recipes(TEST, size=256, draws=3, severities=[0.3, 0.6, 0.9], seed=0)
+    assert len({recipe.key for recipe in recipes}) == len(recipes) == 4 * 21 * 3
+    for group in GROUPS:
+        for name in TEST:
+            drawn = [recipe for recipe in recipes if (recipe.group, recipe.source) == (group, name)]
+            assert len({recipe.seed for recipe in drawn}) == 3
+            assert sorted(recipe.severity for recipe in drawn) == ([0.0] * 3 if group == CLEAN else [0.3, 0.6, 0.9])
+
+
+def test_validation_and_test_share_no_photograph():
+    assert not set(VALIDATION) & set(TEST)
+
+
+def test_two_processes_write_the_bytes_of_one(written, tmp_path):
+    write_folders({tmp_path / "data": RECIPES}, {"seed": 5}, shard_size=3, workers=2)
+    assert content(tmp_path / "data") == content(written)
+
+
+def test_a_run_that_was_killed_is_continued_to_the_same_bytes(written, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    done, half, short, *_ = plan_shards(folder, RECIPES, 3)
+    for plan in (done, half, short):
+        write_plan(plan)
+    half.path.with_suffix(".json").unlink()  # killed between the tar and its sidecar
+    half.path.write_bytes(b"of another run")
+    short.path.write_bytes(short.path.read_bytes()[:1000])
+    (folder / ".05Noise-000000.tar.123.tmp").write_bytes(b"half a shard")
+    kept = done.path.stat().st_mtime_ns
+    write_folders({folder: RECIPES}, {"seed": 5}, shard_size=3, workers=1)
+    assert content(folder) == content(written)
+    assert done.path.stat().st_mtime_ns == kept
+
+
+def test_what_is_stored_is_what_the_recipe_says(written):
+    index = ShardIndex.load(written)
+    stored = {s.key: s for shard in index.shards for s in read_shard(index.path(shard), samples=shard.samples)}
+    assert stored.keys() == {recipe.key for recipe in RECIPES}
+    for recipe in RECIPES:
+        pair = decode_pair(stored[recipe.key])
+        scene = recipe.source == "scene"
+        assert np.array_equal(pair.gt, make_scene(32, seed=recipe.seed) if scene else photograph_crop(recipe.source, 32))
+        assert np.array_equal(pair.lq, pair.gt) == (recipe.group == CLEAN)
+        fields = json.loads(stored[recipe.key].json)
+        assert fields["severity"] == recipe.severity and fields["atoms"] == list(GROUPS[recipe.group])
+
+
+def test_the_command_keeps_what_is_there_and_refuses_other_options(tmp_path, capsys):
+    quickstart(str(tmp_path), **SMALL)
+    assert "validation" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.tar")}
+    quickstart(str(tmp_path), **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.tar")} == before
+    with pytest.raises(ValueError, match="other options .seed 0 there, 1 now.*--overwrite"):
+        quickstart(str(tmp_path), **SMALL, seed=1)
+    quickstart(str(tmp_path), **{**SMALL, "train_images": 2}, seed=1, overwrite=True)
+    assert ShardIndex.load(tmp_path / "train").samples == 2
+    assert {folder.name for folder in tmp_path.iterdir()} == {"train", "validation", "test", "plan.json"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"train_images": 0},
+        {"workers": 0},
+        {"clean": 1.5},
+        {"min_severity": -0.1},
+        {"max_severity": 0.0},
+        {"severities": [0.5, 2.0]},
+        {"severities": []},
+        {"formulas": "other"},
+    ],
+)
+def test_options_out_of_range_are_named(tmp_path, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        quickstart(str(tmp_path / "data"), **{**SMALL, **option})
+    assert not (tmp_path / "data").exists()
+
+
+def photographs(folder, names=("astronaut", "coffee")) -> list[str]:
+    """Write photographs as the files of a folder; their names."""
+    folder.mkdir(exist_ok=True)
+    files = [f"{name}.png" for name in names]
+    for name, file in zip(names, files):
+        (folder / file).write_bytes(cv2.imencode(".png", load_photograph(name)[..., ::-1])[1].tobytes())
+    return files
+
+
+def test_a_share_of_the_training_images_are_crops(tmp_path):
+    chosen = Photographs(tmp_path, ("a.jpg", "b.jpg", "c.jpg"), share=0.4, retone=0.25)
+    plain, mixed = (train_recipes(5_000, size=32, clean=0.3, seed=0, photographs=folder) for folder in (None, chosen))
+    crops = [recipe for recipe in mixed if recipe.source == "folder"]
+    assert abs(len(crops) - 2_000) < 4 * (5_000 * 0.24) ** 0.5
+    assert abs(sum(recipe.retoned for recipe in crops) / len(crops) - 0.25) < 4 * (0.1875 / len(crops)) ** 0.5
+    names = collections.Counter(recipe.photograph for recipe in crops)
+    assert names.keys() == set(chosen.names) and max(names.values()) < 1.2 * min(names.values())
+    # The photographs change nothing else: same groups, severities and seeds.
+    assert [(r.key, r.severity, r.seed) for r in mixed] == [(r.key, r.severity, r.seed) for r in plain]
+    instead = train_recipes(50, size=32, clean=0.3, seed=0, photographs=Photographs(tmp_path, ("a.jpg",), share=1.0))
+    assert {recipe.source for recipe in instead} == {"folder"}
+
+
+def test_crops_are_stored_with_the_names_of_their_photographs(tmp_path):
+    files = photographs(tmp_path / "photographs")
+    options = {**SMALL, "train_images": 12, "photographs": str(tmp_path / "photographs"), "photograph_share": 1.0, "retone": 0.5}
+    quickstart(str(tmp_path / "data"), **options)
+    index = ShardIndex.load(tmp_path / "data" / "train")
+    assert index.options["photographs"] == files and index.options["retone"] == 0.5 and index.options["photograph_share"] == 1.0
+    samples = [s for shard in index.shards for s in read_shard(index.path(shard), samples=shard.samples)]
+    assert len(samples) == 12
+    for sample in samples:
+        fields = json.loads(sample.json)
+        photograph = load_photograph(fields["photograph"].removesuffix(".png"))
+        clean = draw_crop(photograph, 32, seed=fields["seed"], retoned=fields.get("retoned", False))
+        np.testing.assert_array_equal(decode_pair(sample).gt, clean)
+    # The test photographs are those of always, and say nothing of a folder.
+    test = ShardIndex.load(tmp_path / "data" / "test")
+    first = next(iter(read_shard(test.path(test.shards[0]), samples=1)))
+    assert "photograph" not in json.loads(first.json)
+
+
+def test_a_split_keeps_photographs_out(tmp_path):
+    photographs(tmp_path / "photographs", ("astronaut", "coffee", "chelsea"))
+    (tmp_path / "split.txt").write_text("coffee.png\nchelsea.png\n")
+    options = {**SMALL, "photographs": str(tmp_path / "photographs"), "split": str(tmp_path / "split.txt")}
+    quickstart(str(tmp_path / "data"), **options)
+    assert ShardIndex.load(tmp_path / "data" / "train").options["photographs"] == ["chelsea.png", "coffee.png"]
+    with pytest.raises(ValueError, match="other options .photographs "):
+        quickstart(str(tmp_path / "data"), **{**options, "split": None})
+    with pytest.raises(ValueError, match="--photographs"):
+        quickstart(str(tmp_path / "other"), **SMALL, split=str(tmp_path / "split.txt"))
+
+
+def test_varied_formulas_are_those_of_the_training_samples_only(monkeypatch, tmp_path):
+    asked = []
+
+    def degrade(image, group, *, severity, seed, formulas="original"):
+        asked.append(formulas)
+        return image
+
+    monkeypatch.setattr("datamodules.synthetic.quickstart.degrade", degrade)
+    quickstart(str(tmp_path), **{**SMALL, "clean": 0.0}, formulas="varied")
+    assert collections.Counter(asked)["varied"] == SMALL["train_images"]
+    assert ShardIndex.load(tmp_path / "train").options["formulas"] == "varied"
+
+
+def test_fields_of_older_samples_stay_as_they_were():
+    fields = make_sample(RECIPES[0])["json"]
+    assert fields.keys() == {"group", "source", "severity", "seed", "atoms", "width", "height"}
