@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from callbacks.loggers import log_scalars, void_what_was_lost
 from callbacks.retention import Retention, Shelf
-from callbacks.step_timer import log_scalars
-from callbacks.tensorboard import void_what_was_lost
 from mimdit.core.collectives import on_rank_zero, save_together
 from mimdit.distributed.checkpoint_files import newest_complete, remove_checkpoint, tidy
 

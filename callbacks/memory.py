@@ -10,7 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import Span
 
 _STATM = Path("/proc/self/statm")
 _GIB = 2**30

@@ -9,7 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import Span
 from mimdit.training.flops import meta_twin, training_flops
 from mimdit.training.peak_flops import peak_flops
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
-from callbacks.step_timer import log_scalars
+from callbacks.loggers import log_scalars
 from mimdit.core.collectives import gather
 from mimdit.distributed.checkpoint_files import newest_complete
 

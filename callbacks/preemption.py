@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import signal
+import sys
+from typing import Any, NoReturn
 
 import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
 from mimdit.core import stop_signals
-from mimdit.distributed.preemption import Preempted, agreed_exit_code
+
+EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
+"""What a run that saved and stopped returns: 85 says "start me again", 143 is that of any process that SIGTERM ended."""
+
+
+class Preempted(SystemExit):
+    """Ends a run that was asked to stop and has saved; ``code`` is one of `EXIT_CODES`."""
 
 
 class Preemption(Checkpoint):
-    """On SIGUSR1 or SIGTERM save through `CompleteCheckpoint` and end the process with code 85 or 143 (`mimdit.distributed.preemption`).
+    """On SIGUSR1 or SIGTERM save through `CompleteCheckpoint` and end the process with code 85 or 143 (`callbacks.preemption`).
 
     The signals are held back, never handled (`mimdit.core.stop_signals`). Between two optimiser steps all ranks exchange what they
     received; if any received one, all save the same step and leave. A validation that is due, or under way, is left too, and is done in
@@ -105,3 +117,22 @@ def _forget_validation(trainer: L.Trainer) -> None:
     progress.reset_on_run()
     progress.total.started = progress.total.ready
     progress.total.processed = progress.total.completed = progress.total.ready - 1
+
+
+def agreed_exit_code(strategy: Strategy) -> int | None:
+    """What all ranks will leave with if any of them was asked to stop, else None; every rank must call this at the same point."""
+    received = stop_signals.received()
+    code = torch.tensor(0 if received is None else EXIT_CODES[received], device=strategy.root_device)
+    return int(strategy.reduce(code, reduce_op="max")) or None
+
+
+def leave_together(code: int) -> NoReturn:
+    """End this process when every rank is about to, without Python's own clearing up, which takes each rank its own time.
+
+    ``srun --kill-on-bad-exit`` kills the rest once one has left with another code than 0, and would report that instead of ours.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

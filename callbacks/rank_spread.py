@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import Span
 
 _NAMES = ("seconds_per_step", "data_wait", "seconds_to_loss")
 

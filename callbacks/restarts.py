@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.step_timer import log_scalars
+from callbacks.loggers import log_scalars
 from mimdit.core.files import replace_when_whole
 
 STARTS_NAME = "starts.json"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import lightning as L
-
 
 class Span:
     """Optimiser steps and seconds since its beginning, without pauses such as validation. Times are the host's.
@@ -52,9 +50,3 @@ class Span:
     def steps(self) -> int:
         """Optimiser steps until the last micro-batch."""
         return self._last_step - self._step
-
-
-def log_scalars(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
-    """Give the record of a span to every logger."""
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=step)

@@ -9,7 +9,8 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import Span
 
 
 class Throughput(L.Callback):

@@ -13,8 +13,7 @@ import yaml
 from datamodules.inspection import look_into
 from datamodules.shards import ShardStore, is_remote
 from mimdit.diagnosis import Finding, Level, merged, render
-from mimdit.diagnosis.folder import check_folder
-from mimdit.diagnosis.hardware import check_devices, check_memory, usable_cores
+from mimdit.diagnosis.node import check_devices, check_folder, check_memory, usable_cores
 from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, gather, meet
 from mimdit.diagnosis.software import check_software, software_versions
 

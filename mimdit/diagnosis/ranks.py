@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mimdit.diagnosis.finding import Finding
-from mimdit.diagnosis.folder import existing
+from mimdit.diagnosis.node import existing
 
 _SMALL, _LARGE = 1, {"cpu": 2**22, "cuda": 2**26}
 """Floats of the all-reduces that measure latency and bandwidth."""

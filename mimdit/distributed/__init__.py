@@ -2,7 +2,7 @@
 
 from lightning.pytorch.strategies import StrategyRegistry
 
-from mimdit.distributed.checkpoint_io import WholeCheckpointIO
+from mimdit.distributed.checkpoint_files import WholeCheckpointIO
 from mimdit.distributed.fsdp2 import FSDP2Strategy
 
 __all__ = ["FSDP2Strategy", "WholeCheckpointIO"]

@@ -6,10 +6,13 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from mimdit.distributed.optimizer_states import by_number
-from mimdit.distributed.plain_loading import load_plain
 from mimdit.distributed.sharded_checkpoint import REPLACED, WRITING, read_index, read_meta, read_sharded, what_is_missing
+from mimdit.distributed.torch_files import load_plain, save_plain
 
 _REMOVING = ".removing"
 _LEFTOVER = re.compile(rf"\.(.*\.ckpt)(?:{re.escape(WRITING)}|{re.escape(REPLACED)}|{re.escape(_REMOVING)}|\.[0-9]+-[0-9a-f]+\.tmp)")
@@ -103,3 +106,25 @@ def tidy(folder: Path) -> None:
             path.rename(path.with_name(name))
         else:
             remove_checkpoint(path)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Single files, written whole or not at all, and read without running code; the folders of `FSDP2Strategy` are read as well.
+
+    ``mimdit fit`` and its sisters use it unless the config names another; in Python, ``Trainer(plugins=[WholeCheckpointIO()])``.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write beside ``path``, sync and rename: Lightning's own would copy it over from the system's temporary folder.
+
+        Raises:
+            OSError: It cannot be written; an older file of that name stays.
+        """
+        if storage_options is not None:
+            raise ValueError("WholeCheckpointIO writes to a file system and takes no storage_options")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_plain(checkpoint, path)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a file or folder into this process's memory; only ``weights_only=False`` lets a file run code."""
+        return read_checkpoint(path, weights_only=weights_only is not False)

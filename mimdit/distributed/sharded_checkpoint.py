@@ -27,8 +27,7 @@ from torch.futures import Future
 
 from mimdit.core.collectives import gather, on_rank_zero
 from mimdit.core.files import replace_when_whole, sync_folder
-from mimdit.distributed.plain_loading import load_plain
-from mimdit.distributed.plain_saving import save_plain
+from mimdit.distributed.torch_files import load_plain, save_plain
 
 INDEX, META = "index.json", "meta.pt"
 WRITING, REPLACED = ".writing", ".replaced"

@@ -16,7 +16,7 @@ import torch
 
 from callbacks import CompleteCheckpoint
 from mimdit.distributed.checkpoint_files import newest_complete, read_checkpoint
-from mimdit.distributed.plain_saving import save_plain
+from mimdit.distributed.torch_files import save_plain
 from tests.distributed.made_runs import ADAMW, make_restorer, of_rank, settings
 from tests.processes import run_in_processes
 from tests.tiny_training import train

@@ -9,9 +9,9 @@ import lightning as L
 import pytest
 
 from callbacks import CompleteCheckpoint, Preemption, Quality
+from callbacks.preemption import Preempted
 from mimdit.core import stop_signals
 from mimdit.distributed import WholeCheckpointIO
-from mimdit.distributed.preemption import Preempted
 from tests.callbacks.dummy import DummyRestorer, LoggingRestorer, events, loader, trainer
 from tests.processes import run_in_processes
 

@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from callbacks import Watchdog
-from callbacks.watchdog import EXIT_CODE
+from callbacks.watchdog import EXIT_CODE, Pulse, pulse_path, read_pulses, told
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 from tests.processes import run_in_processes
 
@@ -66,8 +67,8 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(tmp_path):
 @pytest.mark.long
 def test_a_call_that_lets_no_thread_run_ends_too(tmp_path, capfd):
     ended_by_itself(tmp_path, 1, 1)
-    told = capfd.readouterr().err
-    assert "Timeout (" in told and "stuck_for_ever" in told
+    printed = capfd.readouterr().err
+    assert "Timeout (" in printed and "stuck_for_ever" in printed
 
 
 def test_a_slow_batch_is_reported_and_survived(tmp_path):
@@ -102,3 +103,25 @@ def test_a_copy_made_while_it_watches_watches_nothing(tmp_path):
 def test_limits_are_checked():
     with pytest.raises(ValueError, match="exit_seconds=0"):
         Watchdog(exit_seconds=0)
+
+
+def test_the_one_behind_is_named():
+    others = [Pulse(rank, 121, 122, 1, "in the backward pass") for rank in (0, 1, 2)]
+    behind = Pulse(3, 120, 121, 3, "waiting for the next batch")
+    sentence = told([*others, behind], [])
+    assert sentence.startswith("Behind is rank 3 after step 120, waiting for the next batch, while the others wait: ranks 0, 1, 2 after ")
+    assert told(others, [3]).startswith("All that report are at one place: ranks 0, 1, 2 after step 121, in the backward pass. Not heard")
+
+
+def test_many_ranks_are_counted():
+    pulses = [Pulse(rank, 5, 6, 1, "here") for rank in range(1000)]
+    assert told(pulses, []) == "All that report are at one place: ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more after step 5, here."
+
+
+def test_files_tell_who_is_silent(tmp_path):
+    for rank in (0, 1, 2):
+        Pulse(rank, rank, 7, 1, "there").write(tmp_path)
+    written = pulse_path(tmp_path, 0).stat().st_mtime
+    os.utime(pulse_path(tmp_path, 1), (written - 60, written - 60))
+    pulses, silent = read_pulses(tmp_path, 4, oldest=30)
+    assert [pulse.step for pulse in pulses] == [0, 1, 2] and silent == [1, 3]

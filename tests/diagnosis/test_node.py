@@ -8,8 +8,7 @@ import torch
 
 from mimdit.diagnosis import Level
 from mimdit.diagnosis import software as software_checks
-from mimdit.diagnosis.folder import check_folder
-from mimdit.diagnosis.hardware import check_devices, check_memory
+from mimdit.diagnosis.node import check_devices, check_folder, check_memory
 from mimdit.diagnosis.software import code_checksum, unmet_requirements
 
 

@@ -1,7 +1,9 @@
-"""Reading a file of PyTorch's without running the code that a pickle may hold."""
+"""Files of `torch.save`: read without running pickled code, written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 import zipfile
@@ -9,7 +11,10 @@ from pathlib import Path
 
 import torch
 
+from mimdit.core.files import replace_when_whole
+
 _REASON = re.compile(r"(Unsupported|Trying to|Can only)[^\n]*")
+_PROBE = bytes(1 << 20)
 
 
 def load_plain(path: str | Path, *, weights_only: bool = True, mmap: bool = False) -> dict:
@@ -34,3 +39,30 @@ def load_plain(path: str | Path, *, weights_only: bool = True, mmap: bool = Fals
             f"{path} holds more than tensors and plain values ({reason}): loading it would run code of whoever made it, so it is refused; "
             "if you made it yourself, load it with weights_only=False and save its state_dict again"
         ) from error
+
+
+def save_plain(held: dict, path: str | Path) -> None:
+    """`torch.save` to ``path``, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written, for example because the disk is full; what was there before stays.
+    """
+    with replace_when_whole(path) as temporary:
+        try:
+            torch.save(held, temporary)
+        except RuntimeError as error:
+            if "inline_container.cc" not in str(error):  # PyTorch's writer of archives
+                raise
+            raise _what_the_system_says(temporary, path) from error
+
+
+def _what_the_system_says(temporary: Path, path: str | Path) -> OSError:
+    """PyTorch's writer loses the system's reason, so it is asked again by writing a little more."""
+    try:
+        with open(temporary, "ab") as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(path))
+    return OSError(errno.EIO, "PyTorch could not write it", str(path))

@@ -9,6 +9,12 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
 
+def log_scalars(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
+    """Give the record of a span to every logger."""
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, step=step)
+
+
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
     """The writer of the trainer's first TensorBoard logger; None without one and on all ranks but 0."""
     if not trainer.is_global_zero:
