@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import lightning as L
+import psutil
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.loggers import log_scalars
 from callbacks.step_timer import Span
 
-_STATM = Path("/proc/self/statm")
 _GIB = 2**30
 
 
@@ -33,11 +30,6 @@ class Memory(L.Callback):
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self._span = Span(every_n_steps, "Memory")
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Say it where less is recorded."""
-        if not _STATM.exists():
-            rank_zero_info(f"Memory: this system has no {_STATM}, so no memory/resident_gib is logged")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to look for peaks."""
@@ -61,9 +53,7 @@ class Memory(L.Callback):
 
 def memory_gib(device: torch.device) -> dict[str, float]:
     """What this process takes now, and on ``device`` took at most since the peaks were reset, by tag."""
-    found = {}
-    if _STATM.exists():
-        found["memory/resident_gib"] = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _GIB
+    found = {"memory/resident_gib": psutil.Process().memory_info().rss / _GIB}
     if device.type == "cuda":
         found["memory/peak_allocated_gib"] = torch.cuda.max_memory_allocated(device) / _GIB
         found["memory/peak_reserved_gib"] = torch.cuda.max_memory_reserved(device) / _GIB

@@ -9,10 +9,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.tensor import DTensor
 
 from callbacks.loggers import log_scalars
-from mimdit.core.collectives import gather
+from mimdit.core.collectives import gather, own_part
 from mimdit.distributed.checkpoint_files import newest_complete
 
 _SHOWN = 8
@@ -127,7 +126,7 @@ def step_was_skipped(trainer: L.Trainer) -> bool:
 
 def finite_gradients(module: torch.nn.Module) -> torch.Tensor:
     """Whether all that this rank holds of the gradients is finite: one pass over them, and no rank is asked."""
-    own = [_own(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+    own = [own_part(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
     own = [gradient for gradient in own if gradient.numel()]
     if not own:
         return torch.tensor(True)
@@ -141,10 +140,6 @@ def last_good_checkpoint(trainer: L.Trainer) -> Path | None:
     if found:
         return max(found, key=lambda path: path.stat().st_mtime)
     return None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
-
-
-def _own(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _scaled(trainer: L.Trainer) -> bool:

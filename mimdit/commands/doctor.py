@@ -12,9 +12,10 @@ import yaml
 
 from datamodules.inspection import look_into
 from datamodules.shards import ShardStore, is_remote
+from mimdit.core.collectives import gather
 from mimdit.diagnosis import Finding, Level, merged, render
 from mimdit.diagnosis.node import check_devices, check_folder, check_memory, usable_cores
-from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, gather, meet
+from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, meet
 from mimdit.diagnosis.software import check_software, software_versions
 
 FAILURE = 1

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
@@ -56,3 +58,8 @@ def save_together(trainer: L.Trainer, path: str | Path) -> None:
         failures = [error for error in gather(failure) if error is not None]
     if failures:
         raise failures[0]
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the slice of a `DTensor` that this rank holds, without communication; any other tensor is returned as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import subprocess
 from pathlib import Path
 
+import psutil
 import torch
 
 from mimdit.core.files import replace_when_whole
@@ -86,16 +86,14 @@ def _driver() -> str:
     return lines[0] if lines else "of unknown version"
 
 
-def check_memory(meminfo: Path = Path("/proc/meminfo"), shared: Path = Path("/dev/shm")) -> list[Finding]:
+def check_memory(shared: Path = Path("/dev/shm")) -> list[Finding]:
     """Free memory, the shared memory that data workers hand batches over in, and the cores that this process may use."""
     findings = []
-    told = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE) if meminfo.is_file() else None
-    if told is not None:
-        free = int(told[1]) * 1024 / _GIB
-        if free < _LEAST_MEMORY_GIB:
-            findings.append(Finding.warning("memory", f"{free:.1f} GiB free", "ask the scheduler for more memory, or end what holds it"))
-        else:
-            findings.append(Finding.ok("memory", f"{free:.1f} GiB free"))
+    free = psutil.virtual_memory().available / _GIB
+    if free < _LEAST_MEMORY_GIB:
+        findings.append(Finding.warning("memory", f"{free:.1f} GiB free", "request more memory from the scheduler, or end what holds it"))
+    else:
+        findings.append(Finding.ok("memory", f"{free:.1f} GiB free"))
     if shared.is_dir():
         free = shutil.disk_usage(shared).free / _GIB
         if free < _LEAST_SHARED_GIB:

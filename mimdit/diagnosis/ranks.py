@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mimdit.core.collectives import gather
 from mimdit.diagnosis.finding import Finding
 from mimdit.diagnosis.node import existing
 
@@ -128,13 +129,6 @@ def _seconds(tensor: torch.Tensor, group: dist.ProcessGroup, repeats: int) -> fl
 def _wait(tensor: torch.Tensor) -> None:
     if tensor.device.type == "cuda":
         torch.cuda.synchronize(tensor.device)
-
-
-def gather(what: Any) -> list[Any]:
-    """What each rank gave, on every rank; collective."""
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, what)
-    return gathered
 
 
 def check_agreement(check: str, mine: dict[str, str], name: str, remedy: str) -> Finding:
