@@ -131,8 +131,8 @@ def test_a_value_that_nobody_logs_is_named(tmp_path):
 
 
 def micro_batches(file) -> int:
-    """Number of micro-batches completed when a checkpoint was saved."""
-    return read_checkpoint(file)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+    """Return the number of micro-batches read when a checkpoint was saved."""
+    return read_checkpoint(file)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
 
 
 @pytest.mark.parametrize("killed", [True, False])

@@ -13,7 +13,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from callbacks import Watchdog
-from callbacks.watchdog import EXIT_CODE, Pulse, pulse_path, read_pulses, told
+from callbacks.watchdog import EXIT_CODE, Heartbeat, describe, heartbeat_path, read_heartbeats
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 from tests.processes import run_in_processes
 
@@ -59,7 +59,7 @@ def ended_by_itself(folder: Path, ranks: int, exit_code: int) -> None:
 def test_a_rank_that_hangs_ends_the_run_and_is_named(tmp_path):
     ended_by_itself(tmp_path, 2, EXIT_CODE)
     waiting = (tmp_path / "stacks" / "rank00000-step0000003.txt").read_text()
-    assert "Behind is rank 1 after step 3, in the forward pass, while the others wait: rank 0 after step 3, in the" in waiting
+    assert "Behind: rank 1 after step 3, in the forward pass; the others wait: rank 0 after step 3, in the" in waiting
     assert "backward" in waiting.partition("This is rank 0")[2]
     assert "stuck_for_ever" in (tmp_path / "stacks" / "rank00001-step0000003.txt").read_text()
 
@@ -106,22 +106,27 @@ def test_limits_are_checked():
 
 
 def test_the_one_behind_is_named():
-    others = [Pulse(rank, 121, 122, 1, "in the backward pass") for rank in (0, 1, 2)]
-    behind = Pulse(3, 120, 121, 3, "waiting for the next batch")
-    sentence = told([*others, behind], [])
-    assert sentence.startswith("Behind is rank 3 after step 120, waiting for the next batch, while the others wait: ranks 0, 1, 2 after ")
-    assert told(others, [3]).startswith("All that report are at one place: ranks 0, 1, 2 after step 121, in the backward pass. Not heard")
+    others = [Heartbeat(rank, 121, 122, 1, "in the backward pass") for rank in (0, 1, 2)]
+    behind = Heartbeat(3, 120, 121, 3, "waiting for the next batch")
+    sentence = describe([*others, behind], [])
+    assert sentence.startswith("Behind: rank 3 after step 120, waiting for the next batch; the others wait: ranks 0, 1, 2 after ")
+    assert describe(others, [3]).startswith(
+        "All reporting ranks are at the same place: ranks 0, 1, 2 after step 121, in the backward pass. Silent"
+    )
 
 
 def test_many_ranks_are_counted():
-    pulses = [Pulse(rank, 5, 6, 1, "here") for rank in range(1000)]
-    assert told(pulses, []) == "All that report are at one place: ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more after step 5, here."
+    heartbeats = [Heartbeat(rank, 5, 6, 1, "here") for rank in range(1000)]
+    assert (
+        describe(heartbeats, [])
+        == "All reporting ranks are at the same place: ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more after step 5, here."
+    )
 
 
 def test_files_tell_who_is_silent(tmp_path):
     for rank in (0, 1, 2):
-        Pulse(rank, rank, 7, 1, "there").write(tmp_path)
-    written = pulse_path(tmp_path, 0).stat().st_mtime
-    os.utime(pulse_path(tmp_path, 1), (written - 60, written - 60))
-    pulses, silent = read_pulses(tmp_path, 4, oldest=30)
-    assert [pulse.step for pulse in pulses] == [0, 1, 2] and silent == [1, 3]
+        Heartbeat(rank, rank, 7, 1, "there").write(tmp_path)
+    written = heartbeat_path(tmp_path, 0).stat().st_mtime
+    os.utime(heartbeat_path(tmp_path, 1), (written - 60, written - 60))
+    heartbeats, silent = read_heartbeats(tmp_path, 4, oldest=30)
+    assert [heartbeat.step for heartbeat in heartbeats] == [0, 1, 2] and silent == [1, 3]
