@@ -1,4 +1,4 @@
-"""FSDP2Strategy: weights, gradients, optimiser states and the moving average sliced over all ranks."""
+"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from mimdit.distributed.optimizer_states import by_name, by_number, check_names,
 from mimdit.distributed.sharded_checkpoint import read_sharded, write_sharded
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step", "restore")
-"""Methods that Lightning, or a user, calls instead of ``forward``: FSDP2 would not see them."""
+"""Methods called instead of ``forward`` by Lightning or a user; FSDP2 hooks must be registered for them."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models that DDP's whole copy a rank has no room for.
+    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
 
-    In a config ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}``, on the command line ``--trainer.strategy=fsdp2``.
-    The model says by ``shard_units()`` what is gathered together, and is sliced before the optimiser is built. A frozen backbone is
-    sliced too, in its own precision (``backbone.dtype: bfloat16``); what trains stays fp32, and ``trainer.precision: bf16-mixed`` computes
-    in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); those of any number of ranks and single files of any
-    strategy are read.
+    Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
+    line. The model's ``shard_units()`` lists the modules that are gathered together. It is sharded before the optimizer is built. A frozen
+    backbone is sharded too, in its own precision (``backbone.dtype: bfloat16``). Trainable weights stay in fp32;
+    ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
+    number of ranks and single files of any strategy can be read.
 
-    Every forward pass is a conversation of all ranks, so all must make the same number: in validation, images of one size (or no tiling).
+    Every forward pass is a collective, so all ranks must run the same number of them: in validation, use images of one size or no tiling.
 
     Args:
-        process_group_backend: ``nccl`` or ``gloo``; None for what suits the device.
-        timeout_minutes: How long a rank waits for the others before it gives up.
+        process_group_backend: ``nccl`` or ``gloo``; None selects by device.
+        timeout_minutes: Minutes that a rank waits for the others before the process group fails.
     """
 
     def __init__(self, *, process_group_backend: str | None = None, timeout_minutes: float = 30.0) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        """Put all ranks into one data-parallel group: Lightning's defaults would give each node's ranks the same samples."""
+        """Put all ranks into one data-parallel group; with Lightning's defaults every node would see the same samples."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Slice the model, then build its optimiser: slicing replaces the parameters."""
+        """Shard the model, then build its optimizer, because sharding replaces the parameters."""
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         shard(self.lightning_module, self._mesh)
@@ -73,40 +73,40 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Optimisers are restored where those of other strategies are: by `load_optimizer_state_dict`."""
+        """Return true: Lightning restores optimizers by `load_optimizer_state_dict`, as for other strategies."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This rank's slices."""
+        """Return this rank's slices of the state dict."""
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """This rank's slices, by the names of the parameters."""
+        """Return this rank's slices of the optimizer state, by parameter name."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         return by_name(optimizer.state_dict(), parameter_names(optimizer, self.lightning_module))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        """Write a folder; every rank calls this."""
+        """Write a sharded folder; a collective."""
         if storage_options is not None:
             raise ValueError("FSDP2Strategy writes checkpoints to a file system that all ranks share and takes no storage_options")
         write_sharded(checkpoint, self.broadcast(filepath))
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read this rank's slices of a folder, or a single file as it is."""
+        """Read this rank's slices of a folder, or a whole single file."""
         path = self.broadcast(checkpoint_path)
         if Path(path).is_dir():
             return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
-        return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied out
+        return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load what `load_checkpoint` read and the module completed: what it left out when saving, it put back before this."""
+        """Load the weights that `load_checkpoint` read; the module has added the frozen ones that its checkpoints omit."""
         live = self.lightning_module.state_dict()
         state = {name: self._like(tensor, live.get(name)) for name, tensor in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the states, by name or by number, whole or sliced."""
+        """Load optimizer states, by name or by number, whole or sharded."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             check_names(state, parameter_names(optimizer, self.lightning_module))
             numbered = by_number(state)
@@ -118,33 +118,33 @@ class FSDP2Strategy(ModelParallelStrategy):
             optimizer.load_state_dict(numbered | {"state": sliced})
 
     def _like(self, value: Any, live: torch.Tensor | None) -> Any:
-        """A whole tensor sliced as the ``live`` one is; anything else as it is."""
+        """Return a whole tensor sharded like ``live``; return anything else unchanged."""
         whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
         return local_slice(value, self._mesh) if whole and isinstance(live, DTensor) and value.shape == live.shape else value
 
 
 def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
-    """Shard ``module`` over the ranks of a 1-D ``mesh``; a module that is sharded already is left alone.
+    """Shard ``module`` over the ranks of a 1-D ``mesh``; a module that is already sharded is left unchanged.
 
-    ``module.shard_units()`` lists what is gathered together: each entry is a list of sub-modules whose weights are whole only while these
-    run. What trains outside of all units is gathered for the whole step; what is frozen outside of them stays whole on every rank (the
-    codec, whose methods are not ``forward``).
+    ``module.shard_units()`` lists the units: each is a list of sub-modules whose weights are gathered only while they run. Trainable
+    weights outside all units are gathered for the whole step. Frozen weights outside all units stay whole on every rank (the codec, whose
+    methods are not ``forward``).
 
     Raises:
-        ValueError: The module does not say what its units are.
+        ValueError: The module has no ``shard_units()``.
     """
     if isinstance(module, FSDPModule):
         return
     if not hasattr(module, "shard_units"):
         raise ValueError(
-            f"FSDP2Strategy does not know how to shard {type(module).__name__}: it has no shard_units(); add it, or use strategy: ddp"
+            f"FSDP2Strategy cannot shard {type(module).__name__}: it has no shard_units(); add the method, or use strategy: ddp"
         )
-    # The warning is of sums in place, and all of ours are out of place: tests/distributed/test_agreement.py would see it.
+    # The warning concerns in-place sums, and there are none here; tests/distributed/test_agreement.py would fail if there were.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     units = module.shard_units()
     _start_alike(module, mesh)
-    # The root is sharded again after its forward, too: in validation no backward pass would do it, and the moving average could not
-    # change places with weights that are whole.
+    # The root is also resharded after its forward pass. In validation no backward pass would do it, and the moving average could not be
+    # swapped with gathered weights.
     options = {"mesh": mesh, "reshard_after_forward": True}
     for unit in units:
         fully_shard(unit if len(unit) > 1 else unit[0], **options)
@@ -156,7 +156,7 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
 
 
 def local_slice(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
-    """This rank's slice of a ``tensor`` that every rank has, as `shard` slices weights; a copy, and no rank is asked."""
+    """Return this rank's slice of a whole ``tensor``, sharded as `shard` shards weights; a copy, without communication."""
     tensor = tensor.contiguous()
     slices, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
     own = slices[rank] if rank < len(slices) else tensor[:0]
@@ -165,7 +165,7 @@ def local_slice(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
 
 
 def _start_alike(module: L.LightningModule, mesh: DeviceMesh) -> None:
-    """Give every rank the weights of rank 0, as DDP does: without a common seed each would keep a slice of another model."""
+    """Broadcast the weights of rank 0, as DDP does; without a common seed each rank would keep a slice of a different model."""
     for tensor in (*module.parameters(), *module.buffers()):
         whole = tensor.detach().to(mesh.device_type).contiguous()
         dist.broadcast(whole, 0)

@@ -18,46 +18,46 @@ _PROBE = bytes(1 << 20)
 
 
 def load_plain(path: str | Path, *, weights_only: bool = True, mmap: bool = False) -> dict:
-    """What `torch.save` wrote.
+    """Read a file of `torch.save` into CPU memory.
 
     Args:
         path: The file.
-        weights_only: Refuse whatever is not tensors and plain values. False runs what code the file's author put there.
-        mmap: Leave the tensors in the file until they are looked at.
+        weights_only: If true, refuse everything but tensors and plain values. If false, run any code pickled in the file.
+        mmap: If true, map the tensors into memory; they are read when first accessed.
 
     Raises:
-        ValueError: The file is not complete, or holds more than that.
+        ValueError: The file is not complete, or holds more than tensors and plain values although ``weights_only`` is true.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or not a complete one: it is no archive of PyTorch's; take an older one")
+        raise ValueError(f"{path} is not a checkpoint or is incomplete: it is not a PyTorch archive; use an older one")
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = _REASON.search(str(error))
-        reason = reason[0].rstrip(".") if reason else "it cannot be read as such"
+        reason = reason[0].rstrip(".") if reason else "of unknown kind"
         raise ValueError(
-            f"{path} holds more than tensors and plain values ({reason}): loading it would run code of whoever made it, so it is refused; "
+            f"{path} holds more than tensors and plain values ({reason}): loading it would run code of its author, so it is refused; "
             "if you made it yourself, load it with weights_only=False and save its state_dict again"
         ) from error
 
 
 def save_plain(held: dict, path: str | Path) -> None:
-    """`torch.save` to ``path``, whole or not at all.
+    """Write ``held`` to ``path`` by an atomic `torch.save` that re-raises the operating system's own error.
 
     Raises:
-        OSError: The file cannot be written, for example because the disk is full; what was there before stays.
+        OSError: The file cannot be written, for example because the disk is full; an older file at ``path`` stays.
     """
     with replace_when_whole(path) as temporary:
         try:
             torch.save(held, temporary)
         except RuntimeError as error:
-            if "inline_container.cc" not in str(error):  # PyTorch's writer of archives
+            if "inline_container.cc" not in str(error):  # the archive writer of PyTorch
                 raise
-            raise _what_the_system_says(temporary, path) from error
+            raise _system_error(temporary, path) from error
 
 
-def _what_the_system_says(temporary: Path, path: str | Path) -> OSError:
-    """PyTorch's writer loses the system's reason, so it is asked again by writing a little more."""
+def _system_error(temporary: Path, path: str | Path) -> OSError:
+    """Return the system's error, which PyTorch's writer loses, by writing a little more to the same file."""
     try:
         with open(temporary, "ab") as file:
             file.write(_PROBE)
