@@ -116,7 +116,7 @@ def test_a_signal_saves_requeues_and_resumes(cluster, tmp_path, uninterrupted, s
         job.wait_for_requeue(start + 1)
         at = job.progress()[1]
         print(f"{strategy}: stopped after step {at}, in the queue again after {time.monotonic() - told:.1f} s")
-        assert f"step={at:07d}.ckpt" in job.saved() and "left with code 85" in job.said()
+        assert f"step={at:07d}.ckpt" in job.saved() and "exited with code 85" in job.said()
         at = min(at, steps - 3)
     assert job.wait_for_end() == "COMPLETED", job.said()
     assert cluster.shown(job.number, "Restarts") == str(ROUNDS)
@@ -132,7 +132,7 @@ def test_requeued_by_the_administrator_then_a_node_lost_then_a_step_cancelled(cl
     cluster("scontrol", "requeue", job.number)
     job.wait_for_requeue(1)
     at = job.progress()[1]
-    assert "left with code 143" in job.said() and f"step={at:07d}.ckpt" in job.saved()  # saved though it was not due
+    assert "exited with code 143" in job.said() and f"step={at:07d}.ckpt" in job.saved()  # saved though it was not due
 
     job.wait_for_step(1, at + 3)
     assert f"from the checkpoint at {tmp_path}/checkpoints/step={at:07d}.ckpt" in job.said()
@@ -158,13 +158,13 @@ def test_signals_before_python_and_while_it_imports_requeue_under_the_cap(cluste
     job.wait("a task", (tmp_path / "early").exists)
     cluster("scancel", "--signal=USR1", job.number)
     job.wait_for_requeue(1)
-    assert "left with code 138" in job.said()
+    assert "exited with code 138" in job.said()
 
     job.wait("both to hold the signals", lambda: holding(tmp_path) == 2)
     assert "GLOBAL_RANK" not in job.said()  # it still imports
     cluster("scancel", "--signal=USR1", job.number)
     assert job.wait_for_end() == "FAILED" and job.progress() == (-1, -1)
-    assert "left with code 85" in job.said() and "MIMDIT_MAX_RESTARTS=1 is reached" in job.said()
+    assert "exited with code 85" in job.said() and "MIMDIT_MAX_RESTARTS=1 is reached" in job.said()
     assert cluster.shown(job.number, "Restarts") == "1"
 
 
@@ -183,13 +183,13 @@ def holding(folder: Path) -> int:
 
 def test_the_time_limit(cluster, tmp_path):
     job = training(cluster, tmp_path, steps=1000, seconds=0.5, sbatch=("--time=2", "--signal=USR1@60"))
-    job.wait("the signal", lambda: "left with code" in job.said(), 180)
+    job.wait("the signal", lambda: "exited with code" in job.said(), 180)
     job.wait_for_requeue(1)
-    assert "left with code 85" in job.said()
+    assert "exited with code 85" in job.said()
     at = max(0, job.progress()[1])
     job.wait_for_step(1, at + 1)
     cluster("scancel", job.number)
-    assert job.wait_for_end(HANGS) == "CANCELLED" and "left with code 143" in job.said()
+    assert job.wait_for_end(HANGS) == "CANCELLED" and "exited with code 143" in job.said()
 
 
 def test_a_sweep_is_an_array_of_runs_that_requeue_by_themselves(cluster, tmp_path):
