@@ -101,8 +101,8 @@ class CompleteCheckpoint(ModelCheckpoint):
             tidy(folder)
         self._shelf = Shelf(folder)
         resumed = None if ckpt_path is None else Path(ckpt_path).resolve()
-        ours = resumed is not None and resumed.parent == folder.resolve() and resumed.name in self._shelf.names()
-        return str(folder / resumed.name) if ours else None
+        recorded = resumed is not None and resumed.parent == folder.resolve() and resumed.name in self._shelf.names()
+        return str(folder / resumed.name) if recorded else None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save every ``every_n_train_steps`` steps, directly after an optimizer step.

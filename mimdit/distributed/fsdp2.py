@@ -33,7 +33,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
 
     Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
-    line. The model's ``shard_units()`` lists the modules that are gathered together. It is sharded before the optimizer is built. A frozen
+    line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A frozen
     backbone is sharded too, in its own precision (``backbone.dtype: bfloat16``). Trainable weights stay in fp32;
     ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
     number of ranks and single files of any strategy can be read.
@@ -49,7 +49,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        """Put all ranks into one data-parallel group; with Lightning's defaults every node would see the same samples."""
+        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 

@@ -82,13 +82,13 @@ def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
     problem = what_is_missing(folder)
     if problem is not None:
         raise ValueError(f"{folder} is not a complete checkpoint: {problem}; use an older one")
-    alone = allocate is None
+    single_process = allocate is None
     allocate = allocate or (lambda size, dtype: torch.empty(size, dtype=dtype))
     reader = _IndexReader(folder)
     tensors = reader.read_metadata().state_dict_metadata
     slices = {name: allocate(saved.size, saved.properties.dtype) for name, saved in tensors.items()}
     if slices:
-        dcp.load(slices, storage_reader=reader, no_dist=alone)
+        dcp.load(slices, storage_reader=reader, no_dist=single_process)
     return _join(slices, read_meta(folder))
 
 

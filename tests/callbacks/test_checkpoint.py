@@ -1,4 +1,4 @@
-"""The newest checkpoints are kept, and a restarted run goes on from the newest complete one."""
+"""The newest and best checkpoints are kept, and a restarted run resumes from the newest complete one."""
 
 import errno
 import json
@@ -117,9 +117,9 @@ def test_one_that_was_complete_but_for_its_name_gets_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step=0000006.ckpt"]
 
 
-@pytest.mark.parametrize("wrong,told", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
-def test_what_would_leave_none_is_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize("wrong,message", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
+def test_what_would_leave_none_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         CompleteCheckpoint(**wrong)
 
 

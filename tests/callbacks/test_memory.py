@@ -23,7 +23,7 @@ def test_the_resident_set_is_logged_and_grows_with_what_is_touched(tmp_path):
 
 
 def test_peaks_of_a_cuda_device_are_those_since_the_last_record(monkeypatch):
-    """No such device is needed: what PyTorch would say is made up."""
+    """PyTorch's functions are replaced, so no device is needed."""
     logged, peak = [], {"allocated": 0}
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.update(allocated=0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak["allocated"])

@@ -40,7 +40,7 @@ def stuck_for_ever(keep_lock: bool) -> None:
 
 
 def hang(rank: int, folder: str, ranks: int) -> None:
-    """The last of ``ranks`` hangs; if it is alone, without letting any thread run."""
+    """Hang on the last of ``ranks``; a single rank lets no thread run."""
     torch.manual_seed(0)
     callbacks = Watchdog(TIMEOUT, EXIT), Stuck(ranks - 1, keep_lock=ranks == 1)
     run = trainer(Path(folder), *callbacks, strategy="ddp", devices=ranks, max_steps=6, tensorboard=False)

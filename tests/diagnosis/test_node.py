@@ -1,4 +1,4 @@
-"""What a node by itself can be told."""
+"""Checks of one node."""
 
 import os
 from pathlib import Path
