@@ -33,8 +33,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
 
     Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
-    line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A frozen
-    backbone is sharded too, in its own precision (``backbone.dtype: bfloat16``). Trainable weights stay in fp32;
+    line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A
+    frozen backbone is sharded too, in its own precision (``backbone.dtype: bfloat16``). Trainable weights stay in fp32;
     ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
     number of ranks and single files of any strategy can be read.
 
