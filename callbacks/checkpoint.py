@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.loggers import log_scalars, purge_lost_events
-from callbacks.retention import Retention, Shelf
+from callbacks.retention import CheckpointRecord, Retention
 from mimdit.core.collectives import on_rank_zero, save_together
 from mimdit.distributed.checkpoint_files import newest_complete, remove_checkpoint, tidy
 
@@ -78,7 +78,7 @@ class CompleteCheckpoint(ModelCheckpoint):
         """Number of checkpoints of this run that could not be written."""
         self._failed_in_a_row = 0
         self._step_of_last_batch = 0
-        self._shelf: Shelf | None = None
+        self._record: CheckpointRecord | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the folder of an earlier run after every rank has read the checkpoint to resume from.
@@ -99,9 +99,9 @@ class CompleteCheckpoint(ModelCheckpoint):
         folder = Path(self.dirpath)
         if folder.is_dir():
             tidy(folder)
-        self._shelf = Shelf(folder)
+        self._record = CheckpointRecord(folder)
         resumed = None if ckpt_path is None else Path(ckpt_path).resolve()
-        recorded = resumed is not None and resumed.parent == folder.resolve() and resumed.name in self._shelf.names()
+        recorded = resumed is not None and resumed.parent == folder.resolve() and resumed.name in self._record.names()
         return str(folder / resumed.name) if recorded else None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -137,31 +137,31 @@ class CompleteCheckpoint(ModelCheckpoint):
 
     def _make_room(self, path: Path) -> None:
         """Make room in the quota for a checkpoint as large as the newest."""
-        names, sizes = self._shelf.names(), self._shelf.sizes()
+        names, sizes = self._record.names(), self._record.sizes()
         if names:
-            self._remove(self.retention.superfluous(names, sizes, self._shelf.scores(), room=sizes[names[-1]]))
-        self._shelf.announce(path.name)
+            self._remove(self.retention.superfluous(names, sizes, self._record.scores(), room=sizes[names[-1]]))
+        self._record.begin(path.name)
 
     def _written(self, path: Path) -> str:
-        self._shelf.written(path.name)
+        self._record.complete(path.name)
         return self._settle()
 
     def _settle(self) -> str:
         """Update the links, remove superfluous checkpoints, and return the path of the best or else the newest."""
-        shelf, scores = self._shelf, self._shelf.scores()
-        names = shelf.names()
-        gone = self.retention.superfluous(names, shelf.sizes(), scores)
+        record, scores = self._record, self._record.scores()
+        names = record.names()
+        gone = self.retention.superfluous(names, record.sizes(), scores)
         best = [name for name in self.retention.ranked(scores) if name not in gone] if self.score_name else []
-        _link(shelf.folder / LAST, names[-1])
+        _link(record.folder / LAST, names[-1])
         if best:
-            _link(shelf.folder / BEST, best[0])
+            _link(record.folder / BEST, best[0])
         self._remove(gone)
-        return str(shelf.folder / (best or names[-1:])[0])
+        return str(record.folder / (best or names[-1:])[0])
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
-            remove_checkpoint(self._shelf.folder / name)
-            self._shelf.forget(name)
+            remove_checkpoint(self._record.folder / name)
+            self._record.remove(name)
 
     def _give_up(self, trainer: L.Trainer, path: Path, error: OSError) -> None:
         self.failed_saves += 1
@@ -195,11 +195,11 @@ class CompleteCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _is_good(self, score: float) -> bool:
-        scores = self._shelf.scores()
+        scores = self._record.scores()
         return "" in self.retention.ranked(scores | {"": score})[: self.retention.best]
 
     def _score(self, score: float) -> str:
-        self._shelf.score(Path(self._last_checkpoint_saved).name, score)
+        self._record.set_score(Path(self._last_checkpoint_saved).name, score)
         return self._settle()
 
     def newest(self, trainer: L.Trainer) -> Path | None:

@@ -56,7 +56,7 @@ class Retention:
         return sorted(finite, key=scores.__getitem__, reverse=self.mode == "max")
 
 
-class Shelf:
+class CheckpointRecord:
     """Record of a run's checkpoints in a folder, in the order of writing, with their scores. Others are never removed.
 
     The record is a small file in the folder, written before each checkpoint, so a restarted run finds every checkpoint of its own.
@@ -69,18 +69,18 @@ class Shelf:
             listed = json.loads((folder / RECORD).read_text())
             self._scores = {name: score for name, score in listed.items() if steps_of(folder / name) is not None}
 
-    def announce(self, name: str) -> None:
+    def begin(self, name: str) -> None:
         """Record a checkpoint about to be written; an older one of that name keeps its position until it is replaced."""
         self._scores.setdefault(name, None)
         self._write()
 
-    def written(self, name: str) -> None:
+    def complete(self, name: str) -> None:
         """Record a complete checkpoint as the newest, without a score."""
         self._scores.pop(name, None)
         self._scores[name] = None
         self._write()
 
-    def score(self, name: str, score: float) -> None:
+    def set_score(self, name: str, score: float) -> None:
         """Record the score of a checkpoint."""
         self._scores[name] = score
         self._write()
@@ -97,7 +97,7 @@ class Shelf:
         """Return the scores of the checkpoints that exist and have one."""
         return {name: self._scores[name] for name in self.names() if self._scores[name] is not None}
 
-    def forget(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Drop a checkpoint from the record; the caller removes the file."""
         del self._scores[name]
 
