@@ -1,4 +1,4 @@
-"""What watches and accompanies a run: checkpoints, faults, expert utilisation, quality, images, speed, memory and the moving average."""
+"""Callbacks of a run: checkpoints, faults, expert utilization, quality, images, speed, memory and the moving average."""
 
 from callbacks.checkpoint import CompleteCheckpoint
 from callbacks.ema import EMAUpdate

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.tensorboard import SummaryWriter
 
+from callbacks.loggers import has_tensorboard, tensorboard_writer
 from callbacks.scalar_layout import scalar_layout
-from callbacks.tensorboard import has_tensorboard, tensorboard_writer
 from mimdit.conditioner import MoEConditioner
 from mimdit.plots.expert_maps import expert_map
 from mimdit.routing.utilization import Utilization, UtilizationCounts, utilization

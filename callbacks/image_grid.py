@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 
+from callbacks.loggers import tensorboard_writer
 from callbacks.sample_picker import SpreadOverGroups
-from callbacks.tensorboard import tensorboard_writer
 from mimdit.evaluation.metrics import psnr
 from mimdit.plots.image_strips import Strip, draw_strips, square
 

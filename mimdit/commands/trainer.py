@@ -18,10 +18,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 import callbacks  # the short names of its classes, too
 import datamodules
 import mimdit
+from callbacks.preemption import Preempted, leave_together
 from mimdit.core import stop_signals
-from mimdit.distributed.checkpoint_files import read_hyper_parameters
-from mimdit.distributed.checkpoint_io import WholeCheckpointIO
-from mimdit.distributed.preemption import Preempted, leave_together
+from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
 from mimdit.training.precision import slow_precision
 
 VERBS = ("fit", "validate", "test", "predict")

@@ -1,4 +1,4 @@
-"""Old names of modules that moved: configs, checkpoints and exported folders of earlier versions name them and stay readable."""
+"""Import hook for old module names, so that configs, checkpoints and exported folders of earlier versions stay readable."""
 
 import sys
 import warnings
@@ -11,10 +11,11 @@ from types import ModuleType
 MOVED = {
     "callbacks.expert_maps": "mimdit.plots.expert_maps",
     "callbacks.peak_flops": "mimdit.training.peak_flops",
-    "callbacks.pulse": "callbacks.heartbeat",
+    "callbacks.pulse": "callbacks.watchdog",
     "callbacks.span": "callbacks.step_timer",
     "callbacks.spread": "callbacks.sample_picker",
     "callbacks.strips": "mimdit.plots.image_strips",
+    "callbacks.tensorboard": "callbacks.loggers",
     "datamodules.benchmarks": "datamodules.test_sets",
     "datamodules.benchmarks.benchmark": "datamodules.test_sets.base",
     "datamodules.benchmarks.cdd11": "datamodules.test_sets.cdd11",
@@ -47,6 +48,13 @@ MOVED = {
     "mimdit.batch": "mimdit.core.batch",
     "mimdit.canvas": "mimdit.core.canvas",
     "mimdit.color": "mimdit.restorer.color",
+    "mimdit.diagnosis.folder": "mimdit.diagnosis.node",
+    "mimdit.diagnosis.hardware": "mimdit.diagnosis.node",
+    "mimdit.distributed.checkpoint_io": "mimdit.distributed.checkpoint_files",
+    "mimdit.distributed.plain_loading": "mimdit.distributed.torch_files",
+    "mimdit.distributed.plain_saving": "mimdit.distributed.torch_files",
+    "mimdit.distributed.preemption": "callbacks.preemption",
+    "mimdit.distributed.sharding": "mimdit.distributed.fsdp2",
     "mimdit.distributed.together": "mimdit.core.collectives",
     "mimdit.ema": "mimdit.training.ema",
     "mimdit.files": "mimdit.core.files",
@@ -79,31 +87,34 @@ MOVED = {
     "mimdit.tiling": "mimdit.restorer.tiling",
     "mimdit.user_errors": "mimdit.core.user_errors",
 }
-"""Old dotted path of a module, and its new one. ``mimdit.restorer.Restorer`` is no entry: the package of that name exports the class."""
+"""Old dotted path of each moved module, mapped to the new one.
+
+``mimdit.restorer.Restorer`` has no entry: the package ``mimdit.restorer`` exports the class.
+"""
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Import finder under which each old name in `MOVED` is a module that hands out what the new one holds.
+    """Import finder that turns each old name in `MOVED` into a module with the attributes of the new one.
 
-    It goes first in ``sys.meta_path``: a folder that git left behind because of its ``__pycache__`` would be found as an empty package.
+    It must be first in ``sys.meta_path``. Otherwise a folder left behind with only a ``__pycache__`` would be found as an empty package.
     """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return a spec for the names in `MOVED`, else None."""
+        """Return a spec for a name in `MOVED`, else None."""
         return ModuleSpec(fullname, self, is_package=True) if fullname in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave the creation of the module to Python."""
+        """Return None: Python creates the module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Warn of the old name and forward attributes to the module at the new one."""
+        """Warn once, naming the new module, and forward attributes to it."""
         new = MOVED[module.__name__]
-        warnings.warn(f"{module.__name__} has moved to {new}; write the new name", FutureWarning, stacklevel=2)
+        warnings.warn(f"{module.__name__} has moved to {new}; use the new name", FutureWarning, stacklevel=2)
         moved = import_module(new)
         module.__getattr__ = lambda name: getattr(moved, name)
 
 
 def install() -> None:
-    """Make the old names importable in this process."""
+    """Install the finder in this process; repeated calls have no effect."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, MovedModules())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from mimdit.core.collectives import own_part
 
 
 class ExponentialMovingAverage(nn.Module):
@@ -37,7 +38,8 @@ class ExponentialMovingAverage(nn.Module):
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         live = dict(self._model.named_parameters())
         names = list(self.average)
-        return [_own(self.average[name].data) for name in names], [_own(live[name.replace("/", ".")].data) for name in names]
+        # Sharded, the average is sliced as the live weights are, so no rank needs another.
+        return [own_part(self.average[name].data) for name in names], [own_part(live[name.replace("/", ".")].data) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -65,8 +67,3 @@ class ExponentialMovingAverage(nn.Module):
             held = live.clone()
             live.copy_(average)
             average.copy_(held)
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of this rank alone: sharded, the average is sliced as the live weights are, so no rank needs another."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

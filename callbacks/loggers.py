@@ -1,4 +1,4 @@
-"""Finding the TensorBoard writer of a trainer."""
+"""The loggers of a trainer: scalars for all of them, and the TensorBoard writer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
 
+def log_scalars(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
+    """Log ``scalars`` at ``step`` to every logger of the trainer."""
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, step=step)
+
+
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
-    """The writer of the trainer's first TensorBoard logger; None without one and on all ranks but 0."""
+    """Return the writer of the trainer's first TensorBoard logger; None without one and on all ranks but 0."""
     if not trainer.is_global_zero:
         return None
     for logger in trainer.loggers:
@@ -20,18 +26,18 @@ def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
 
 
 def has_tensorboard(trainer: L.Trainer, who: str) -> bool:
-    """Whether the trainer logs to TensorBoard, the same answer on every rank; where not, say once that ``who`` stays idle."""
+    """Return true on every rank if the trainer logs to TensorBoard; if not, report once that the callback ``who`` records nothing."""
     found = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
     if not found:
         rank_zero_info(f"{who}: the trainer has no TensorBoardLogger, so nothing is recorded")
     return found
 
 
-def void_what_was_lost(trainer: L.Trainer) -> None:
-    """Have TensorBoard forget what the run that this one resumes logged beyond the checkpoint, for those steps are made once more.
+def purge_lost_events(trainer: L.Trainer) -> None:
+    """Purge events logged after the resumed checkpoint; those steps run again.
 
-    Lightning counts the steps that it logs from 0, our callbacks count from 1. Where both would be logged at the step of the checkpoint,
-    ours of that one step is given up for not having Lightning's twice.
+    Lightning counts logged steps from 0, the callbacks of this package from 1. If both log at the step of the checkpoint, the callbacks'
+    event of that step is purged as well; otherwise Lightning's would appear twice.
     """
     writer = tensorboard_writer(trainer)
     if writer is not None and trainer.global_step:
