@@ -139,6 +139,28 @@ def test_interpolation_sees_other_files_and_the_command_line(config, tmp_path):
     assert parse("fit", "--config", config, "--config", other, "--data.batch_size", 6).model.init_args.rows == 6
 
 
+def test_a_config_overrides_its_bases_and_appends_to_their_lists(config, tmp_path):
+    (tmp_path / "parts").mkdir()
+    monitor, timer = ({"class_path": f"lightning.pytorch.callbacks.{name}"} for name in ("LearningRateMonitor", "Timer"))
+    first = {"trainer": {"max_steps": 3, "log_every_n_steps": 3, "callbacks": [monitor]}}
+    written(tmp_path / "parts" / "first.yaml", {"config": "../tiny.yaml"} | first)
+    written(tmp_path / "parts" / "second.yaml", {"trainer": {"max_steps": 4}, "model": {"init_args": {"ema": "${trainer.max_steps}"}}})
+    whole = {"config": ["parts/first.yaml", "parts/second.yaml"], "trainer": {"max_steps": 5, "callbacks+": [timer]}}
+    parsed = parse("fit", "--config", written(tmp_path / "whole.yaml", whole))
+    assert (parsed.trainer.max_steps, parsed.trainer.log_every_n_steps, parsed.trainer.enable_progress_bar) == (5, 3, False)
+    assert parsed.model.init_args.ema == 5.0 and parsed.data.init_args.batch_size == 4
+    assert [callback.class_path for callback in parsed.trainer.callbacks] == [monitor["class_path"], timer["class_path"]]
+    assert parse("fit", f"--config={tmp_path / 'whole.yaml'}").trainer == parsed.trainer
+
+
+def test_a_base_that_is_missing_or_names_itself_is_told(capsys, config, tmp_path):
+    lonely = written(tmp_path / "lonely.yaml", {"config": "gone.yaml"})
+    assert "lonely.yaml names the config gone.yaml" in told(capsys, "fit", "--config", config, "--config", lonely)
+    written(tmp_path / "a.yaml", {"config": "b.yaml"})
+    written(tmp_path / "b.yaml", {"config": "a.yaml"})
+    assert "names the config a.yaml, which names" in told(capsys, "fit", "--config", tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize(
     "option",
     ["--trainer.max_stepz=3", "--data.init_args.batch_sise=3", "--model.init_args.emma=0.5", "--model.init_args.head.init_args.widht=3"],

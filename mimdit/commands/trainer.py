@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TextIO
 
 import lightning as L
 import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -79,7 +80,7 @@ class TrainerCLI(LightningCLI):
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
-            self.config = parser.parse_args(checkpoint_hparams_first(args))
+            self.config = parser.parse_args(checkpoint_hparams_first(bases_first(args)))
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; let checkpoints remember how, for `load_from_checkpoint` and `checkpoint_hparams_first`.
@@ -107,6 +108,43 @@ class TrainerCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
+
+
+def bases_first(args: list[str]) -> list[str]:
+    """Put ``--config`` of the files that a config names under ``config``, relative to itself, before that config.
+
+    A later file wins over an earlier one, so a config overrides its bases and appends to their lists (``callbacks+``).
+
+    Raises:
+        ValueError: A config names a base that does not exist, or is its own base.
+    """
+    expanded: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            expanded.append(word)
+            continue
+        value = value if equals else next(words, "")
+        expanded += [f"--config={base}" for base in _bases(Path(value), ())] + ([f"--config={value}"] if value else [word])
+    return expanded
+
+
+def _bases(path: Path, above: tuple[Path, ...]) -> list[Path]:
+    """Return the bases of a config in the order to read them, each after its own."""
+    if not path.is_file():
+        return []  # a value in place of a file, or a mistake that the parser names
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    named = content.get("config") if isinstance(content, dict) else None
+    found: list[Path] = []
+    for name in [named] if isinstance(named, str) else named or []:
+        base = path.parent / name
+        if not base.is_file():
+            raise ValueError(f"{path} names the config {name}, but {base} does not exist")
+        if base.resolve() in above:
+            raise ValueError(f"{path} names the config {name}, which names {path} again")
+        found += [*_bases(base, (*above, path.resolve())), base]
+    return found
 
 
 def checkpoint_hparams_first(args: list[str]) -> list[str]:
