@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/codespell
 	$(VENV)/bin/lint-imports --no-cache
-	$(VENV)/bin/basedpyright --level error
+	$(VENV)/bin/basedpyright --level error --pythonpath $(VENV)/bin/python
 
 docs: $(STAMP)
 	$(VENV)/bin/mkdocs build --strict

@@ -18,10 +18,13 @@ def allowed_skips() -> dict[str, str]:
 
 def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, strict: bool = STRICT) -> None:
     """Turn a skip that the list does not name into a failure; an expected failure (xfail) is none."""
-    if strict and report.skipped and not hasattr(report, "wasxfail") and not any(fnmatchcase(report.nodeid, each) for each in allowed_skips()):
+    if not strict or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    if not any(fnmatchcase(report.nodeid, pattern) for pattern in allowed_skips()):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{reason}\nNothing may be skipped here: install what the test needs, or name it in tests/{LIST.name} with the reason."
+        remedy = f"install what the test needs, or name it in tests/{LIST.name} with the reason"
+        report.longrepr = f"{reason}\nNothing may be skipped here: {remedy}."
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -141,15 +141,15 @@ def test_interpolation_sees_other_files_and_the_command_line(config, tmp_path):
 
 def test_a_config_overrides_its_bases_and_appends_to_their_lists(config, tmp_path):
     (tmp_path / "parts").mkdir()
-    monitor, timer = ({"class_path": f"lightning.pytorch.callbacks.{name}"} for name in ("LearningRateMonitor", "Timer"))
+    monitor, second = ({"class_path": f"lightning.pytorch.callbacks.{name}"} for name in ("LearningRateMonitor", "DeviceStatsMonitor"))
     first = {"trainer": {"max_steps": 3, "log_every_n_steps": 3, "callbacks": [monitor]}}
     written(tmp_path / "parts" / "first.yaml", {"config": "../tiny.yaml"} | first)
     written(tmp_path / "parts" / "second.yaml", {"trainer": {"max_steps": 4}, "model": {"init_args": {"ema": "${trainer.max_steps}"}}})
-    whole = {"config": ["parts/first.yaml", "parts/second.yaml"], "trainer": {"max_steps": 5, "callbacks+": [timer]}}
+    whole = {"config": ["parts/first.yaml", "parts/second.yaml"], "trainer": {"max_steps": 5, "callbacks+": [second]}}
     parsed = parse("fit", "--config", written(tmp_path / "whole.yaml", whole))
     assert (parsed.trainer.max_steps, parsed.trainer.log_every_n_steps, parsed.trainer.enable_progress_bar) == (5, 3, False)
     assert parsed.model.init_args.ema == 5.0 and parsed.data.init_args.batch_size == 4
-    assert [callback.class_path for callback in parsed.trainer.callbacks] == [monitor["class_path"], timer["class_path"]]
+    assert [callback.class_path for callback in parsed.trainer.callbacks] == [monitor["class_path"], second["class_path"]]
     assert parse("fit", f"--config={tmp_path / 'whole.yaml'}").trainer == parsed.trainer
 
 
