@@ -32,7 +32,7 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
     if name not in kinds:
         raise ValueError(f"{checkpoint} holds {name or 'no known module'}; a checkpoint of {' or '.join(MODULES)} can be read")
     if hparams.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:  # Lightning would import and call any name
-        raise ValueError(f"{checkpoint} names {hparams['_instantiator']} as its builder, not {_INSTANTIATOR}; load only what mimdit fit wrote")
+        raise ValueError(f"{checkpoint} names {hparams['_instantiator']} as its builder, not {_INSTANTIATOR}; give one of mimdit fit")
     source: Path | io.BytesIO = path
     if path.is_dir():
         # Assembled in memory, without the optimizer's states.

@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections.abc import Callable
+from copy import copy
 from functools import cache, wraps
 from importlib import import_module
 from pathlib import Path
@@ -51,9 +52,9 @@ def _declared(target: str) -> Callable[..., Any]:
     module, name = target.split(":")
     tree = _parsed(module)
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module in _LIGHT]
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    body: list[ast.stmt] = [ast.Expr(ast.Constant(ast.get_docstring(found) or ""))]
-    bare = ast.FunctionDef(found.name, found.args, body, decorator_list=[], returns=None, type_params=[])
+    bare = copy(next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name))
+    bare.body = [ast.Expr(ast.Constant(ast.get_docstring(bare) or ""))]
+    bare.decorator_list, bare.returns = [], None
     namespace: dict[str, Any] = {}
     try:
         exec(compile(ast.fix_missing_locations(ast.Module([*imports, bare], [])), module, "exec"), namespace)

@@ -198,6 +198,7 @@ def run(args: list[str]) -> TrainerCLI:
     try:
         cli = TrainerCLI(args)
     except Preempted as ended:
+        assert isinstance(ended.code, int)
         leave_together(ended.code)
     # Lightning destroys NCCL's group at the end, but not gloo's, whose threads have aborted processes at exit.
     if dist.is_initialized() and not joined_before:
