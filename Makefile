@@ -1,14 +1,14 @@
-# make quickstart | test | test-long | lint | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
-# Everything runs in $(VENV), which is made when it is missing and renewed when pyproject.toml or constraints.txt changed.
+# make setup | quickstart | test | test-long | lint | docs | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
+# Everything runs in $(VENV), which is created if missing and updated after a change of pyproject.toml or constraints.txt.
 
 VENV ?= .venv
-# the tests' tensors are small: more threads than one cost more than they give
+# The tests' tensors are small: more than one thread slows them down.
 OMP_NUM_THREADS ?= 1
 PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV)/bin/python -m pytest tests
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long lint clean distclean
+.PHONY: help setup quickstart test test-long lint docs clean distclean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -24,10 +24,17 @@ test: $(STAMP)
 test-long: $(STAMP)
 	$(PYTEST) -m long
 
+# Style, spelling (American), the order of the packages, types.
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/codespell
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/basedpyright --level error --pythonpath $(VENV)/bin/python
 
-# The named interpreter, or the first of these that runs and is new enough; version managers leave names that do not run.
+docs: $(STAMP)
+	$(VENV)/bin/mkdocs build --strict
+
+# PYTHON, or the first of these that runs and is new enough: version managers leave names that do not run.
 $(VENV)/bin/pip:
 	@set -e; \
 	for python in $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3 python3.13 python3.14); do \
@@ -41,15 +48,15 @@ $(VENV)/bin/pip:
 	$$found -m venv --clear $(VENV) || { \
 	  echo "error: $$found has no working venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 
-# facexlib, which pyiqa needs, asks for opencv-python, and pyiqa for opencv-python-headless: both own the folder cv2. The second install
-# makes the headless one win, which loads without libGL and an X display's libraries.
+# facexlib, a dependency of pyiqa, requires opencv-python, and pyiqa opencv-python-headless: both own the folder cv2. The second install
+# puts the headless one there, which loads without libGL and the libraries of a display.
 $(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(VENV)/bin/python -m pip install -e '.[dev]' -c constraints.txt
 	$(VENV)/bin/python -m pip install --force-reinstall --no-deps opencv-python-headless -c constraints.txt
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean

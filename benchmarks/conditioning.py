@@ -1,4 +1,4 @@
-"""What it costs to steer a frozen diffusion transformer: this conditioner against ControlNet and against concatenated tokens.
+"""Cost of steering a frozen diffusion transformer: this conditioner against ControlNet and against concatenated tokens.
 
 Variants: the bare backbone (its training step is a forward and the backward to residuals after its blocks, the least that any steering
 needs), the backbone with the MoE conditioner of ``--config``, with diffusers' SD3ControlNetModel of 12 layers, and with a second stream of
@@ -37,11 +37,11 @@ from mimdit.training.flops import count_flops, restoration_flops, step_flops, tr
 
 STEPS = 28
 GOALS = {"step": 1.10, "restoration": 1.02}
-"""Most FLOPs of the conditioner's variant, in units of the bare backbone's."""
+"""Upper limit of the FLOPs of the conditioner's variant, relative to the bare backbone."""
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=CONFIG, help="the conditioner's configuration")
     parser.add_argument("--flops-size", choices=SIZES, default="full", help="size at which FLOPs are counted")
@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Bare:
-    """The backbone alone."""
+    """The bare backbone."""
 
     def __init__(self, restorer: Restorer, conditioning: nn.Module | None = None) -> None:
         self.restorer, self.backbone, self.conditioning = restorer, restorer.backbone, conditioning
@@ -63,15 +63,15 @@ class Bare:
         return []
 
     def active(self) -> int:
-        """How many of them one image uses."""
+        """Number of parameters that one image uses."""
         return sum(parameter.numel() for parameter in self.trained())
 
     def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """The velocity at one sampler step."""
+        """Return the velocity at one sampler step."""
         return self.backbone.velocity(latents, sigma)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """That of a training step."""
+        """Return the loss of a training step."""
         noise, sigma = torch.randn_like(batch["gt"]), torch.rand(len(batch["gt"]), device=batch["gt"].device)
         latents, target = self.restorer.flow.interpolate(batch["gt"], noise, sigma)
         return nn.functional.mse_loss(self._trained_velocity(latents, sigma, batch["lq"]), target)
@@ -88,7 +88,7 @@ class Bare:
         return self.restorer.flow.sample(lambda latents, sigma: self.velocity(latents, sigma, degraded), noise, 1.0, steps)
 
     def flops(self, batch: Batch) -> dict[str, int]:
-        """Of a training step on ``batch`` and of a restoration of its images."""
+        """Return the functions of a training step on ``batch`` and of a restoration of its images."""
         one, two = (count_flops(lambda n=steps: self.restore(batch["lq"], n)) for steps in (1, 2))
         return {"step": step_flops(lambda: self.loss(batch)).total, "restoration": one + (STEPS - 1) * (two - one)}
 
@@ -121,7 +121,7 @@ class Conditioned(Bare):
 
 
 class Rival(Bare):
-    """The backbone and one of ``rivals.py``, which runs at every step."""
+    """The backbone and one module of ``rivals.py``, which runs at every step."""
 
     def trained(self) -> list[nn.Parameter]:
         return list(self.conditioning.parameters())
@@ -133,7 +133,7 @@ class Rival(Bare):
 
 
 def make_variants(size: Size, config: Path, device: torch.device) -> dict[str, Bare]:
-    """All of them on one frozen backbone with random weights."""
+    """Build all variants on one frozen backbone with random weights."""
     with device:
         restorer = make_restorer(size, config).to(device)
         return {
@@ -145,7 +145,7 @@ def make_variants(size: Size, config: Path, device: torch.device) -> dict[str, B
 
 
 def count(options: argparse.Namespace) -> dict[str, dict]:
-    """Parameters and FLOPs of each variant for one image."""
+    """Count parameters and FLOPs of each variant for one image."""
     size, device = SIZES[options.flops_size], torch.device("meta")
     batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in make_batch(size, 1).items()}
     found = {}
@@ -156,7 +156,7 @@ def count(options: argparse.Namespace) -> dict[str, dict]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict]:
-    """Seconds and MiB of each variant, taking turns."""
+    """Measure seconds and MiB of each variant, interleaved."""
     size, device = SIZES[options.time_size], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in make_batch(size, options.batch_size).items()}
     variants = make_variants(size, options.config, device)
@@ -165,8 +165,8 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
         optimizer = torch.optim.AdamW(variant.trained() or [nn.Parameter(torch.zeros(1, device=device))])
         work[name] = {"step": _step(variant, optimizer, batch), "restoration": lambda v=variant: v.restore(batch["lq"], STEPS)}
     brief = {name: runs | {"restoration": lambda v=variants[name]: v.restore(batch["lq"], 2)} for name, runs in work.items()}
-    # Memory first: forked processes begin with what this one has allocated and freed, and it has not yet run anything. No sampler step
-    # takes more than another, so two are enough.
+    # Memory first: forked processes inherit the allocations of this one, which has run nothing yet. All sampler steps take the same memory,
+    # so two suffice.
     found = {name: {"peak_mib": {what: peak_mib(run, device) for what, run in runs.items()}} for name, runs in brief.items()}
     for run in (run for runs in brief.values() for run in runs.values()):
         run()
@@ -194,7 +194,7 @@ def _step(variant: Bare, optimizer: torch.optim.Optimizer, batch: Batch) -> Call
 
 
 def peak_mib(run: Callable[[], None], device: torch.device) -> float:
-    """MiB at most beyond what is held before; of the second of two runs' worth of state, such as the optimiser's."""
+    """MiB at most beyond what is held before; of the second of two runs' worth of state, such as the optimizer's."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -223,7 +223,7 @@ def _resident_mib(field: str) -> float:
 
 
 def table(figures: dict) -> str:
-    """Everything, beside its ratio to the backbone alone."""
+    """Return all figures, each with its ratio to the bare backbone."""
     columns = ["variant", "trained, M", "of these active", "step, TFLOP", "", "restoration, TFLOP", ""]
     columns += ["step, s", "", "restoration, s", "", "step, MiB", "restoration, MiB"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -244,7 +244,7 @@ def table(figures: dict) -> str:
 
 
 def verdicts(figures: dict) -> dict[str, dict]:
-    """The goals of the MoE conditioner and what came of them."""
+    """Return the goals of the MoE conditioner and whether they are met."""
     first, ours = (figures["variants"][name]["flops"] for name in ("backbone alone", "MoE conditioner"))
     ratios = {what: ours[what] / first[what] for what in GOALS}
     return {what: {"goal": GOALS[what], "found": ratio, "met": ratio <= GOALS[what]} for what, ratio in ratios.items()}

@@ -1,4 +1,4 @@
-"""What the training stream delivers, against a bare loop over the same bytes, and what starting and resuming it cost.
+"""Throughput of the training stream against a bare loop over the same bytes, and the cost of starting and resuming it.
 
 Makes look-alikes of FoundIR's pairs (1920 x 1080, PNG and JPEG as in its archives), converts them with ``mimdit shards foundir`` to whole
 images and to tiles, and measures in one run, with one thread each:
@@ -43,11 +43,11 @@ GROUPS = {"01Blur": ("png", "png"), "06JPEG": ("png", "jpg"), "08Haze": ("jpg", 
 """Groups and the formats of their ground truths and degraded images."""
 
 GPU_CROPS = 226.0
-"""512-pixel crops a second that one fast GPU takes in training; the number of cores to feed it is given for this rate."""
+"""512-pixel crops per second that one fast GPU consumes in training; the reported number of cores is for this rate."""
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=48, help="look-alike pairs to make")
     parser.add_argument("--crop", type=int, default=512, help="side of the training crop in pixels, and of the tiles")
@@ -77,7 +77,7 @@ def stream_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
 
 
 def bare_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
-    """Read each tar from front to back, decode both images, crop, stack: what no stream can do without."""
+    """Read each tar from front to back, decode both images, crop, stack: the lower bound of any stream."""
     rng, pairs = np.random.default_rng(0), []
     tars = [str(index.path(shard)) for shard in index.shards]
     while True:
@@ -109,7 +109,7 @@ def cut(key: str, lq: bytes, gt: bytes, crop: int, crops: int, rng: np.random.Ge
 
 
 def rates(loops: dict[str, Callable[[], Iterator[int]]], images: int, rounds: int) -> dict[str, float]:
-    """Median crops/s of each loop over ``images`` crops, the loops taking turns."""
+    """Return median crops/s of each loop over ``images`` crops, interleaved."""
     running, measured = {name: make() for name, make in loops.items()}, {name: [] for name in loops}
     for _ in range(rounds + 1):
         for name, loop in running.items():
@@ -121,7 +121,7 @@ def rates(loops: dict[str, Callable[[], Iterator[int]]], images: int, rounds: in
 
 
 def first_batch(index: ShardIndex, crop: int, progress: Progress) -> float:
-    """Seconds from making a loader with one worker to its first batch."""
+    """Return seconds from making a loader with one worker to its first batch."""
     started = time.perf_counter()
     stream = TrainStream(Line(index, seed=0), batch_size=8, crop=crop, num_workers=1)
     batches = iter(StreamLoader(stream, progress, num_workers=1, multiprocessing_context="fork"))
@@ -132,9 +132,9 @@ def first_batch(index: ShardIndex, crop: int, progress: Progress) -> float:
 
 
 def worker_memory(index: ShardIndex, crop: int, epochs: int = 12) -> list[float]:
-    """MiB that a worker process has for itself at the end of each epoch."""
+    """Return the private MiB of a worker process at the end of each epoch."""
     stream = TrainStream(Line(index, seed=0), batch_size=4, crop=crop, num_workers=1)
-    # Spawned: a forked worker slowly makes its parent's pages its own, which is no growth of the stream's.
+    # Spawned: a forked worker gradually copies its parent's pages, which is not growth of the stream.
     batches = iter(StreamLoader(stream, Progress(1), num_workers=1, multiprocessing_context="spawn"))
     found = []
     for _ in range(epochs):
@@ -147,7 +147,7 @@ def worker_memory(index: ShardIndex, crop: int, epochs: int = 12) -> list[float]
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict:
-    """Make the data and run everything."""
+    """Make the data and run all measurements."""
     source, whole, tiles = folder / "source", folder / "whole", folder / "tiles"
     if not source.is_dir():
         make_source(source, options.pairs)
@@ -174,7 +174,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
 
 
 def report(figures: dict) -> str:
-    """The figures as a table and some lines."""
+    """Return the figures as a table and some lines."""
     lines = ["| data | stream, crops/s/core | of the bare loop | of unpacked files, at random | cores for one GPU |"]
     lines.append("|---|---|---|---|---|")
     for name, row in figures["throughput"].items():

@@ -1,4 +1,4 @@
-"""What routing costs: an Intra-MoE of each kind as E grows, against computing everything, and against a loop over experts.
+"""Cost of routing: an Intra-MoE of each kind for growing E, against dense computation and against a loop over experts.
 
 Forward, backward and the zeroing of gradients (``set_to_none``) of one IntraMoE with E = 4, 8, 16, 32 sub-experts, of which k = 2 are
 chosen by gates drawn from a seed. Three implementations with the same weights take turns in one process; medians of the rounds are given:
@@ -38,7 +38,7 @@ from mimdit.routing.routing import Gates
 
 TOP_K = 2
 TOLERANCE = {"fp32": 2e-5, "bf16": 4e-2}
-"""Largest error that counts as rounding, of the largest value of a tensor."""
+"""Largest error that counts as rounding, relative to the largest value of a tensor."""
 
 
 class PlainSpatial(nn.Module):
@@ -108,7 +108,7 @@ PLAIN = {"spatial": PlainSpatial, "channel": PlainChannel, "swin": PlainSwin, "s
 
 
 def linear(stack: nn.Module, index: int) -> nn.Linear:
-    """One layer out of a `StackedPointwise`."""
+    """Return one layer of a `StackedPointwise`."""
     weight = stack.weight_EOI[index].detach().clone()
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device)
     layer.weight = nn.Parameter(weight)
@@ -116,7 +116,7 @@ def linear(stack: nn.Module, index: int) -> nn.Linear:
 
 
 def depthwise(stack: nn.Module, index: int) -> nn.Conv2d:
-    """One filter out of a `StackedDepthwise`."""
+    """Return one filter of a `StackedDepthwise`."""
     weight = stack.weight[index].detach().clone()
     layer = nn.Conv2d(len(weight), len(weight), 3, padding=1, groups=len(weight), bias=False, device=weight.device)
     layer.weight = nn.Parameter(weight)
@@ -124,7 +124,7 @@ def depthwise(stack: nn.Module, index: int) -> nn.Conv2d:
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Attention of ``[B, N, d]``, written out as in the package: faster than the fused kernel with so few keys, on a CPU."""
+    """Return attention of ``[B, N, d]``, written out as in the package: on a CPU faster than the fused kernel with so few keys."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
     return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1).to(value.dtype) @ value
 
@@ -140,7 +140,7 @@ def as_images(sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def run_loop(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torch.Tensor:
-    """Every sub-expert on the rows that chose it."""
+    """Run every sub-expert on the rows that chose it."""
     channels_last = images.permute(0, 2, 3, 1)  # so that a selection keeps the layout of the memory
     output = torch.zeros_like(channels_last)
     for index, expert in enumerate(experts):
@@ -152,7 +152,7 @@ def run_loop(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torc
 
 
 def run_dense(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torch.Tensor:
-    """Every sub-expert on all rows."""
+    """Run every sub-expert on all rows."""
     return sum(expert(images) * gates.weights[:, index, None, None, None] for index, expert in enumerate(experts))
 
 
@@ -169,7 +169,7 @@ class Case:
         side = int(options.tokens**0.5)
         images = torch.randn(options.batch, width, side, side, generator=generator)
         direction = torch.randn(images.shape, generator=generator)
-        # Channels-last and of the autocast's type, as the blocks before it leave them.
+        # Channels-last and of the autocast's type, as the preceding blocks return them.
         kept = {"device": options.device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
         self.images = images.to(**kept).contiguous(memory_format=torch.channels_last).requires_grad_()
         self.direction = direction.to(**kept).contiguous(memory_format=torch.channels_last)
@@ -177,7 +177,7 @@ class Case:
         self.parts = {"ours": moe.experts, "loop": self.plain, "dense": self.plain}
 
     def forward(self, variant: str) -> torch.Tensor:
-        """The output of one implementation, gates decided anew."""
+        """Return the output of one implementation; computes the gates again."""
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             gates = decide(self.logits, TOP_K)
             if variant == "ours":
@@ -193,7 +193,7 @@ class Case:
         output.backward(self.direction.to(output.dtype))
 
     def results(self, variant: str) -> dict[str, torch.Tensor]:
-        """Output and gradients by the names of the stack's parameters."""
+        """Return output and gradients by the names of the stack's parameters."""
         self.step(variant)
         found = {"output": self.forward(variant).detach(), "images": self.images.grad, "gates": self.logits.grad}
         if variant == "ours":
@@ -204,7 +204,7 @@ class Case:
         return found
 
     def worst_error(self) -> float:
-        """Largest error of ours and of the loop against the dense one; raises if it is no rounding error."""
+        """Return the largest error of stack and loop against the dense one; raise if it exceeds rounding."""
         dense = self.results("dense")
         errors = {
             (variant, name): float((value.float() - dense[name].float()).abs().max() / dense[name].float().abs().max().clamp_min(1e-20))
@@ -218,7 +218,7 @@ class Case:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(PLAIN), choices=list(PLAIN))
     parser.add_argument("--width", type=int, nargs="+", default=[128, 256], help="channels; a sub-expert is half as wide")
@@ -237,14 +237,14 @@ def arguments() -> argparse.Namespace:
 
 
 def keep_memory() -> None:
-    """Tell the C library's allocator to keep what is freed, as PyTorch's allocator on CUDA does."""
+    """Configure the C library's allocator to keep freed memory, as PyTorch's allocator on CUDA does."""
     libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(mmap_max, 0)
 
 
 def timed(function: Callable[[], None], device: str) -> float:
-    """Seconds of one call; on a CPU those that this process worked, so that others beside it matter less."""
+    """Return seconds of one call; on a CPU its process time, so that other processes matter less."""
     if device != "cuda":
         started = time.process_time()
         function()
@@ -257,7 +257,7 @@ def timed(function: Callable[[], None], device: str) -> float:
 
 
 def measure(kind: str, width: int, precision: str, options: argparse.Namespace) -> dict:
-    """Milliseconds of each implementation at each number of experts; all of them take turns."""
+    """Return milliseconds of each implementation at each number of experts, interleaved."""
     cases = {count: Case(kind, width, count, precision, options) for count in options.experts}
     error = max(case.worst_error() for case in cases.values())
     few, many = min(cases), max(cases)
@@ -281,7 +281,7 @@ def measure(kind: str, width: int, precision: str, options: argparse.Namespace) 
 
 
 def row(figures: dict) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     few, many, ms, mib = figures["few"], figures["many"], figures["ms"], figures["mib"]
     cells = [
         figures["kind"], figures["width"], figures["precision"], f"{ms[f'ours {few}']:.1f}", f"{figures['growth']:.2f}",

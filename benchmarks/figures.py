@@ -1,4 +1,4 @@
-"""How a benchmark leaves its figures behind."""
+"""Output of a benchmark's figures."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from mimdit.core.files import replace_when_whole
 
 
 def write_figures(path: Path | str | None, figures: dict) -> None:
-    """Write what was measured as JSON, where a file is named for it (``--json``)."""
+    """Write the measurements as JSON if ``--json`` names a file."""
     if path is None:
         return
     with replace_when_whole(path) as temporary:

@@ -1,4 +1,4 @@
-"""Test sets degraded by formulas that are not this project's: those of albumentations 2.0.8 (MIT).
+"""Test sets degraded by the formulas of albumentations 2.0.8 (MIT) instead of this project's.
 
     python benchmarks/foreign.py data/foreign                                        # validation/ and test/: 108 pairs each
     python benchmarks/foreign.py data/foreign --photographs FOLDER   # photographs/: a bigger set to choose on
@@ -67,7 +67,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one pair is made: the middle of a photograph, ``size`` pixels, degraded by a transform with ``parameters`` and ``seed``."""
+    """Recipe of one pair: the center of a photograph, ``size`` pixels, degraded by a transform with ``parameters`` and ``seed``."""
 
     kind: str
     transform: str
@@ -98,7 +98,7 @@ def digest(planned: list[Recipe]) -> str:
 
 
 def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Degrade a uint8 RGB image ``[H, W, 3]`` as a recipe says.
+    """Degrade a uint8 RGB image ``[H, W, 3]`` by a recipe.
 
     Raises:
         ModuleNotFoundError: albumentations is not installed.

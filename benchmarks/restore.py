@@ -1,4 +1,4 @@
-"""What restoring costs and what pieces do to it: memory and time against megapixels, seams, and quality against steps.
+"""Cost of restoring, and the effect of pieces: memory and time against megapixels, seams, and quality against steps.
 
 - Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels,
   as ``mimdit restore`` does it, from 8-bit pixels to 8-bit pixels. Each size runs in a process of its own; memory is the peak above what
@@ -43,7 +43,7 @@ STEPS = (0, 1, 2, 4, 8, 28)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 4, 16, 48], help="sizes to restore")
     parser.add_argument("--whole-up-to", type=float, default=1, help="megapixels up to which the same is done in one piece, too")
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 
 class PeakMemory:
-    """The most private and the most mapped memory of this process, in bytes, looked at every 20 ms while the block runs (Linux)."""
+    """Peak private and mapped memory of this process, in bytes, sampled every 20 ms while the block runs (Linux)."""
 
     def __enter__(self) -> PeakMemory:
         self.private, self.mapped, self._done = 0, 0, threading.Event()
@@ -78,12 +78,12 @@ class PeakMemory:
 
 
 def memory_now() -> dict[str, int]:
-    """Bytes of this process by the names of ``/proc/self/status``."""
+    """Return the sizes of this process in bytes, by their names in ``/proc/self/status``."""
     return {name: int(kb) << 10 for name, kb in re.findall(r"^(Rss\w+):\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)}
 
 
 def noisy_photograph(megapixels: float) -> torch.Tensor:
-    """``[1, 3, H, W]``, three to two: a photograph enlarged, with noise of the full resolution."""
+    """Return ``[1, 3, H, W]``, aspect ratio 3:2: an enlarged photograph, with noise of the full resolution."""
     height = round(math.sqrt(megapixels * 1e6 / 1.5))
     image = cv2.resize(load_photograph("coffee"), (round(height * 1.5), height), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
@@ -91,7 +91,7 @@ def noisy_photograph(megapixels: float) -> torch.Tensor:
 
 
 def cost(megapixels: float, tile: int | None, device: str) -> dict:
-    """Seconds and peak MiB of one restoration, in this process."""
+    """Return seconds and peak MiB of one restoration in this process."""
     restorer = Restorer.from_pretrained().to(device)
     restorer.restore(torch.rand(1, 3, 64, 64).to(device))
     pixels = (noisy_photograph(megapixels)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -113,7 +113,7 @@ def cost(megapixels: float, tile: int | None, device: str) -> dict:
 
 
 def costs(options: argparse.Namespace) -> list[dict]:
-    """Every size in a process of its own: a peak stays a process's peak."""
+    """Measure each size in a process of its own, because a process's peak never falls."""
     jobs = [(size, options.tile) for size in options.megapixels]
     jobs += [(size, None) for size in options.megapixels if size <= options.whole_up_to]
     figures = []
@@ -125,7 +125,7 @@ def costs(options: argparse.Namespace) -> list[dict]:
 
 
 def line_of_cost(row: dict) -> str:
-    """A row of the first table."""
+    """Return a row of the first table."""
     device = f"{row['device_mib']:.0f}" if "device_mib" in row else "-"
     pieces = "one piece" if row["tile"] is None else f"pieces of {row['tile']}²"
     memory = f"{row['private_mib']:.0f} | {row['image_mib']:.0f} | {row['mapped_mib']:.0f} | {device}"
@@ -133,7 +133,7 @@ def line_of_cost(row: dict) -> str:
 
 
 def jumps(images: torch.Tensor, rows: list[int]) -> float:
-    """Mean absolute difference across the given borders over that across all others, down the image."""
+    """Return the mean absolute difference across the given rows' borders, relative to that across all others."""
     steps = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(0, 1, 3))
     chosen = torch.zeros(len(steps), dtype=torch.bool)
     chosen[[row - 1 for row in rows]] = True
@@ -141,7 +141,7 @@ def jumps(images: torch.Tensor, rows: list[int]) -> float:
 
 
 def seams(options: argparse.Namespace) -> dict:
-    """Pieces against one piece, and small tiles of the DiT against one tile."""
+    """Compare pieces with one piece, and small tiles of the DiT with one tile."""
     restorer, photograph = Restorer.from_pretrained().to(options.device), noisy_photograph(0.25)
     conditioner, figures = restorer.conditioner, {}
     tile = 128
@@ -168,7 +168,7 @@ def seams(options: argparse.Namespace) -> dict:
 
 
 def quality(options: argparse.Namespace) -> list[dict]:
-    """PSNR, SSIM and seconds an image, over photographs and groups."""
+    """Return PSNR, SSIM and seconds per image, over photographs and groups."""
     restorer = Restorer.from_pretrained().to(options.device)
     truths = [photograph_crop(name, options.size).astype(np.float32) / 255 for name in TEST[: options.photographs]]
     pairs = [(degrade(truth, group, severity=0.6, seed=1), truth) for truth in truths for group in GROUPS]
@@ -186,12 +186,12 @@ def quality(options: argparse.Namespace) -> list[dict]:
 
 
 def scores(images: torch.Tensor, clean: torch.Tensor) -> dict:
-    """Mean PSNR and SSIM."""
+    """Return mean PSNR and SSIM."""
     return {"psnr": float(psnr(images, clean).mean()), "ssim": float(ssim(images, clean).mean())}
 
 
 def report(figures: dict) -> str:
-    """The tables."""
+    """Return the tables."""
     lines = ["| restoration | borders | greatest difference | seam energy | of one piece |", "|---|---|---|---|---|"]
     for name, row in figures["seams"].items():
         energies = f"{row['seam_energy']:.4f} | {row['seam_energy_in_one_piece']:.4f}"

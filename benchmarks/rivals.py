@@ -1,4 +1,4 @@
-"""Other ways to let a degraded latent steer a frozen SD3-class transformer, to be measured against. Both run at every sampler step."""
+"""Alternatives for steering a frozen SD3-class transformer by a degraded latent, as baselines. Both run at every sampler step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ControlNet(nn.Module):
         self.net = SD3ControlNetModel(**config)
 
     def velocity(self, backbone: DiTBackbone, latents: torch.Tensor, sigma: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """The transformer's velocity, steered by the copy's residuals."""
+        """Return the transformer's velocity, steered by the copy's residuals."""
         tokens, pooled = backbone.prompts(len(latents))
         prompt = {"encoder_hidden_states": tokens, "pooled_projections": pooled}
         (residuals,) = self.net(latents, controlnet_cond=degraded, timestep=sigma * 1000, **prompt, return_dict=False)
@@ -46,7 +46,7 @@ class TokenConcatenation(nn.Module):
         self.blocks = nn.ModuleList(SecondStream(block) for block in backbone.transformer.transformer_blocks)
 
     def velocity(self, backbone: DiTBackbone, latents: torch.Tensor, sigma: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """The transformer's velocity, with twice the image tokens."""
+        """Return the transformer's velocity, with twice the image tokens."""
         transformer, patch = backbone.transformer, backbone.token_patch
         tokens, pooled = backbone.prompts(len(latents))
         time, text = transformer.time_text_embed(sigma * 1000, pooled), transformer.context_embedder(tokens)
@@ -61,7 +61,7 @@ class TokenConcatenation(nn.Module):
 
 
 class SecondStream(nn.Module):
-    """What is trained in one block."""
+    """Trained layers of one block."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class SecondStream(nn.Module):
     def forward(
         self, block: nn.Module, image: torch.Tensor, text: torch.Tensor, time: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Image tokens ``[B, 2N, D]`` and text tokens ``[B, T, D]`` through the frozen ``block``; no text comes out of the last one."""
+        """Image tokens ``[B, 2N, D]`` and text tokens ``[B, T, D]`` through the frozen ``block``; the last block returns no text."""
         normed, gate, shift, scale, gate_ff, *dual = block.norm1(image, emb=time)
         if block.context_pre_only:
             normed_text, of_text = block.norm1_context(text, time), []
@@ -113,7 +113,7 @@ class SecondAttention(nn.Module):
         return image, None if text is None or frozen.context_pre_only else frozen.to_add_out(of_text)
 
     def _heads(self, frozen: nn.Module, name: str, image: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
-        """Queries, keys or values ``[B, heads, 2N + T, D / heads]``."""
+        """Return queries, keys or values ``[B, heads, 2N + T, D / heads]``."""
         noisy, degraded = getattr(frozen, f"to_{name}")(image).chunk(2, dim=1)
         parts = [torch.cat([noisy, getattr(self, f"to_{name}")(degraded)], dim=1).unflatten(2, (frozen.heads, -1))]
         if text is not None:

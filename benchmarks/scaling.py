@@ -1,4 +1,4 @@
-"""What data parallelism of the SD3.5-medium run moves, how fast its links must be, and what that predicts at 8, 64 and 512 GPUs.
+"""Traffic of data parallelism in the SD3.5-medium run, the link speed it needs, and predictions at 8, 64 and 512 GPUs.
 
 Counted: weights and FLOPs, from the configuration on the meta device. Predicted, by the model below: bytes, the link speed at which they
 hide behind the computation, the efficiency. Measured: the same work over 1, 2 and 4 processes of this machine's CPU (``--measure``).
@@ -45,12 +45,12 @@ PEAK = 989e12
 NVLINK = 450e9
 """Bytes a second out of a GPU over NVLink 4, one way (data sheet: 900 GB/s both ways)."""
 NETWORKS = {"400 Gb/s a GPU": 50e9, "200 Gb/s a node": 25e9 / NODE, "25 Gb/s a node": 25e9 / 8 / NODE}
-"""Bytes a second out of a GPU, its share of the node's."""
+"""Bytes per second out of a GPU: its share of the node's bandwidth."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one GPU computes a step, in FLOPs, and what is exchanged, in bytes.
+    """FLOPs of one GPU per step, and exchanged bytes.
 
     ``window`` is the part of the backward pass in which the trained weights' gradients come up; ``first`` the largest unit that FSDP2
     gathers, taken for that of the first, which nothing hides.
@@ -72,14 +72,14 @@ class Links:
     network: float
 
     def pass_seconds(self, size: float, gpus: int) -> float:
-        """Seconds of one all-gather, or one reduce-scatter, of ``size`` bytes."""
+        """Return seconds of one all-gather, or one reduce-scatter, of ``size`` bytes."""
         group = min(gpus, NODE)
         nodes = gpus // group
         return (group - 1) / group * size / self.nvlink + (nodes - 1) / nodes * size / group / self.network
 
 
 def moved(work: Work, strategy: str, gpus: int) -> float:
-    """Bytes out of each GPU a step; as many come in."""
+    """Return the bytes out of each GPU per step; as many come in."""
     share = (gpus - 1) / gpus
     if strategy == "ddp":
         return 2 * share * work.trained_bytes
@@ -87,25 +87,25 @@ def moved(work: Work, strategy: str, gpus: int) -> float:
 
 
 def exposed(work: Work, strategy: str, gpus: int, links: Links, speed: float) -> float:
-    """Seconds a step that nothing hides, at ``speed`` FLOP/s."""
+    """Return the seconds of communication per step that computation does not hide, at ``speed`` FLOP/s."""
     forward, backward, window = work.forward / speed, work.backward / speed, work.window / speed
     if strategy == "ddp":
         return max(0.0, 2 * links.pass_seconds(work.trained_bytes, gpus) - window)
     gather, scatter = links.pass_seconds(work.trained_bytes + work.frozen_bytes, gpus), links.pass_seconds(work.trained_bytes, gpus)
     first = links.pass_seconds(work.first, gpus)
-    # The scatter hides in its window, as far as the gathers leave room in it.
+    # The scatter hides in the part of its window that the gathers leave free.
     late = max(0.0, gather - first - (backward - window))
     return 2 * first + max(0.0, gather - first - forward) + max(0.0, late + scatter - window)
 
 
 def efficiency(work: Work, strategy: str, gpus: int, links: Links, speed: float) -> float:
-    """The share of its time that a GPU computes, 0..1; 1 is that of one GPU alone."""
+    """Return the share of time in which a GPU computes, 0..1; 1 on a single GPU."""
     alone = (work.forward + work.backward) / speed
     return alone / (alone + exposed(work, strategy, gpus, links, speed))
 
 
 def hiding_speed(work: Work, strategy: str, gpus: int, speed: float) -> float:
-    """The least bytes a second, of links all alike, at which as much hides as ever can; a flat ring."""
+    """Return the minimum bytes per second of equal links (a flat ring) at which a faster link would hide nothing more."""
     share = (gpus - 1) / gpus
     if strategy == "ddp":
         return 2 * share * work.trained_bytes / (work.window / speed)
@@ -162,7 +162,7 @@ def count(batch_size: int, size_name: str, config: Path) -> dict:
 
 
 def _units(units: list[list[torch.nn.Module]]) -> list[int]:
-    """Weights of each unit that are in none before it: `fully_shard` leaves an outer unit what the inner ones did not take."""
+    """Return the weights of each unit that no earlier unit holds: `fully_shard` gives an outer unit the rest of the inner ones."""
     taken: set[torch.nn.Parameter] = set()
     sizes = []
     for unit in units:
@@ -173,16 +173,16 @@ def _units(units: list[list[torch.nn.Module]]) -> list[int]:
 
 
 def _alone(restorer, size) -> StepFlops:
-    """The transformer alone for one image, forward and backward to the residuals."""
+    """Count the FLOPs of the transformer for one image, forward and backward to the residuals."""
     twin = meta_twin(restorer)
     latents, sigma = make_batch(size, 1)["lq"].to("meta"), torch.ones(1, device="meta")
     residual = torch.zeros(1, size.latent**2 // 4, size.width, requires_grad=True, device="meta")
     return step_flops(lambda: twin.backbone.velocity(latents, sigma, [residual]).sum())
 
 
-def predict(work: dict[str, Work], utilisation: float, reached: float) -> list[dict]:
-    """One row for each of frozen and trained, strategy and number of GPUs."""
-    rows, speed = [], utilisation * PEAK
+def predict(work: dict[str, Work], utilization: float, reached: float) -> list[dict]:
+    """Return one row per strategy and number of GPUs, each with the DiT frozen and trained."""
+    rows, speed = [], utilization * PEAK
     for training, each in work.items():
         for strategy in ("ddp", "fsdp2"):
             for gpus in GPUS:
@@ -197,7 +197,7 @@ def predict(work: dict[str, Work], utilisation: float, reached: float) -> list[d
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16, help="images of a GPU and step")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of the dense peak that a step is assumed to reach")
@@ -212,7 +212,7 @@ def arguments() -> argparse.Namespace:
 
 
 def report(figures: dict) -> str:
-    """The figures as tables."""
+    """Return the figures as tables."""
     weights, work = figures["weights"], figures["work"]
     lines = [
         f"Weights: conditioner {weights['conditioner'] / 1e6:.1f} million, transformer {weights['transformer'] / 1e6:.1f} million. "
@@ -252,7 +252,7 @@ def report(figures: dict) -> str:
 
 
 def main() -> None:
-    """Count, predict, measure if asked, print, and write the JSON."""
+    """Count, predict, optionally measure, print, and write the JSON."""
     options = arguments()
     counted = count(options.batch_size, options.size, options.config)
     figures = {

@@ -1,4 +1,4 @@
-"""How the same work goes over one, two and four processes of one machine: wall time, and CPU time of all processes together."""
+"""The same work on one, two and four processes of one machine: wall time, and CPU time of all processes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from torch.utils.data import DataLoader
 from mimdit.distributed import FSDP2Strategy
 
 SIZE = Size(layers=6, width=128, dual=2, text_width=64, text_tokens=7, latent=32, divisor=8, blocks=4)
-"""Small enough for a CPU, and large enough that a step is not all conversation."""
+"""Small enough for a CPU, and large enough that communication does not dominate a step."""
 IMAGES = 8
 """Of a step, over all processes."""
 STRATEGIES = ("ddp", "fsdp2")
 
 
 class Clock(L.Callback):
-    """Wall seconds of every step after the first ones, and CPU seconds of this process in them."""
+    """Callback that records wall seconds and CPU seconds of this process for every step after the first ones."""
 
     def __init__(self, skipped: int) -> None:
         self.skipped, self.steps = skipped, []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        """Begin, all ranks together."""
+        """Start after a barrier."""
         if dist.is_initialized():
             dist.barrier()
         if batch_idx == self.skipped:
@@ -40,17 +40,17 @@ class Clock(L.Callback):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Note the step."""
+        """Record the step."""
         if batch_idx >= self.skipped:
             self.steps.append(time.perf_counter() - self.start)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Note what they took together."""
+        """Record the total."""
         self.cpu += _cpu_seconds()
 
 
 def measure(folder: Path, counts: Sequence[int], steps: int) -> dict[str, dict[str, dict[str, float]]]:
-    """By strategy and number of processes: the median wall seconds of a step, and the CPU seconds of all processes a step."""
+    """Return, by strategy and number of processes, the median wall seconds and the CPU seconds of all processes per step."""
     found: dict[str, dict[str, dict[str, float]]] = {strategy: {} for strategy in STRATEGIES}
     for count in counts:
         place = folder / str(count)
@@ -64,9 +64,9 @@ def measure(folder: Path, counts: Sequence[int], steps: int) -> dict[str, dict[s
 
 
 def _work(rank: int, count: int, folder: str, steps: int) -> None:
-    """One process: the same model and the same images for every number of processes, cut among them."""
+    """Run one process: every number of processes has the same model and shares the same images."""
     torch.set_num_threads(1)
-    # A Trainer of several devices then knows that it is one of them, and leaves the number of threads alone.
+    # With these a Trainer of several devices does not change the number of threads.
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     share = slice(rank * IMAGES // count, (rank + 1) * IMAGES // count)

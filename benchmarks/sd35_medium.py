@@ -1,4 +1,4 @@
-"""SD3.5-medium by its sizes, with random weights or none, and small look-alikes of it: what the benchmarks beside this file work on."""
+"""SD3.5-medium by its sizes, with random weights or none, and small look-alikes, for the other benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mimdit.restorer.restorer import Restorer
 from mimdit.routing import RoutingBalance
 
 CONFIG = Path(__file__).parents[1] / "configs/conditioner/sd35_medium.yaml"
-"""The conditioner that is measured."""
+"""The measured conditioner."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ SIZES = {
 
 
 class LatentCodec(nn.Module):
-    """Images are latents already, as where latents are cached."""
+    """Codec whose images are latents, as with cached latents."""
 
     channels, downscale = 16, 1
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """The latents themselves."""
+        """Return the latents unchanged."""
         return images
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents themselves."""
+        """Return the latents unchanged."""
         return latents
 
 
 def make_restorer(size: Size, config: Path = CONFIG, *, text_tokens: int | None = None) -> Restorer:
-    """A restorer with a frozen backbone and random weights, on the device of the context; it logs nothing."""
+    """Restorer with a frozen backbone and random weights, on the device of the context; it logs nothing."""
     architecture = size.architecture()
     text = torch.zeros(1, text_tokens or size.text_tokens, size.text_width, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def make_restorer(size: Size, config: Path = CONFIG, *, text_tokens: int | None 
 
 
 def conditioner_arguments(size: Size, config: Path = CONFIG) -> dict:
-    """What the configuration says, cut down to ``size``."""
+    """Return the arguments of the configuration, reduced to ``size``."""
     arguments = yaml.safe_load(config.read_text())["init_args"]
     arguments |= {"token_dim": size.width, "num_layers": size.layers, "num_blocks": min(arguments["num_blocks"], size.blocks)}
     for name in ("dim", "hidden"):
@@ -102,7 +102,7 @@ def conditioner_arguments(size: Size, config: Path = CONFIG) -> dict:
 
 
 def make_batch(size: Size, images: int, seed: int = 0) -> Batch:
-    """Latents of ``images`` pairs, on the CPU."""
+    """Return latents of ``images`` pairs, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     gt, noise = (torch.randn(images, 16, size.latent, size.latent, generator=generator) for _ in range(2))
     degradation = torch.zeros(images, len(ATOMS))
@@ -110,11 +110,11 @@ def make_batch(size: Size, images: int, seed: int = 0) -> Batch:
 
 
 def device_name(device: torch.device) -> str:
-    """What to write beside a figure."""
+    """Return the description of device and versions to report with a figure."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what was begun on ``device``."""
+    """Wait for pending work on ``device``."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

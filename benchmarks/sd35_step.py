@@ -1,9 +1,9 @@
-"""How fast SD3.5-medium trains its conditioner on this device: images/s, MFU, and where the time of a step goes.
+"""Training speed of SD3.5-medium's conditioner on this device: images/s, MFU, and the parts of a step's time.
 
 Random weights of SD3.5-medium's size, frozen, in bf16 (or ``--precision``'s), the conditioner of ``--config`` under autocast, latents of
 512-pixel images cached on the host, AdamW and the moving average as in training. The whole step is timed twice: in a row, without a wait
 between steps (images/s and MFU are of these), and by itself, beside its parts, each by itself too: the batch's way to the device, the
-conditioner forward and backward, the transformer forward, its backward to the residuals, optimiser with moving average. What is left of
+conditioner forward and backward, the transformer forward, its backward to the residuals, optimizer with moving average. What is left of
 the step is losses, noise, and what overlaps. Whole and parts take turns; medians are given.
 
 The goal on an accelerator: at least 40 % of 989 TFLOP/s (the dense bf16 peak of an H100 or H200 SXM).
@@ -36,7 +36,7 @@ PRECISIONS = {"bf16-mixed": torch.bfloat16, "32-true": torch.float32}
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16, help="images of a step")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16-mixed", help="the Trainer's name for it")
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Training:
-    """A restorer with its optimiser, and the parts of a step as functions without arguments."""
+    """A restorer with its optimizer, and the parts of a step as functions without arguments."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         size = SIZES["tiny" if options.tiny else "full"]
@@ -83,7 +83,7 @@ class Training:
         self.sigma = torch.rand(options.batch_size, device=device)
 
     def _count(self, size, options: argparse.Namespace) -> tuple[int, int]:
-        """FLOPs of a whole step for one image, and of the transformer alone, forward and backward to the residuals."""
+        """Return the FLOPs of a whole step for one image, and those of the transformer, forward and backward to the residuals."""
         batch = make_batch(size, 1)
         with torch.device("meta"):
             restorer = make_restorer(size, options.config, text_tokens=options.text_tokens).to("meta")
@@ -102,11 +102,11 @@ class Training:
         return batch | on_device
 
     def data(self) -> None:
-        """A batch to the device."""
+        """Move a batch to the device."""
         self.batch = self._to_device(self.waiting[self.steps % len(self.waiting)])
 
     def conditioner(self) -> None:
-        """The conditioner forward and backward, as the task's losses would have it."""
+        """Run the conditioner forward and backward, with gradients like those of the losses."""
         with self.autocast:
             conditioning = self.restorer.conditioner(self.batch["lq"], reroute=(None,))
         outputs = [*conditioning.residuals, *([] if conditioning.estimate is None else [conditioning.estimate])]
@@ -114,19 +114,19 @@ class Training:
         self.optimizer.zero_grad()
 
     def transformer_forward(self) -> None:
-        """The transformer forward, with its activations kept for the backward pass."""
+        """Run the transformer forward, keeping its activations for the backward pass."""
         with self.autocast:
             self._answer = self.restorer.backbone.velocity(self.batch["lq"], self.sigma, self.residuals)
 
     def transformer_backward(self) -> None:
-        """Its backward pass to the residuals, after `transformer_forward`."""
+        """Run its backward pass to the residuals, after `transformer_forward`."""
         self._answer.float().square().sum().backward()
         self._answer = None
         for residual in self.residuals:
             residual.grad = None
 
-    def optimiser(self) -> None:
-        """The optimiser's step and the moving average, with gradients that are there."""
+    def optimizer(self) -> None:
+        """The optimizer's step and the moving average, with gradients that are there."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -135,7 +135,7 @@ class Training:
         self.restorer.ema.update(self.steps)
 
     def step(self) -> None:
-        """All of it, as the Trainer does it."""
+        """Run a whole step, as the Trainer does."""
         self.data()
         with self.autocast:
             loss = self.restorer.training_step(self.batch, 0)["loss"]
@@ -147,7 +147,7 @@ class Training:
 
 
 def _randomise_zeros(restorer: Restorer) -> None:
-    """Zero weights would let a backward pass multiply by zeros, which some devices do with less power."""
+    """Fill zero weights with noise: multiplications by zero take less power on some devices."""
     with torch.no_grad():
         for parameter in restorer.parameters():
             if not parameter.any():
@@ -155,13 +155,13 @@ def _randomise_zeros(restorer: Restorer) -> None:
 
 
 def measure(training: Training, options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step in a row of steps, of a step by itself, and of the parts."""
+    """Return median seconds of a step among consecutive steps, of a single step, and of its parts."""
     parts: dict[str, Callable[[], None]] = {
         "data": training.data,
         "conditioner": training.conditioner,
         "transformer forward": training.transformer_forward,
         "transformer backward": training.transformer_backward,
-        "optimiser": training.optimiser,
+        "optimizer": training.optimizer,
         "step": training.step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ["step in a row", *parts]}
@@ -181,7 +181,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def summary(training: Training, seconds: dict[str, float], options: argparse.Namespace) -> dict:
-    """Images/s, FLOPs and MFU."""
+    """Return images/s, FLOPs and MFU."""
     device = training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_flops(name, options.precision)
@@ -201,7 +201,7 @@ def summary(training: Training, seconds: dict[str, float], options: argparse.Nam
 
 
 def report(figures: dict) -> str:
-    """The figures as a table and some lines."""
+    """Return the figures as a table and some lines."""
     seconds = figures["seconds"]
     whole = seconds["step"]
     lines = ["| part of a step | ms | of the step |", "|---|---|---|"]

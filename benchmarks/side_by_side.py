@@ -1,4 +1,4 @@
-"""Two revisions of the code side by side: the same small program on each, equal to the bit, or what differs and by how much.
+"""Compare two revisions of the code: run the same small program on each and report every value that is not equal to the bit.
 
     python benchmarks/side_by_side.py                     # the last commit before the redesign and the working tree
     python benchmarks/side_by_side.py HEAD~3 HEAD         # any two; "." is the working tree as it stands

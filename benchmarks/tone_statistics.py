@@ -1,4 +1,4 @@
-"""Which statistics of an image tell its tone: a small network reads them and corrects made images by a tone curve alone.
+"""Statistics of an image that determine its tone: a small network reads them and corrects made images by only a tone curve.
 
     python benchmarks/tone_statistics.py data/quickstart/train --json benchmarks/tone_statistics.json
 
@@ -37,14 +37,14 @@ def load(folder: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[st
 
 
 def corrected(network: nn.Module, statistics: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """``lq`` plus the tone curve that the network names."""
+    """Return ``lq`` plus the tone curve that the network predicts."""
     coefficients = network(statistics).unflatten(1, (len(POWERS), 3))[..., None, None]
     unit = ((lq + 1) / 2).clamp(0, 1)
     return lq + sum(coefficients[:, j] * ToneCurve._power(unit, p) for j, p in enumerate(POWERS))
 
 
 def train(statistics: torch.Tensor, lq: torch.Tensor, gt: torch.Tensor, steps: int) -> nn.Module:
-    """A network of two hidden layers, fitted with the loss of the estimate head."""
+    """Fit a network of two hidden layers with the loss of the estimate head."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(statistics.shape[1], 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 3 * len(POWERS)))
     nn.init.zeros_(network[-1].weight)
@@ -63,7 +63,7 @@ def train(statistics: torch.Tensor, lq: torch.Tensor, gt: torch.Tensor, steps: i
 
 
 def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean PSNR in dB, capped at 50 per image: at a quarter of the size even noise is mostly gone."""
+    """Return mean PSNR in dB, capped at 50 per image: at a quarter of the size even noise mostly averages out."""
     return float((-10 * ((images.clamp(-1, 1) - truth).square().mean(dim=(1, 2, 3)) / 4 + 1e-5).log10()).mean())
 
 

@@ -1,4 +1,4 @@
-"""What ExpertUtilization costs, as a share of a training step: counting each step, the window's reduction and log, the figures.
+"""Cost of ExpertUtilization relative to a training step: counting in each step, reduction and log of the window, figures.
 
 The step is the cheapest of the small configuration (configs/conditioner/small.yaml: estimate alone, the DiT is not run), so the share is
 the largest there is. The parts are timed by themselves, through the callback's own hook, since their sum is far below the noise of two
@@ -30,7 +30,7 @@ from mimdit.routing.routing import Routing
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=8, help="images per step")
     parser.add_argument("--crop", type=int, default=96, help="pixels of their sides")
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
 
 
 def time_training(options: argparse.Namespace) -> tuple[float, Routing]:
-    """Median seconds of a step of the conditioner with its losses and AdamW, and the routing of the last."""
+    """Return median seconds of a step of the conditioner with its losses and AdamW, and the last routing."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = {"num_layers": options.blocks + 1, "num_blocks": options.blocks, "num_experts": options.experts}
     conditioner = MoEConditioner(**sizes, estimate=True, tone_powers=[0.0, 0.4, 1.0, 2.0]).to(device)
@@ -64,12 +64,12 @@ def time_training(options: argparse.Namespace) -> tuple[float, Routing]:
 
 
 def all_degradations(device: torch.device) -> torch.Tensor:
-    """The multi-hot rows of the clean image and FoundIR's twenty groups: as many rows has a figure."""
+    """Return the multi-hot rows of the clean image and FoundIR's twenty groups, the rows of a figure."""
     return torch.tensor([[float(atom in atoms) for atom in ATOMS] for atoms in GROUPS.values()], device=device)
 
 
 def time_callback(routing: Routing, folder: str) -> dict[str, float]:
-    """Seconds of one call of the callback's hook: in a plain step, and beyond that where a window closes and where figures are drawn."""
+    """Return seconds of one call of the callback's hook: in a plain step, and additionally at the end of a window and for figures."""
     trainer = SimpleNamespace(loggers=[TensorBoardLogger(folder)], is_global_zero=True, global_step=0)
     window, figures = 50, 200
     callback = ExpertUtilization(every_n_steps=window, figure_every_n_steps=figures)

@@ -1,26 +1,29 @@
 """The commands ``mimdit …`` and ``lightning …``: one dispatcher for Lightning's Trainer verbs and for our own.
 
-Nothing heavy is imported before a verb is known, so that ``mimdit --help`` answers at once.
+Nothing heavy is imported before a verb runs: help and mistakes appear at once.
 """
 
-import ast
-import difflib
 import inspect
-import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
+import yaml
+from cyclopts import App, CycloptsError, Group, Parameter, Token, UnknownCommandError, UnknownOptionError, UnusedCliTokensError, convert
+
+from mimdit.commands.signature import stand_in
 from mimdit.core import stop_signals
 from mimdit.core.user_errors import EXIT_CODE, user_errors_in_one_paragraph
 
 TRAINER_VERBS = {
-    "fit": "Train (with validation) what --config files describe.",
+    "fit": "Train (with validation) as --config files describe.",
     "validate": "Score a checkpoint on the validation set.",
     "test": "Score a checkpoint on the test set.",
-    "predict": "Restore what the data module's predict set holds.",
+    "predict": "Restore the data module's predict set.",
 }
 
 COMMANDS: dict[str, str | dict[str, str]] = {
@@ -39,7 +42,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "quickstart": "mimdit.commands.shards:quickstart",
         "foundir": "mimdit.commands.convert:foundir",
         "pairs": "mimdit.commands.convert:pairs",
-        "finalise": "mimdit.commands.convert:finalise",
+        "finalize": "mimdit.commands.convert:finalise",
         "latents": "mimdit.commands.latents:latents",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
@@ -47,155 +50,169 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "prompts": {"encode": "mimdit.commands.prompts:encode"},
     "metrics": {"list": "mimdit.commands.metrics:list_metrics", "fetch": "mimdit.commands.metrics:fetch"},
 }
-"""Verbs of our own: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
+"""Our own verbs: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
+
+ALIASES = {"shards": {"finalise": "finalize"}}
+"""Former names of verbs, by group; they work and the help does not list them."""
+
+_GROUPS = {
+    "checkpoint": "Look into checkpoints and convert them",
+    "shards": "Write training data and check it",
+    "prompts": "Prepare prompt embeddings",
+    "metrics": "Manage the weights of metrics",
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; ``args`` are those of the process by default.
+    """Run one command; ``args`` default to those of the process.
 
     A user's mistake ends in one paragraph on stderr and exit code 2 (`mimdit.core.user_errors`).
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it warns at import of an optional part that is missing
     args = list(sys.argv[1:] if args is None else args)
     with user_errors_in_one_paragraph():
-        if not args or args[0] in ("-h", "--help", "help"):
-            print(_help())
-        elif args[0] == "--version":
-            print(_versions())
-        elif args[0] in TRAINER_VERBS:
+        if args and args[0] in TRAINER_VERBS:
             if args[0] == "fit":
                 stop_signals.hold_if_told()  # before the imports, which take seconds
             import_module("mimdit.commands.trainer").run(args)
         else:
-            _run_command(COMMANDS, args, prog="mimdit")
+            _run_command(["--help", *args[1:]] if args[:1] == ["help"] else args)
 
 
-def _run_command(commands: dict[str, str | dict[str, str]], args: list[str], prog: str) -> None:
-    """Find the verb in ``commands``, group by group, and call its function with what jsonargparse makes of the rest."""
-    verb, rest = args[0], args[1:]
-    if verb not in commands:
-        _fail_unknown(verb, commands, prog)
-    target = commands[verb]
-    prog = f"{prog} {verb}"
-    if isinstance(target, str):
-        from jsonargparse import auto_cli, capture_parser
-
-        function = _load(target)
-        rest = _repeated_are_lists(function, _bare_flags_are_true(function, [_with_underscores(arg) for arg in rest]))
-        parser = capture_parser(lambda: auto_cli(function, prog=prog))
-        given = parser.parse_args(_gather_inputs(function, rest)).as_dict()
-        # Not by auto_cli: it drops an argument that is called config without a word.
-        function(**{name: given[name] for name in inspect.signature(function).parameters})
-    elif not rest or rest[0] in ("-h", "--help"):
-        print(f"usage: {prog} <command> [options]\n\n" + "\n".join(_listing(target)))
-    else:
-        _run_command(target, rest, prog)
+def _run_command(args: list[str]) -> None:
+    """Find the verb, parse the rest by its signature, call it."""
+    app = _app()
+    try:
+        command, bound, _ = app.parse_args(_attach_flag_values(app, args), exit_on_error=False, print_error=False)
+        _refuse_unknown_options(bound, args, app)
+    except CycloptsError as error:
+        print(f"error: {_message(error, args)}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    command(*bound.args, **bound.kwargs)
 
 
-def _load(target: str) -> object:
-    module, function = target.split(":")
-    return getattr(import_module(module), function)
-
-
-def _with_underscores(arg: str) -> str:
-    """``--train-images=3`` as ``--train_images=3``: jsonargparse names options as Python does, fingers often do not."""
-    if not arg.startswith("--"):
-        return arg
-    name, equals, value = arg.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def _bare_flags_are_true(function: Callable[..., object], args: list[str]) -> list[str]:
-    """``--dry_run`` as ``--dry_run=true`` where no value follows: jsonargparse wants one for a bool, fingers often leave it out."""
-    flags = {f"--{name}" for name, parameter in inspect.signature(function).parameters.items() if parameter.annotation is bool}
-    followers = [*args[1:], ""]
-    return [
-        f"{arg}=true" if arg in flags and follower.lower() not in ("true", "false", "yes", "no") else arg
-        for arg, follower in zip(args, followers)
-    ]
-
-
-def _repeated_are_lists(function: Callable[..., object], args: list[str]) -> list[str]:
-    """``--data a --data b`` as ``--data=["a", "b"]`` where an option is a list of words, as ``--config`` of the Trainer's verbs is."""
-    names = {f"--{name}" for name, parameter in inspect.signature(function).parameters.items() if parameter.annotation == list[str] | None}
-    rest, given, words = [], {}, iter(args)
-    for arg in words:
-        name, equals, value = arg.partition("=")
-        value = value if equals or name not in names else next(words, "")
-        if name not in names or value in ("", "null") or value.startswith("["):
-            rest += [arg] if equals or name not in names or not value else [arg, value]
-        else:
-            given.setdefault(name, []).append(value)
-    return [*rest, *(f"{name}={json.dumps(values)}" for name, values in given.items())]
-
-
-def _gather_inputs(function: Callable[..., object], args: list[str]) -> list[str]:
-    """``a b out`` as ``["a", "b"] out`` where a function's first argument is a list: jsonargparse takes one of those as one word.
-
-    A list that may be left out is alone: ``a b`` is ``--names=["a", "b"]``. Otherwise the last word is a second argument's, where the
-    function must have one.
-    """
-    first, *others = [*inspect.signature(function).parameters.values()] or [None]
-    if first is None or first.annotation not in (list[str], list[str] | None):
-        return args
-    words, options, wants_value = [], [], False
-    for arg in args:
-        is_option = arg.startswith("-") and not wants_value
-        (options if is_option or wants_value else words).append(arg)
-        wants_value = is_option and "=" not in arg and arg not in ("-h", "--help")
-    if first.annotation != list[str]:
-        return [*options, *([f"--{first.name}={json.dumps(words)}"] if words else [])]
-    last = 1 if any(other.default is inspect.Parameter.empty for other in others) else 0
-    gathered, rest = words[: len(words) - last], words[len(words) - last :]
-    return [*options, *([json.dumps(gathered)] if gathered else []), *rest]
-
-
-def _fail_unknown(verb: str, commands: dict[str, str | dict[str, str]], prog: str) -> None:
-    known = [*(TRAINER_VERBS if commands is COMMANDS else ()), *commands]
-    near = difflib.get_close_matches(verb, known, n=1)
-    advice = f" Did you mean {near[0]!r}?" if near else ""
-    if commands is COMMANDS and Path(sys.argv[0]).stem == "lightning":
-        advice += (
-            " This environment's `lightning` is MiM-DiT's alias of `mimdit`; the command of the same name for Lightning AI's platform"
-            " (login, studio, …) belongs to the package lightning-sdk: install that one in an environment of its own."
-        )
-    print(f"error: {prog} has no command {verb!r}.{advice} Commands: {', '.join(known)}.", file=sys.stderr)
-    sys.exit(EXIT_CODE)
-
-
-def _help() -> str:
-    lines = [
-        "usage: mimdit <command> [options]        mimdit <command> --help tells a command's options",
-        "",
-        "MiM-DiT: all-in-one image restoration by a diffusion transformer that a MoE-in-MoE conditioner steers.",
-        "",
-        "Train and score, for example mimdit fit --config configs/embedded/pretrain.yaml --trainer.max_steps 100:",
-        *(f"  {verb:<20} {summary}" for verb, summary in TRAINER_VERBS.items()),
-        "",
-        "Tools:",
-        *_listing(COMMANDS),
-        "",
-        "`lightning` is an alias of `mimdit`. --version tells versions; MIMDIT_TRACEBACK=1 shows an error's whole traceback.",
-    ]
-    return "\n".join(lines)
-
-
-def _listing(commands: dict[str, str | dict[str, str]], prefix: str = "") -> list[str]:
-    lines = []
-    for verb, target in commands.items():
+def _app() -> App:
+    """Build the command line from `TRAINER_VERBS` and `COMMANDS`."""
+    app = App(
+        name="mimdit",
+        help="MiM-DiT: all-in-one image restoration by a diffusion transformer that a MoE-in-MoE conditioner steers.",
+        help_epilogue="`mimdit COMMAND --help` lists a command's options. `lightning` is an alias of `mimdit`. "
+        "MIMDIT_TRACEBACK=1 shows an error's whole traceback.",
+        help_format="plaintext",
+        version=_versions,
+        default_parameter=Parameter(
+            allow_repeating=True,  # the last value wins, as for the Trainer's verbs
+            converter=_value,
+            json_dict=False,
+            json_list=False,
+            negative_iterable=(),
+        ),
+    )
+    trainer, tools = Group.create_ordered("Train and score"), Group.create_ordered("Tools")
+    for place, (verb, summary) in enumerate(TRAINER_VERBS.items()):
+        app.command(App(name=verb, help=summary, group=trainer, sort_key=place))
+    for place, (verb, target) in enumerate(COMMANDS.items()):
         if isinstance(target, str):
-            lines.append(f"  {prefix + verb:<20} {_summary(target)}")
+            app.command(stand_in(target, _hint), name=verb, group=tools, sort_key=place)
+            continue
+        group = App(name=verb, help=f"{_GROUPS.get(verb, verb)}: {', '.join(target)}.", group=tools, sort_key=place)
+        for number, (name, function) in enumerate(target.items()):
+            group.command(stand_in(function, _hint), name=name, sort_key=number)
+        for former, name in ALIASES.get(verb, {}).items():
+            group.command(stand_in(target[name], _hint), name=former, show=False)
+        app.command(group)
+    return app
+
+
+def _hint(parameter: inspect.Parameter) -> Any:
+    """Annotate a parameter for cyclopts."""
+    hint = parameter.annotation
+    members = (hint, *get_args(hint))
+    options: dict[str, Any] = {}
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        options["allow_leading_hyphen"] = True  # a file may be called -x.png
+    if NoneType in members:
+        options["converter"] = _value_or_null
+    if any(get_origin(member) is dict for member in members):
+        options |= {"accepts_keys": False, "n_tokens": -1}
+    return Annotated[hint, Parameter(**options)] if options else hint
+
+
+def _value_or_null(hint: Any, tokens: Sequence[Token]) -> Any:
+    return None if [token.value for token in tokens] == ["null"] else _value(hint, tokens)
+
+
+def _value(hint: Any, tokens: Sequence[Token]) -> Any:
+    """Convert an option's words to ``hint``.
+
+    A list is repeated options or one word ``[a, b]``; a dict is repeated ``key=value`` or one word ``{key: value}``.
+    """
+    words = [token.value for token in tokens]
+    if get_origin(hint) is list:
+        elements = _flow(words[0], list) if len(words) == 1 and words[0].startswith("[") else words
+        return [convert(get_args(hint)[0], [element]) for element in elements]
+    if get_origin(hint) is dict:
+        return _flow(words[0], dict) if words[0].startswith("{") else dict(_pair(word) for word in words)
+    return convert(hint, [tokens[-1]])
+
+
+def _flow(word: str, kind: type) -> Any:
+    """Read YAML's flow notation; values stay words."""
+    try:
+        value = yaml.load(word, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{word!r} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{word!r} is not a {kind.__name__}")
+    return value
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ValueError(f"{word!r} is not of the form key=value")
+    return key, value
+
+
+def _attach_flag_values(app: App, args: list[str]) -> list[str]:
+    """Join ``--dry-run false`` to ``--dry-run=false``: cyclopts takes a flag's value only behind an equals sign."""
+    command = app.parse_commands(args)[1][-1].default_command
+    parameters = {} if command is None else inspect.signature(command).parameters
+    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.annotation is bool}
+    joined: list[str] = []
+    for word in args:
+        if word.lower() in ("true", "false") and joined and joined[-1].replace("-", "_").replace("__", "--", 1) in flags:
+            joined[-1] += f"={word}"
         else:
-            lines += _listing(target, prefix=f"{prefix}{verb} ")
-    return lines
+            joined.append(word)
+    return joined
 
 
-def _summary(target: str) -> str:
-    """First line of the docstring of ``module:function``, read from the source: importing every command would take seconds."""
-    module, function = target.split(":")
-    source = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    found = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == function)
-    return (ast.get_docstring(found) or "").partition("\n")[0]
+def _refuse_unknown_options(bound: inspect.BoundArguments, args: list[str], app: App) -> None:
+    """Raise UnknownOptionError for an argument that is ``--word``, unless it followed ``--``: files may begin with one dash only."""
+    options = args[: args.index("--")] if "--" in args else args
+    command = app.parse_commands(args)[1][-1]
+    for value in bound.args:
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and word.startswith("--") and word in options:
+                known = command.assemble_argument_collection()
+                raise UnknownOptionError(token=Token(value=word, source="cli"), argument_collection=known, verbose=False)
+
+
+def _message(error: CycloptsError, args: list[str]) -> str:
+    """Return one paragraph for a mistake on the command line, with where to read on."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UnknownCommandError):
+        if Path(sys.argv[0]).stem == "lightning" and args[0] not in COMMANDS:
+            text += (
+                " This environment's `lightning` is MiM-DiT's alias of `mimdit`; the command of the same name for Lightning AI's platform"
+                " (login, studio, …) belongs to the package lightning-sdk: install that one in an environment of its own."
+            )
+        return text
+    if isinstance(error, UnusedCliTokensError):
+        text = f"{' '.join(error.unused_tokens or [])} is left over: name all files and folders in one row, options before or after them."
+    verbs = " ".join(args[: 2 if isinstance(COMMANDS.get(args[0]), dict) else 1])
+    return f"{text} (`mimdit {verbs} --help` lists the options.)"
 
 
 def _versions() -> str:

@@ -1,11 +1,14 @@
-"""The command line: what a config means, who wins over whom, and how a mistake is told."""
+"""The command line: meaning of configs, precedence of values, messages for mistakes."""
 
+import ast
+import inspect
 import re
 import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import pytest
@@ -16,6 +19,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 
 from mimdit import cli
+from mimdit.commands import signature
 from mimdit.commands import trainer as trainer_verbs
 from mimdit.core import user_errors
 
@@ -95,18 +99,6 @@ def config(tmp_path) -> Path:
     return written(tmp_path / "tiny.yaml", content)
 
 
-def test_repeated_options_make_a_list_and_lists_stay_as_they_are():
-    def verb(*, data: list[str] | None = None, folder: str | None = None) -> None:
-        pass
-
-    def made(*args: str) -> list[str]:
-        return cli._repeated_are_lists(verb, list(args))
-
-    assert made("--data", "a", "--folder", "f", "--data=b") == ["--folder", "f", '--data=["a", "b"]']
-    for kept in (["--data", "[a, b]"], ["--data=[a]"], ["--data", "null"], ["--data=null"], ["--data"], ["x", "--folder=f"]):
-        assert made(*kept) == kept
-
-
 def test_an_argument_called_config_arrives(capsys):
     assert "nowhere.yaml does not exist" in told(capsys, "quickstart", "--config", "nowhere.yaml")
 
@@ -145,6 +137,28 @@ def test_interpolation_sees_other_files_and_the_command_line(config, tmp_path):
     other = written(tmp_path / "other.yaml", {"model": {"init_args": {"rows": "${data.init_args.batch_size}"}}})
     assert parse("fit", "--config", config, "--config", other).model.init_args.rows == 4
     assert parse("fit", "--config", config, "--config", other, "--data.batch_size", 6).model.init_args.rows == 6
+
+
+def test_a_config_overrides_its_bases_and_appends_to_their_lists(config, tmp_path):
+    (tmp_path / "parts").mkdir()
+    monitor, second = ({"class_path": f"lightning.pytorch.callbacks.{name}"} for name in ("LearningRateMonitor", "DeviceStatsMonitor"))
+    first = {"trainer": {"max_steps": 3, "log_every_n_steps": 3, "callbacks": [monitor]}}
+    written(tmp_path / "parts" / "first.yaml", {"config": "../tiny.yaml"} | first)
+    written(tmp_path / "parts" / "second.yaml", {"trainer": {"max_steps": 4}, "model": {"init_args": {"ema": "${trainer.max_steps}"}}})
+    whole = {"config": ["parts/first.yaml", "parts/second.yaml"], "trainer": {"max_steps": 5, "callbacks+": [second]}}
+    parsed = parse("fit", "--config", written(tmp_path / "whole.yaml", whole))
+    assert (parsed.trainer.max_steps, parsed.trainer.log_every_n_steps, parsed.trainer.enable_progress_bar) == (5, 3, False)
+    assert parsed.model.init_args.ema == 5.0 and parsed.data.init_args.batch_size == 4
+    assert [callback.class_path for callback in parsed.trainer.callbacks] == [monitor["class_path"], second["class_path"]]
+    assert parse("fit", f"--config={tmp_path / 'whole.yaml'}").trainer == parsed.trainer
+
+
+def test_a_base_that_is_missing_or_names_itself_is_told(capsys, config, tmp_path):
+    lonely = written(tmp_path / "lonely.yaml", {"config": "gone.yaml"})
+    assert "lonely.yaml names the config gone.yaml" in told(capsys, "fit", "--config", config, "--config", lonely)
+    written(tmp_path / "a.yaml", {"config": "b.yaml"})
+    written(tmp_path / "b.yaml", {"config": "a.yaml"})
+    assert "names the config a.yaml, which names" in told(capsys, "fit", "--config", tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(
@@ -259,12 +273,22 @@ def test_every_config_is_valid(path, monkeypatch):
     assert parse(*options).model.class_path.startswith("mimdit.")
 
 
+def shown_without_torch(*args: str) -> str:
+    """Output of ``mimdit args`` in a fresh interpreter, which must not import torch."""
+    code = f"import sys; from mimdit.cli import main; main({list(args)}); sys.exit('torch' in sys.modules)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CONFIGS.parent).stdout
+
+
 def test_help_names_every_command_on_one_screen_without_importing_torch():
-    code = "import sys; from mimdit.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CONFIGS.parent).stdout
+    shown = shown_without_torch("--help")
     assert len(shown.splitlines()) <= 40
     for verb in (*cli.TRAINER_VERBS, *cli.COMMANDS):
-        assert f"\n  {verb} " in shown
+        assert re.search(rf"\n\W*{verb} ", shown), verb
+
+
+def test_a_command_s_help_has_each_option_with_its_line_without_importing_torch():
+    shown = " ".join(shown_without_torch("restore", "--help").split())
+    assert "INPUTS OUTPUT" in shown and "--same-format" in shown and "--sigma-start FLOAT" in shown and "wavelet" in shown
 
 
 def functions(commands: dict) -> list[str]:
@@ -272,39 +296,134 @@ def functions(commands: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("target", functions(cli.COMMANDS))
-def test_every_command_has_a_function_and_a_line_of_help(target):
-    module, function = target.split(":")
-    assert callable(getattr(import_module(module), function))
-    assert cli._summary(target)
+def test_every_command_is_shown_as_its_function_is_declared(target):
+    function, shown = signature.load(target), signature.stand_in(target)
+    assert shown.__doc__ and shown.__doc__.splitlines()[0] == function.__doc__.splitlines()[0]
+    declared = inspect.signature(function, eval_str=True).parameters.values()
+    assert [(each.name, each.default, each.annotation) for each in inspect.signature(shown).parameters.values()] == [
+        (each.name, each.default, each.annotation) for each in declared
+    ]
+
+
+@pytest.mark.parametrize("group", cli.ALIASES)
+def test_former_names_of_commands_work_and_are_not_listed(capsys, group):
+    for former in cli.ALIASES[group]:
+        assert former not in shown(capsys, group) and "usage" in shown(capsys, group, former, "--help").lower()
+
+
+def shown(capsys, *args: str) -> str:
+    cli.main(args)
+    return capsys.readouterr().out
 
 
 def test_an_unknown_command_names_the_nearest(capsys):
-    assert "Did you mean 'validate'?" in told(capsys, "valdate")
+    assert 'Did you mean "validate"?' in told(capsys, "valdate")
 
 
 def test_the_alias_tells_whose_command_login_is(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/venv/bin/lightning"])
     message = told(capsys, "login")
-    assert "no command 'login'" in message and "lightning-sdk" in message
+    assert 'Unknown command "login"' in message and "lightning-sdk" in message
 
 
 def test_a_group_finds_its_verbs(capsys, monkeypatch):
     monkeypatch.setattr(cli, "COMMANDS", {"shapes": {"area": f"{__name__}:area"}})
     cli.main(["shapes", "area", "3", "--width", "4"])
     assert capsys.readouterr().out == "12 px\n"
-    assert "shapes has no command 'aria'. Did you mean 'area'?" in told(capsys, "shapes", "aria")
-    assert "--widht" in told(capsys, "shapes", "area", "3", "--widht", "4")
-
-
-def test_an_option_may_be_written_with_dashes(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "COMMANDS", {"area": f"{__name__}:area"})
-    cli.main(["area", "3", "--unit-name=sq-m"])
-    assert capsys.readouterr().out == "3 sq-m\n"
+    assert 'Unknown command "aria". Did you mean "area"?' in told(capsys, "shapes", "aria")
+    assert "--widht. Did you mean --width?" in told(capsys, "shapes", "area", "3", "--widht", "4")
 
 
 def area(height: int, *, width: int = 1, unit_name: str = "px") -> None:
     """Area of a rectangle."""
     print(height * width, unit_name)
+
+
+@pytest.mark.parametrize("option", ["--unit-name=sq-m", "--unit_name=sq-m"])
+def test_an_option_may_be_written_with_dashes_or_underscores(capsys, monkeypatch, option):
+    monkeypatch.setattr(cli, "COMMANDS", {"area": f"{__name__}:area"})
+    cli.main(["area", "3", option])
+    assert capsys.readouterr().out == "3 sq-m\n"
+
+
+UNIT = "cm"
+
+
+def weigh(
+    inputs: list[str],
+    output: str,
+    *,
+    data: list[str] | None = None,
+    shares: list[float] | None = None,
+    renamed: dict[str, str] | None = None,
+    tile: int | Literal["auto"] = "auto",
+    steer: str | None = "channel=2",
+    steps: int = 1,
+    overwrite: bool = False,
+) -> None:
+    """Print what arrives."""
+    print({name: value for name, value in locals().items() if value != inspect.signature(weigh).parameters[name].default})
+
+
+def in_module_terms(length: int, *, unit: str = UNIT) -> None:
+    """Have a default that only the module has."""
+    print(length, unit)
+
+
+@pytest.mark.parametrize(
+    ("words", "arrived"),
+    [
+        ("a b out", {"inputs": ["a", "b"]}),
+        ("a b out --steps 3 --steps 4", {"inputs": ["a", "b"], "steps": 4}),
+        ("--steps -3 a b out", {"inputs": ["a", "b"], "steps": -3}),
+        ("-x.png -steps out", {"inputs": ["-x.png", "-steps"]}),
+        ("--overwrite -- -x.png --steps out", {"inputs": ["-x.png", "--steps"], "overwrite": True}),
+        ("a --overwrite=true out", {"overwrite": True}),
+        ("a out --overwrite True", {"overwrite": True}),
+        ("--overwrite false a out", {}),
+        ("a out --no-overwrite", {}),
+        ("a out --data x --data=y", {"data": ["x", "y"]}),
+        ("a out --data [x,y] --shares=[0.5,1]", {"data": ["x", "y"], "shares": [0.5, 1.0]}),
+        ("a out --data=[]", {"data": []}),
+        ("a out --data null --shares=null", {}),
+        ("a out --steer null", {"steer": None}),
+        ("a out --steer haze=0", {"steer": "haze=0"}),
+        ("a out --renamed k=v --renamed l=w", {"renamed": {"k": "v", "l": "w"}}),
+        ("a out '--renamed={k: v}'", {"renamed": {"k": "v"}}),
+        ("a out --tile 64", {"tile": 64}),
+        ("a out --tile auto", {}),
+    ],
+)
+def test_words_become_the_values_that_the_function_declares(capsys, monkeypatch, words, arrived):
+    monkeypatch.setattr(cli, "COMMANDS", {"weigh": f"{__name__}:weigh"})
+    cli.main(["weigh", *shlex.split(words)])
+    assert ast.literal_eval(capsys.readouterr().out) == {"inputs": ["a"], "output": "out"} | arrived
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a out --stepz 3", "--stepz. Did you mean --steps?"),
+        ("a out --steps x", 'unable to convert "x" into int'),
+        ("a out --tile big", '--tile: unable to convert "big"'),
+        ("a out --renamed k", "'k' is not of the form key=value"),
+        ("a out --data [x", "'[x' cannot be read as YAML"),
+        ("a out --shares [x]", 'unable to convert "x" into float'),
+        ("a --steps 3 b out", "out is left over"),
+        ("out", "INPUTS requires an argument"),
+        ("a out --steer", "--steer requires an argument"),
+    ],
+)
+def test_a_mistake_names_the_word_in_one_paragraph(capsys, monkeypatch, words, message):
+    monkeypatch.setattr(cli, "COMMANDS", {"weigh": f"{__name__}:weigh"})
+    error = told(capsys, "weigh", *words.split())
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1 and "`mimdit weigh --help`" in error
+
+
+def test_a_default_that_only_the_module_has_is_read_from_there(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", {"length": f"{__name__}:in_module_terms"})
+    cli.main(["length", "3"])
+    assert capsys.readouterr().out == "3 cm\n"
 
 
 @pytest.mark.parametrize("name", ["DiTBackbone", "MoEConditioner", "Restorer", "RoutingBalance"])

@@ -1,4 +1,4 @@
-"""``mimdit export``: from a training checkpoint to a folder of weights for use."""
+"""``mimdit export``: a training checkpoint as a folder of weights for inference."""
 
 from pathlib import Path
 from typing import Literal
@@ -30,21 +30,21 @@ def export(
 ) -> None:
     """Write a checkpoint's weights as a folder that from_pretrained reads.
 
-    A backbone becomes a diffusers folder, a restorer a folder with the averaged weights of its conditioner (and of its backbone, where that
-    was trained). Of a backbone with adapters these alone are written, in fp32, as diffusers writes them.
+    A backbone becomes a diffusers folder, a restorer a folder with the averaged weights of its conditioner (and of its backbone if
+    trained). Of a backbone with adapters, only the adapters are written, in fp32, in the format of diffusers.
 
     Args:
         checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder, or a restorer's folder.
         folder: The folder to write.
-        average: Whether a restorer's averaged weights are written; false for those of the last step.
+        average: If true, write a restorer's averaged weights; if false, those of the last step.
         complete: Also write the frozen backbone, so that the folder needs nothing else and diffusers reads it as a pipeline.
         dtype: Precision in which a backbone is written; the conditioner stays in fp32.
-        data: Validation shards, or a folder of pairs, to measure a restorer on: its quality, the use of its experts, and what each
-            degradation does to its gates, which the folder then tells (for --steer haze=0).
-        images: Most pairs of data that are looked at.
-        experts: Sub-experts of each block and group to keep, those that data used most; the loss in quality is printed.
-        int8: Hold the linear experts in int8, and with complete the backbone's linear layers, which then compute in dtype (torchao); with
-            data the loss in quality is printed.
+        data: Validation shards, or a folder of pairs, to measure a restorer on: its quality, the use of its experts, and the effect of
+            each degradation on its gates, which the folder stores for --steer haze=0.
+        images: Maximum number of pairs of data to measure on.
+        experts: Sub-experts to keep in each block and group, those that data used most; prints the loss in quality.
+        int8: Store the linear experts in int8, and with complete also the backbone's linear layers, which then compute in dtype (torchao);
+            with data, prints the loss in quality.
     """
     module, name = _load(checkpoint)
     if not isinstance(module, Restorer):
@@ -54,14 +54,14 @@ def export(
         print(f"wrote {folder} ({name})")
         return
     if experts is not None and data is None:
-        raise ValueError("experts says how many sub-experts to keep, but not by which use; give data, such as validation shards")
+        raise ValueError("experts needs data, such as validation shards, to measure which sub-experts are used most")
     if is_int8(module.backbone.transformer) or is_quantized([*module.conditioner.state_dict()]):
         raise ValueError(f"{checkpoint} is int8 already; export the one it was made from")
     if average:
         module.ema.adopt()
     module = module.with_conditioner(module.conditioner)
     if complete:
-        module.backbone.round_weights(_DTYPES[dtype])  # what is measured is what is written
+        module.backbone.round_weights(_DTYPES[dtype])  # measure the weights as they are written
     if data is not None:
         module = _measured(module, data, images, experts)
     if int8:
@@ -83,7 +83,7 @@ def _load(checkpoint: str) -> tuple[torch.nn.Module, str]:
 
 
 def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
-    """The restorer with int8 experts, and an int8 backbone, to compute in ``dtype``, where one is given."""
+    """Return the restorer with int8 experts and, if ``dtype`` is given, an int8 backbone that computes in it."""
     quantize_experts(restorer.conditioner)
     if dtype is not None:
         restorer.backbone.quantize(dtype)
@@ -93,7 +93,7 @@ def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
 
 
 def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> Restorer:
-    """The restorer with its measured gates, pruned if so asked; prints what was found."""
+    """Return the restorer with its measured gates, pruned to ``experts`` if given; print the measurements."""
     before = after = measure(restorer, data, images, "measuring")
     print(f"{data}: {before.psnr:.2f} dB")
     if experts is not None:

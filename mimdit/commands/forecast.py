@@ -1,4 +1,4 @@
-"""How long restoring will take, told by a trial before it starts."""
+"""Estimate of the time that restoring takes, from a trial."""
 
 import time
 
@@ -11,9 +11,9 @@ _LEAST, _MOST = 64, 256
 
 
 def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: object) -> float:
-    """Time of a trial with made noise: a square of a twentieth of ``megapixels``, within 64 to 256 pixels a side.
+    """Time a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
 
-    A smaller one goes before it, untimed: the first call of anything is slower. ``settings`` are those of `Restorer.restore`.
+    A smaller, untimed square precedes it: first calls are slower. ``settings`` are those of `Restorer.restore`.
     """
     side = int(min(_MOST, max(_LEAST, (megapixels * 1e6 / 20) ** 0.5)))
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -24,7 +24,7 @@ def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: obj
 
 
 def in_words(seconds: float) -> str:
-    """Rounded as a person would say it."""
+    """Return a duration, rounded, in s, min or h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

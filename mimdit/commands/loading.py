@@ -1,4 +1,4 @@
-"""Reading what was trained, whichever way it was kept."""
+"""Load trained modules from checkpoints, sharded or not, and from exported folders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
-    """The module in a checkpoint of ``mimdit fit``, a single file or a sharded folder, on the CPU, and its name.
+    """Return the module in a checkpoint of ``mimdit fit``, a single file or a sharded folder, on the CPU, and its name.
 
     Raises:
-        ValueError: There is no such checkpoint, it holds none of `MODULES`, or it wants to be built by something else than Lightning.
+        ValueError: The checkpoint does not exist, holds none of `MODULES`, or names a builder other than Lightning's.
     """
     path = Path(checkpoint)
     if not path.exists():
@@ -28,14 +28,14 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
     hparams = read_hyper_parameters(path)
     name = hparams.get("_class_path")
     kinds = {f"{kind.__module__}.{kind.__name__}": kind for kind in MODULES.values()} | MODULES
-    kinds["mimdit.restorer.Restorer"] = Restorer  # the name of its module in earlier checkpoints
+    kinds["mimdit.restorer.Restorer"] = Restorer  # its name in earlier checkpoints
     if name not in kinds:
         raise ValueError(f"{checkpoint} holds {name or 'no known module'}; a checkpoint of {' or '.join(MODULES)} can be read")
-    if hparams.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:  # Lightning would import and call whatever stands there
-        raise ValueError(f"{checkpoint} wants to be built by {hparams['_instantiator']}, not by {_INSTANTIATOR}: it is refused")
+    if hparams.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:  # Lightning would import and call any name
+        raise ValueError(f"{checkpoint} names {hparams['_instantiator']} as its builder, not {_INSTANTIATOR}; give one of mimdit fit")
     source: Path | io.BytesIO = path
     if path.is_dir():
-        # Put together in memory, without what only training needs.
+        # Assembled in memory, without the optimizer's states.
         held = read_checkpoint(path)
         held.pop("optimizer_states", None)
         source = io.BytesIO()
@@ -45,7 +45,7 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
 
 
 def load_restorer(checkpoint: str | None) -> Restorer:
-    """A restorer for use, with its averaged weights: of a folder, of a checkpoint, or the default that comes with the package."""
+    """Return a restorer for inference, with its averaged weights: from a folder, a checkpoint, or the embedded default."""
     if checkpoint is None:
         return Restorer.from_pretrained()
     path = Path(checkpoint)

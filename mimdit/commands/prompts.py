@@ -1,4 +1,4 @@
-"""``mimdit prompts``: prompt embeddings, made once."""
+"""``mimdit prompts``: prompt embeddings, computed once."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def encode(
     Args:
         pipeline: Folder or hub id of an SD3 pipeline with its text encoders and tokenizers.
         file: The safetensors file to write; a backbone takes it as ``prompt``.
-        prompts: The prompts, such as '["", "a sharp photograph"]'; the empty one if left out.
-        t5: Whether T5 is asked; if not, its tokens are zeros, as in diffusers.
+        prompts: The prompts, such as '["", "a sharp photograph"]'; default is the empty prompt.
+        t5: If true, run T5; if false, its tokens are zeros, as in diffusers.
         t5_tokens: Tokens of T5 after the 77 of CLIP; 0 for none. Each token costs time at every step of training and restoration.
-        variant: Which set of the encoders' weights to read, such as fp16.
+        variant: Variant of the encoders' weights, such as fp16.
         revision: Branch, tag or commit of a hub id.
     """
     prompts = [""] if prompts is None else prompts

@@ -1,4 +1,4 @@
-"""``mimdit fit|validate|test|predict``: Lightning's command line, set up so that the command line and the configs mean what they say."""
+"""``mimdit fit|validate|test|predict``: Lightning's command line, with options and configs that win over checkpoints and defaults."""
 
 import json
 import logging
@@ -10,12 +10,13 @@ from typing import Any, NoReturn, TextIO
 
 import lightning as L
 import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
-import callbacks  # the short names of its classes, too
+import callbacks  # also for the short names of its classes
 import datamodules
 import mimdit
 from callbacks.preemption import Preempted, leave_together
@@ -33,29 +34,30 @@ _CLUTTER = re.compile(
     r"\s*(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
     r"|Given value type: <class '(dict|jsonargparse.*)'>|Given value: (\{|Namespace).*)"
 )
-"""Lines of jsonargparse's account of an error that bury the key at fault under everything that may be None."""
+"""Lines of jsonargparse's error that hide the key at fault among everything that may be None."""
 
 
 class Parser(LightningArgumentParser):
-    """Tells what is wrong with an option in a few lines."""
+    """Parser whose errors are a few lines."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Leave with code 2 and the lines of ``message`` that lead to the key at fault."""
+        """Exit with code 2 and the lines of ``message`` that lead to the key at fault."""
         super().error("\n".join(line for line in message.splitlines() if not _CLUTTER.fullmatch(line)), ex)
 
     def print_usage(self, file: TextIO | None = None) -> None:
-        """Nothing: it is seventy lines, and the line that follows says how to get the help."""
+        """Print nothing: the usage is seventy lines, and the line after it names --help."""
 
 
 class TrainerCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with four differences.
+    """LightningCLI for any LightningModule and LightningDataModule, with five differences.
 
-    - No optimiser is built outside the model: `fully_shard` replaces the parameters after the command line has built its objects, and
-      an optimiser made before would train nothing, silently. The models take ``optimizer`` and ``scheduler`` arguments instead.
-    - ``--ckpt_path FILE`` on the command line never overrules what the user wrote. For validate, test and predict the checkpoint's
-      hyperparameters come first, then configs and options; for fit they are left alone. (Lightning lets them win over both.)
-    - ``${…}`` in a YAML file may name keys of other files and options: it is resolved after all are read (omegaconf).
-    - A job that Slurm started again goes on from the newest complete checkpoint of its own, whatever ``--ckpt_path`` it first began with.
+    - No optimizer is built outside the model: `fully_shard` replaces the parameters after the command line has built its objects, and
+      an optimizer built before would silently train nothing. The models take ``optimizer`` and ``scheduler`` arguments instead.
+    - ``--ckpt_path FILE`` never overrides configs and options. For validate, test and predict the checkpoint's hyperparameters come first,
+      then configs and options; fit ignores them. (Lightning lets them win over both.)
+    - ``${…}`` in a YAML file may name keys of other files and options: omegaconf resolves it after all are read.
+    - ``config: [FILE, …]`` in a YAML file names its bases, see `bases_first`.
+    - A job that Slurm restarted resumes from its own newest complete checkpoint, whatever its ``--ckpt_path`` is.
     """
 
     def __init__(self, args: list[str] | dict[str, Any], **kwargs: Any) -> None:
@@ -74,23 +76,23 @@ class TrainerCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | dict[str, Any]) -> None:
-        """Parse ``args``, over the hyperparameters of the checkpoint that they name, if any."""
+        """Parse ``args``; they win over the hyperparameters of the checkpoint that they name, if any."""
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
-            self.config = parser.parse_args(checkpoint_hparams_first(args))
+            self.config = parser.parse_args(checkpoint_hparams_first(bases_first(args)))
 
     def instantiate_classes(self) -> None:
-        """Build trainer, model and data; let checkpoints remember how, for `load_from_checkpoint` and `checkpoint_hparams_first`.
+        """Build trainer, model and data; store the model's arguments for `load_from_checkpoint` and `checkpoint_hparams_first`.
 
-        A model that did this in its ``__init__`` would keep copies of its parts wherever it is built without a command line.
+        A model that stored them in its ``__init__`` would keep copies of its parts also where no command line builds it.
         """
         super().instantiate_classes()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config named no other
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if (warning := slow_precision(self.trainer)) is not None:
             rank_zero_warn(warning)
-        if not any(isinstance(callback, callbacks.Preemption) for callback in self.trainer.callbacks):
+        if not any(isinstance(callback, callbacks.Preemption) for callback in self.trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
             stop_signals.release()
         self._dump_config()
         built = self.config_dump["model"]
@@ -98,24 +100,61 @@ class TrainerCLI(LightningCLI):
         self.model.save_hyperparameters(hparams, logger=False)
 
     def before_fit(self) -> None:
-        """Let a restarted job find its own checkpoint."""
+        """Resume a restarted job from its own checkpoint."""
         savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
         restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         if restarted and any(saver.newest(self.trainer) is not None for saver in savers):
             self.config_init["fit"]["ckpt_path"] = "last"
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
+        """Do nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
+
+
+def bases_first(args: list[str]) -> list[str]:
+    """Put ``--config`` of the files that a config names under ``config``, relative to itself, before that config.
+
+    A later file wins over an earlier one, so a config overrides its bases and appends to their lists (``callbacks+``).
+
+    Raises:
+        ValueError: A config names a base that does not exist, or is its own base.
+    """
+    expanded: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            expanded.append(word)
+            continue
+        value = value if equals else next(words, "")
+        expanded += [f"--config={base}" for base in _bases(Path(value), ())] + ([f"--config={value}"] if value else [word])
+    return expanded
+
+
+def _bases(path: Path, above: tuple[Path, ...]) -> list[Path]:
+    """Return the bases of a config in the order to read them, each after its own."""
+    if not path.is_file():
+        return []  # a value in place of a file, or a mistake that the parser names
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    named = content.get("config") if isinstance(content, dict) else None
+    found: list[Path] = []
+    for name in [named] if isinstance(named, str) else named or []:
+        base = path.parent / name
+        if not base.is_file():
+            raise ValueError(f"{path} names the config {name}, but {base} does not exist")
+        if base.resolve() in above:
+            raise ValueError(f"{path} names the config {name}, which names {path} again")
+        found += [*_bases(base, (*above, path.resolve())), base]
+    return found
 
 
 def checkpoint_hparams_first(args: list[str]) -> list[str]:
-    """Put ``--model`` as the checkpoint of ``--ckpt_path FILE`` remembers it before the user's own options, so that these win.
+    """Put ``--model`` with the hyperparameters of ``--ckpt_path FILE`` before the user's own options, so that these win.
 
     Returns ``args`` unchanged for ``fit`` and for a checkpoint without hyperparameters.
 
     Raises:
-        FileNotFoundError: ``--ckpt_path`` names nothing that exists.
-        ValueError: It names something that is not a complete checkpoint, or holds more than tensors and plain values.
+        FileNotFoundError: The file of ``--ckpt_path`` does not exist.
+        ValueError: It is not a complete checkpoint, or holds more than tensors and plain values.
     """
     path = _option(args, "--ckpt_path")
     if path is None or path in ("null", *_NOT_A_FILE) or ":" in path:
@@ -133,7 +172,7 @@ def checkpoint_hparams_first(args: list[str]) -> list[str]:
 
 
 def _option(args: list[str], name: str) -> str | None:
-    """The last value of option ``name`` in ``args``, written ``name value`` or ``name=value``."""
+    """Return the last value of option ``name`` in ``args``, written ``name value`` or ``name=value``."""
     value = None
     for index, arg in enumerate(args):
         if arg.startswith(f"{name}="):
@@ -144,11 +183,11 @@ def _option(args: list[str], name: str) -> str | None:
 
 
 def run(args: list[str]) -> TrainerCLI:
-    """Do one of `VERBS`: ``args`` are the verb and its options. Returns the command line object with its trainer, model and data.
+    """Run one of `VERBS`: ``args`` are the verb and its options. Return the command line object with its trainer, model and data.
 
-    A run that `callbacks.Preemption` ended does not return: the process ends with its code.
+    After a run that `callbacks.Preemption` ended, the process exits with its code.
     """
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what jsonargparse 5 will remove
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls functions that jsonargparse 5 removes
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
@@ -158,20 +197,21 @@ def run(args: list[str]) -> TrainerCLI:
     try:
         cli = TrainerCLI(args)
     except Preempted as ended:
+        assert isinstance(ended.code, int)
         leave_together(ended.code)
-    # Lightning leaves NCCL's group at the end, but not gloo's: with its threads still there a process was seen to abort after its work.
+    # Lightning destroys NCCL's group at the end, but not gloo's, whose threads have aborted processes at exit.
     if dist.is_initialized() and not joined_before:
         dist.destroy_process_group()
     return cli
 
 
 def import_plugins() -> None:
-    """Load what a config may name by its short name: jsonargparse knows only classes whose module is imported, as above."""
+    """Import the classes that a config may name by their short names: jsonargparse finds only imported ones."""
     for package in (mimdit, datamodules):
         for name in package.__all__:
             getattr(package, name)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning prints tips for its companion services litlogger and litmodels at each start."""
+    """Return false for the tips for litlogger and litmodels that Lightning prints at each start."""
     return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()

@@ -56,7 +56,7 @@ def commands(path: Path) -> list[list[str]]:
 
 def overlay(pipeline: str, folder: Path) -> Path:
     """Paths, widths and lengths of the look-alike; all else is the config's."""
-    callbacks = yaml.safe_load((CONFIGS / MAIN).read_text())["trainer"]["callbacks"]
+    callbacks = yaml.safe_load((CONFIGS / "callbacks/cluster.yaml").read_text())["trainer"]["callbacks"]
     for callback in callbacks:
         if callback["class_path"] == "callbacks.CompleteCheckpoint":
             callback["init_args"]["every_n_train_steps"] = 2

@@ -1,0 +1,69 @@
+"""Signature and docstring of a command's function, read from its source: help and mistakes need no import that takes seconds."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from copy import copy
+from functools import cache, wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[2]
+_LIGHT = ("__future__", "collections.abc", "pathlib", "typing")
+"""Modules whose imports are run to evaluate annotations."""
+
+
+def stand_in(target: str, hint: Callable[[inspect.Parameter], Any] = lambda parameter: parameter.annotation) -> Callable[..., Any]:
+    """Return a function that looks like ``module:function`` and, when called, imports and calls it.
+
+    Arguments without a default become positional-only, except keyword-only ones: a list before another argument then leaves it its word.
+
+    Args:
+        target: The function, as ``module:function``.
+        hint: Gives each parameter the annotation to show.
+    """
+    declared = _declared(target)
+
+    @wraps(declared)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return load(target)(*args, **kwargs)
+
+    parameters = [_positional_if_required(parameter) for parameter in inspect.signature(declared, eval_str=True).parameters.values()]
+    parameters = [parameter.replace(annotation=hint(parameter)) for parameter in parameters]
+    setattr(call, "__signature__", inspect.Signature(parameters))  # noqa: B010  (a function declares no such attribute)
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Import ``module:function``."""
+    module, function = target.split(":")
+    return getattr(import_module(module), function)
+
+
+def _positional_if_required(parameter: inspect.Parameter) -> inspect.Parameter:
+    required = parameter.default is inspect.Parameter.empty and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY) if required else parameter
+
+
+def _declared(target: str) -> Callable[..., Any]:
+    """Return the function without its body, or the function itself where its annotations or defaults need the module's other names."""
+    module, name = target.split(":")
+    tree = _parsed(module)
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module in _LIGHT]
+    bare = copy(next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name))
+    bare.body = [ast.Expr(ast.Constant(ast.get_docstring(bare) or ""))]
+    bare.decorator_list, bare.returns = [], None
+    namespace: dict[str, Any] = {}
+    try:
+        exec(compile(ast.fix_missing_locations(ast.Module([*imports, bare], [])), module, "exec"), namespace)
+        inspect.signature(namespace[name], eval_str=True)
+    except NameError:
+        return load(target)
+    return namespace[name]
+
+
+@cache
+def _parsed(module: str) -> ast.Module:
+    return ast.parse(_ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
