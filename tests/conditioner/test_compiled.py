@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimdit.conditioner import MoEConditioner
 from tests.processes import run_in_processes
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def fresh_dynamo():
 
 def living(**options):
     conditioner = tiny_conditioner(**{"dim": 16, "hidden": 8, "num_layers": 4} | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 

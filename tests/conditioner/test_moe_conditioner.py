@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mimdit.conditioner import MoEConditioner
 from mimdit.routing import router_features
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 
 def latents(height=16, width=32, batch=3):
@@ -19,7 +19,7 @@ def latents(height=16, width=32, batch=3):
 
 def living(**options):
     conditioner = tiny_conditioner(**{"num_layers": 4, "num_blocks": 2} | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 
@@ -44,7 +44,7 @@ def test_gates_read_the_features_of_the_embedded_image():
 def test_a_given_routing_is_obeyed_and_returned():
     conditioner = living()
     own = conditioner(latents()).routing
-    other = own.map(lambda tensor: tensor.flip(-2))  # every image by its neighbour's gates
+    other = own.map(lambda tensor: tensor.flip(-2))  # every image by its neighbor's gates
     forced = conditioner(latents(), other)
     assert torch.equal(forced.routing.inter.weights, other.inter.weights)
     assert torch.equal(forced.routing.intra.indices, other.intra.indices)
