@@ -62,7 +62,7 @@ def test_a_misspelt_folder_that_looks_like_a_hub_id_is_told_to_be_no_folder(cach
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        (errors.GatedRepoError, rf"^{GATED} cannot be read: it is gated on the hub: accept its licence at {PAGE} and log in"),
+        (errors.GatedRepoError, rf"^{GATED} cannot be read: it is gated on the hub: accept its license at {PAGE} and log in"),
         (errors.RepositoryNotFoundError, rf"^'{GATED}' is no folder here and no repository of the hub that you may see: correct"),
         (errors.RevisionNotFoundError, rf"^{GATED} has no revision 'v9' on the hub; choose a branch, tag or commit listed at https:"),
         (errors.HfHubHTTPError, rf"^{GATED} cannot be read: it is no folder here, and the hub cannot be reached"),

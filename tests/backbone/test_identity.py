@@ -72,7 +72,7 @@ def test_another_backbone_is_refused_with_both_identities(pipeline, tmp_path, pa
     restorer = restorer_on(other)
     present = restorer.backbone.frozen_identity[part]["sha256"]
     known, found = re.escape(f"{pipeline} (sha256 {saved})"), re.escape(f"{other} (sha256 {present})")
-    message = rf"trained on another {part}: it knows {known}, but this backbone has {found}; load it with the {part} it was trained on"
+    message = rf"trained on another {part}: it needs {known}, but this backbone has {found}; load it with the {part} it was trained on"
     with pytest.raises(ValueError, match=message):
         resume(restorer, tmp_path / "run.ckpt")
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_does_not_say_is_taken_with_a_warning(tmp_path):
     old = torch.load(tmp_path / "run.ckpt", weights_only=True)
     del old["frozen"]
     torch.save(old, tmp_path / "old.ckpt")
-    with pytest.warns(UserWarning, match="does not say which backbone it was trained on"):
+    with pytest.warns(UserWarning, match="does not record the backbone that it was trained on"):
         train(tiny_restorer(), [tiny_batch()], max_epochs=2, ckpt_path=tmp_path / "old.ckpt")
 
 

@@ -99,7 +99,7 @@ def test_a_folder_says_itself_which_family_it_is_of(tmp_path):
 
 
 def test_a_class_that_is_not_known_is_named():
-    with pytest.raises(ValueError, match="_class_name 'UNet' is of no known family; choose one of SD3Transformer2DModel, PixArtT"):
+    with pytest.raises(ValueError, match="_class_name 'UNet' is of no supported family; choose one of SD3Transformer2DModel, PixArtT"):
         DiTBackbone(None, architecture={"_class_name": "UNet"})
     with pytest.raises(ValueError, match="architecture: PixArtTransformer2DModel does not take qk_norm"):
         DiTBackbone(None, architecture=PIXART | {"qk_norm": "rms_norm"})
