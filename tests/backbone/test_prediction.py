@@ -16,7 +16,7 @@ from mimdit.backbone.identity import weights_sha256
 from mimdit.backbone.prediction import replaced_output, sample_to_velocity, zero_output_layer
 from mimdit.flow import FlowMatching, keyed_generator
 from mimdit.training.flops import count_flops
-from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch
+from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
 
 FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
 LOSSES = pytest.mark.parametrize("on", ["velocity", "sample"])
@@ -142,7 +142,7 @@ def test_another_output_layer_stands_for_the_last_one_as_long_as_it_is_asked_for
     own = backbone.velocity(latents(), sigma)
     with replaced_output(transformer, layer):
         assert torch.count_nonzero(backbone._predict(latents(), sigma, None, None)) == 0
-    randomize(layer, 7)
+    randomise(layer, 7)
     other.transformer.proj_out.load_state_dict(layer.state_dict())
     with replaced_output(transformer, layer):
         found = backbone._predict(latents(), sigma, None, None)
@@ -168,7 +168,7 @@ def test_compiled_and_checkpointed_blocks_take_another_output_layer(monkeypatch)
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager", fullgraph=True))
     plain, fast = tiny_backbone(prediction="sample"), tiny_backbone(prediction="sample", compile=True, checkpointing=True)
     layer, sigma, found = zero_output_layer(plain.transformer), torch.tensor([0.2, 0.9]), []
-    randomize(layer, 3)
+    randomise(layer, 3)
     for backbone in (plain, fast):
         residual = latents(2, 4, 24).flatten(1).view(2, 24, -1)[..., :12].repeat(1, 1, 2)[..., :16].requires_grad_()
         velocity = backbone.velocity(latents(), sigma, [residual], anchor=latents(seed=1), output_layer=layer)
