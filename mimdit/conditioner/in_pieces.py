@@ -5,7 +5,7 @@ through the block: a smaller copy of the image would hide noise and blur. Each b
 the hidden states are where the latents are, large ones in files (`mimdit.core.canvas`); only one piece at a time is on the conditioner's
 device.
 
-Shape legend: M MiM blocks, B images, C channels, N tokens, D token channels, G groups, F router features.
+Shape legend: M MiM blocks, B images, C channels, N tokens, D token channels, G expert groups, F router features.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Inter-MoE, the coarse level: heterogeneous expert groups, fused densely with weights that depend on the image.
 
-Shape legend: B images, C channels, F router features, G groups, E sub-experts (padded to the largest group), K chosen.
+Shape legend: B images, C channels, F router features, G expert groups, E sub-experts (padded to the largest group), K chosen.
 """
 
 from __future__ import annotations

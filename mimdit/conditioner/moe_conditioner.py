@@ -1,6 +1,6 @@
 """MoEConditioner: from the degraded latent to residuals for the DiT, an estimate of the clean latent, and the routing.
 
-Shape legend: M MiM blocks, B images, N tokens, D token channels, G groups, E sub-experts, F router features, A atoms of degradation.
+Shape legend: M MiM blocks, B images, N tokens, D token channels, G expert groups, E sub-experts, F router features, A atoms of degradation.
 """
 
 from __future__ import annotations

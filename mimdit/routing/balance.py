@@ -5,7 +5,7 @@ batch of one degradation for being routed alike. Linear statistics need only glo
 ``local + (global - local).detach()``, whose gradient, averaged over ranks as DDP does, is exactly the gradient of the concatenated batch.
 Equal numbers of images on every rank are assumed, as the training stream delivers them.
 
-Shape legend: M MiM blocks, G groups, B images of this rank, E sub-experts, K chosen, A atoms of degradation, D = A + 1 with "none".
+Shape legend: M MiM blocks, G expert groups, B images of this rank, E sub-experts, K chosen, A atoms of degradation, D = A + 1 with "none".
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Routing:
         intra: Gates over sub-experts (Intra-MoE), tensors ``[M, G, B, E]``; indices ``[M, G, B, K]``.
         features_MBF: Detached router features.
         mask_GE: True for sub-experts that exist, false for padding.
-        groups: Names of the G groups.
+        groups: Names of the G expert groups.
     """
 
     inter: Gates

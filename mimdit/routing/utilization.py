@@ -5,7 +5,7 @@ marginals of the same sums. The counts are of each gate's *decision*, also in gr
 A class is a distinct multi-hot vector, that is one combination of atoms: FoundIR's twenty degradation groups and the clean image are
 twenty-one different classes. Not in the paper.
 
-Shape legend: M blocks, G groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
+Shape legend: M blocks, G expert groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_the_hash_is_of_names_shapes_and_values_in_bf16():
     assert weights_sha256(torch.nn.Sequential(other)) != weights_sha256(module)  # other names
 
 
-def test_a_checkpoint_says_which_weights_it_leaves_out_and_a_copy_of_them_elsewhere_is_accepted(pipeline, tmp_path):
+def test_a_checkpoint_names_the_weights_it_omits_and_accepts_a_copy_elsewhere(pipeline, tmp_path):
     saved = trained_on(pipeline, tmp_path / "run.ckpt")
     assert saved["frozen"].keys() == {"transformer", "codec"}
     assert all(part["source"] == str(pipeline) and part["revision"] is None for part in saved["frozen"].values())
@@ -93,7 +93,7 @@ def test_the_weights_are_hashed_once_and_not_before_a_checkpoint(monkeypatch):
     assert calls == [restorer.backbone.transformer] and first["frozen"] == second["frozen"]
 
 
-def test_a_checkpoint_that_does_not_say_is_taken_with_a_warning(tmp_path):
+def test_a_checkpoint_without_identities_loads_with_a_warning(tmp_path):
     trainer = train(tiny_restorer(), [tiny_batch()])
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     old = torch.load(tmp_path / "run.ckpt", weights_only=True)
@@ -103,5 +103,5 @@ def test_a_checkpoint_that_does_not_say_is_taken_with_a_warning(tmp_path):
         train(tiny_restorer(), [tiny_batch()], max_epochs=2, ckpt_path=tmp_path / "old.ckpt")
 
 
-def test_the_embedded_backbone_is_known_by_its_name_and_not_by_its_place():
+def test_the_embedded_backbone_is_identified_by_its_name_and_not_by_its_path():
     assert DiTBackbone().frozen_identity["transformer"]["source"] == "embedded"

@@ -102,7 +102,7 @@ def prompt(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", [SD35 | {"num_layers": 2}, PIXART], ids=["sd3.5", "pixart"])
-def test_they_train_alone_and_all_of_them(architecture, prompt):
+def test_only_the_adapters_train_and_all_of_them(architecture, prompt):
     restorer = tiny_restorer(backbone={"architecture": architecture, "lora": LoRA(rank=2), "prompt": prompt})
     first, second = gradients(restorer, [tiny_batch(seed=seed) for seed in range(2)])
     names = {f"backbone.transformer.{name}" for name in adapters(restorer.backbone)}

@@ -56,7 +56,7 @@ def assert_same(actual, expected, tolerance=2e-5):
 
 
 @pytest.mark.parametrize(("precision", "dispatch", "tolerance"), [("fp32", "gather", 2e-5), ("bf16", "grouped", 0.05)])
-def test_the_whole_conditioner_is_one_graph_that_says_the_same(precision, dispatch, tolerance):
+def test_the_whole_conditioner_is_one_graph_with_equal_output(precision, dispatch, tolerance):
     plain, compiled = (living(estimate=True, tone_powers=[0, 1], dispatch=dispatch) for _ in range(2))
     earlier = plain(latents()).routing.features_MBF
     compiled.compile(backend="aot_eager", fullgraph=True)
@@ -72,7 +72,7 @@ def with_backend(monkeypatch, **options):
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, **options))
 
 
-def test_compiled_and_recomputed_blocks_are_one_graph_for_all_and_say_the_same(monkeypatch):
+def test_compiled_and_recomputed_blocks_share_one_graph_with_equal_output(monkeypatch):
     with_backend(monkeypatch)
     options = {"estimate": True, "num_blocks": 3, "num_layers": 4, "groups": ["se", "channel"]}
     plain, compiled = living(**options), living(**options, compile=True, checkpointing=True)
@@ -95,13 +95,13 @@ def test_one_compiled_conditioner_takes_images_of_many_sizes(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_inductor_says_the_same(precision, tolerance):
+def test_inductor_has_equal_output(precision, tolerance):
     plain, compiled = living(estimate=True), living(estimate=True, compile=True)
     assert_same(answers(compiled, latents(), precision), answers(plain, latents(), precision), tolerance)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_checkpointing_changes_nothing_that_is_said_nor_any_gradient(precision):
+def test_checkpointing_changes_neither_output_nor_gradient(precision):
     plain, frugal = (living(estimate=True, num_blocks=2, checkpointing=checkpointing) for checkpointing in (False, True))
     given = {"precision": precision, "reroute": (None,)}
     assert_same(answers(frugal, latents(), **given), answers(plain, latents(), **given), tolerance=0)

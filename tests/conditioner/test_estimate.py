@@ -37,7 +37,7 @@ def test_tone_is_global_so_the_same_value_moves_alike_everywhere():
     assert torch.equal(change[:, :, 0, 0], change[:, :, 7, 9])
 
 
-def test_a_grid_that_says_the_same_everywhere_is_the_global_tone():
+def test_a_constant_grid_equals_the_global_tone():
     (latents, hidden), wanted = inputs(), torch.arange(12.0) / 10
     tone, local = ToneCurve(3, 8, POWERS), ToneCurve(3, 8, POWERS, grid=4)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_grid_reads_mean_and_spread_of_its_cells_and_interpolates_between_thei
         torch.testing.assert_close(row, first + (second - first) * share)
 
 
-def test_what_a_grid_says_of_one_corner_does_not_reach_the_other():
+def test_a_change_of_the_grid_in_one_corner_does_not_reach_the_other():
     tone, (latents, hidden) = ToneCurve(3, 8, POWERS, grid=1), inputs()
     randomize(tone.grid, 0)
     other = hidden.clone()

@@ -48,7 +48,7 @@ def distance(one, other):
     ],
     ids=str,
 )
-def test_pieces_say_what_one_piece_says(options, area):
+def test_pieces_equal_one_piece(options, area):
     conditioner, latents = living(**options), uneven_latents()
     with torch.no_grad():
         whole = conditioner(latents)
@@ -70,7 +70,7 @@ def test_the_comparison_would_notice_a_missing_neighbor(monkeypatch):
     assert distance(cut.residuals[-1], whole.residuals[-1]) > 1e-3
 
 
-def test_a_given_routing_is_obeyed_in_pieces():
+def test_a_given_routing_is_used_in_pieces():
     conditioner, latents = living(), uneven_latents()
     with torch.no_grad():
         other = conditioner(latents).routing.map(lambda tensor: tensor.flip(-2))

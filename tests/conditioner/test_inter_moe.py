@@ -68,7 +68,7 @@ def test_intra_switch_reaches_every_group(intra, chosen):
     assert (gates.weights > 0).sum(-1).unique().tolist() == [chosen]
 
 
-def test_given_gates_are_obeyed():
+def test_given_gates_are_used():
     moe, images, features, output, inter, intra = run()
     flipped_inter, flipped_intra = (gates.map(lambda tensor: tensor.flip(-2)) for gates in (inter, intra))
     forced, returned, decided = moe(images, features, flipped_inter, flipped_intra)

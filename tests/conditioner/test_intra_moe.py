@@ -123,7 +123,7 @@ def test_router_gradient_is_that_of_the_dense_reference(kind):
 
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sub_expert_nobody_chose_has_a_gradient_of_exactly_zero(kind, top_k):
+def test_a_sub_expert_that_no_image_chose_has_a_gradient_of_exactly_zero(kind, top_k):
     moe, images = make(kind, top_k)
     moe(images, None, decide(unlike_logits(), top_k))[0].square().sum().backward()
     for name, parameter in moe.experts.named_parameters():
@@ -133,7 +133,7 @@ def test_a_sub_expert_nobody_chose_has_a_gradient_of_exactly_zero(kind, top_k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_not_chosen_does_not_touch_the_output(kind):
+def test_sub_experts_that_are_not_chosen_do_not_change_the_output(kind):
     moe, images = make(kind)
     gates = decide(unlike_logits(), 2)
     before = moe(images, None, gates)[0].detach().clone()
@@ -158,7 +158,7 @@ def test_a_batch_is_its_images_one_by_one(kind):
         torch.testing.assert_close(alone[0], together[index], rtol=1e-6, atol=1e-6)
 
 
-def test_given_gates_are_obeyed_and_returned():
+def test_given_gates_are_used_and_returned():
     moe, images = make("se")
     gates = decide(unlike_logits(), 2)
     output, returned = moe(images, router_features(images), gates)

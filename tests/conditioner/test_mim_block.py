@@ -27,7 +27,7 @@ def test_channel_norm_keeps_the_type_and_sums_in_fp32():
     torch.testing.assert_close(ChannelNorm(6)(half).float(), ChannelNorm(6)(half.float()), rtol=2e-3, atol=2e-3)
 
 
-def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
+def test_block_is_two_shortcuts_and_its_gates_read_unnormalized_states():
     block = MiMBlock(6, InterMoE(6, 4, num_experts=3))
     randomize(block, 0)
     output, inter, intra, features = block(images())
@@ -38,7 +38,7 @@ def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
     assert torch.equal(inter.logits, expected_inter.logits) and torch.equal(intra.logits, expected_intra.logits)
 
 
-def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_back():
+def test_experts_on_a_pooled_grid_read_means_and_their_output_is_interpolated():
     block, x = MiMBlock(6, InterMoE(6, 4, num_experts=3), moe_stride=2), images().repeat(1, 1, 2, 2)
     randomize(block, 0)
     output, inter, _, features = block(x)
@@ -52,7 +52,7 @@ def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_bac
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_a_coarse_grid_mixes_the_positions_under_it_and_draws_them_again(stride):
+def test_a_coarse_grid_mixes_the_positions_under_it_and_expands_them_again(stride):
     experts = InterMoE(10, 4, num_experts=3, num_features=12)
     block, x = MiMBlock(6, experts, moe_stride=stride, moe_dim=10), images().repeat(1, 1, 4, 4)
     randomize(block, 0)

@@ -23,7 +23,7 @@ def living(**options):
     return conditioner
 
 
-def test_shapes_of_what_it_says():
+def test_shapes_of_the_output():
     said = living(estimate=True)(latents())
     assert [tuple(residual.shape) for residual in said.residuals] == [(3, 4 * 8, 16)] * 2
     assert said.estimate.shape == (3, 3, 16, 32)
@@ -41,7 +41,7 @@ def test_gates_read_the_features_of_the_embedded_image():
     assert not said.routing.features_MBF.requires_grad
 
 
-def test_a_given_routing_is_obeyed_and_returned():
+def test_a_given_routing_is_used_and_returned():
     conditioner = living()
     own = conditioner(latents()).routing
     other = own.map(lambda tensor: tensor.flip(-2))  # every image by its neighbor's gates
@@ -98,7 +98,7 @@ def test_black_image_gives_finite_gradients():
     assert all(parameter.grad.isfinite().all() for parameter in conditioner.parameters() if parameter.grad is not None)
 
 
-def test_saved_and_read_it_says_the_same_to_the_bit(tmp_path):
+def test_saved_and_loaded_its_output_is_equal_to_the_bit(tmp_path):
     conditioner = living(estimate=True, tone_powers=[0, 1], groups=["se", "swin"], intra="dense")
     conditioner.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conditioner.safetensors", "config.json"]
