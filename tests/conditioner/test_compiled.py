@@ -72,9 +72,10 @@ def with_backend(monkeypatch, **options):
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, **options))
 
 
-def test_compiled_and_recomputed_blocks_share_one_graph_with_equal_output(monkeypatch):
+@pytest.mark.parametrize("grids", [{}, {"moe_dim": 12, "feed_forward": "conv", "identify": True, "confidence": True}], ids=str)
+def test_compiled_and_recomputed_blocks_share_one_graph_with_equal_output(monkeypatch, grids):
     with_backend(monkeypatch)
-    options = {"estimate": True, "num_blocks": 3, "num_layers": 4, "groups": ["se", "channel"]}
+    options = {"estimate": True, "num_blocks": 3, "num_layers": 4, "groups": ["se", "channel"]} | grids
     plain, compiled = living(**options), living(**options, compile=True, checkpointing=True)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert_same(answers(compiled, latents()), answers(plain, latents()))

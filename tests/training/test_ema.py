@@ -36,6 +36,19 @@ def test_it_averages_what_trains_and_nothing_else():
     assert not any(parameter.requires_grad for parameter in ema.parameters())
 
 
+def test_restarted_it_is_what_is_live():
+    net = model()
+    ema = ExponentialMovingAverage(net)
+    with torch.no_grad():
+        net[1].weight.add_(1)
+    live = values(net)
+    ema.restart()
+    assert all(torch.equal(average, live[name.replace("/", ".")]) for name, average in ema.average.items())
+    assert all(torch.equal(tensor, live[name]) for name, tensor in values(net).items())
+    ema.update(0)
+    assert torch.equal(net[1].weight, live["1.weight"])  # a copy, not the same memory
+
+
 def test_adopted_the_average_is_live_and_stays_the_average():
     net = model()
     ema = ExponentialMovingAverage(net)
