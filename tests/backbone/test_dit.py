@@ -192,7 +192,7 @@ def test_guidance_may_lead_away_from_another_prompt(files):
     torch.testing.assert_close(found, 2 * told - bad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_dropped_prompt_is_the_empty_one_for_that_image_alone(files):
+def test_a_dropped_prompt_is_the_empty_one_for_that_image_only(files):
     sigma, backbone = torch.tensor([0.2, 0.9]), guided(files)
     sharp, empty = (tiny_backbone(prompt=files[name]).velocity(latents(), sigma) for name in ("sharp", "empty"))
     found = backbone.velocity(latents(), sigma, dropped=torch.tensor([False, True]))
