@@ -4,7 +4,8 @@ The policy:
 
 - a ``ValueError`` or ``OSError`` that one of our own ``raise`` statements made is a message to the user;
 - so is an ``OSError`` that names a file, wherever the system refused it (missing, not permitted, disk full);
-- the same holds for an error that a data loader's worker process hands over, or that jsonargparse wraps while it builds our classes;
+- the same holds for an error that a data loader's worker process hands over, that carries the traceback of another process as a note, or
+  that jsonargparse wraps while it builds our classes;
 - everything else is a bug, ours or a library's, and Python shows it in full. ``MIMDIT_TRACEBACK=1`` shows everything in full.
 """
 
@@ -48,7 +49,9 @@ def message_to_user(error: BaseException) -> str | None:
     if wrapped is not None and _innermost(error).tb_frame.f_globals["__name__"].startswith("jsonargparse."):
         return message_to_user(wrapped)
     names_a_file = isinstance(error, OSError) and error.filename is not None
-    if names_a_file or (isinstance(error, (ValueError, OSError)) and _raised_by_us(_innermost(error))):
+    remote = next((note for note in getattr(error, "__notes__", ()) if "Traceback (most recent call last):" in note), None)
+    raised_by_us = _raised_by_us(_innermost(error)) if remote is None else _message_from_worker(remote) is not None
+    if names_a_file or (isinstance(error, (ValueError, OSError)) and raised_by_us):
         return " ".join(str(error).split())
     return None
 

@@ -7,14 +7,13 @@ from functools import partial
 
 import pytest
 
-from datamodules.conversion.convert import read_images
 from datamodules.conversion.options import Options
-from datamodules.conversion.problems import ConversionStoppedError
-from datamodules.conversion.run import write_shards
+from datamodules.conversion.write import read_images, write_shards
 from datamodules.decoding import decode_image, decode_pair
 from datamodules.degradations import GROUPS
 from datamodules.shards import ShardIndex
-from datamodules.sources.listing import list_foundir, list_pairs
+from datamodules.shards.folder import ConversionStoppedError
+from datamodules.sources.listing import list_pair_folders, list_pairs
 from tests.datamodules.conversion.made_conversion import content, converted, fields, planned, rejected, samples, stored
 from tests.datamodules.made_sources import MadePair, write_archives, write_group_folders, write_meta, write_side_folders
 
@@ -73,7 +72,7 @@ def test_every_layout_gives_the_same_shards(pairs, reference, tmp_path, layout):
 
 
 def test_two_folders_of_pairs_are_listed_and_read(pairs, source, reference):
-    listing = list_pairs(source / "08Haze" / "LQ", source / "08Haze" / "GT", group="08Haze")
+    listing = list_pair_folders(source / "08Haze" / "LQ", source / "08Haze" / "GT", group="08Haze")
     assert [pair.stem for pair in listing.pairs] == sorted(pairs["08Haze"])
     assert ShardIndex.load(reference).groups["08Haze"]
 
@@ -90,7 +89,7 @@ class RecordingReader:
 
 
 def test_each_member_is_read_once_in_the_order_it_lies_in(pairs, tmp_path):
-    listing = list_foundir(write_archives(tmp_path, {"01Blur": pairs["01Blur"]}))
+    listing = list_pairs(write_archives(tmp_path, {"01Blur": pairs["01Blur"]}))
     shuffled_pairs = sorted(listing.pairs, key=lambda pair: hashlib.sha256(pair.stem.encode()).digest())
     reader = RecordingReader()
     images = read_images(reader, shuffled_pairs)
@@ -149,7 +148,7 @@ def test_images_of_different_sizes_are_rejected(pairs, tmp_path):
 
 def test_a_member_of_a_wrong_checksum_is_rejected(pairs, tmp_path):
     source = write_archives(tmp_path / "source", {"01Blur": pairs["01Blur"]}, deflate=False)
-    listing = list_foundir(source)
+    listing = list_pairs(source)
     member = next(pair.lq for pair in listing.pairs if pair.stem == "0000003")
     volumes = sorted(source.iterdir())
     data = b"".join(path.read_bytes() for path in volumes)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from datamodules.conversion.finalize import finalise
 from datamodules.conversion.plan import versions
-from datamodules.conversion.run import Part, write_shards
+from datamodules.conversion.write import finalize, write_shards
 from datamodules.shards import ShardIndex, Sidecar
+from datamodules.shards.folder import Part
 from tests.datamodules.conversion.made_conversion import converted, planned
 from tests.datamodules.made_sources import MadePair, write_group_folders
 
@@ -17,7 +17,7 @@ def test_missing_shards_are_counted_and_the_command_is_named(source, tmp_path):
     write_shards(plan, part=Part(1, 2))
     missing = f"{len(plan.shards) // 2} of the {len(plan.shards)} shards .* {plan.shards[1].name} first"
     with pytest.raises(ValueError, match=rf"{missing}.*`mimdit shards foundir {source} {plan.folder} --shard_size=1`"):
-        finalise(plan)
+        finalize(plan)
     assert not (plan.folder / "index.json").exists()
 
 

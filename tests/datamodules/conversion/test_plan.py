@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.conversion.options import Options
 from datamodules.conversion.plan import make_plan
-from datamodules.conversion.planned import key_of, pair_bytes
+from datamodules.conversion.plan_file import key_of, pair_bytes
 from datamodules.sources.members import Member
 from datamodules.sources.pairing import Listing, SourcePair
 

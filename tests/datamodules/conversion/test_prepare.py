@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from datamodules.conversion.options import Options
-from datamodules.conversion.prepare import changed_versions, existing_plan, prepare
-from datamodules.sources.listing import list_foundir
+from datamodules.conversion.plan import changed_versions, existing_plan, prepare
+from datamodules.sources.listing import list_pairs
 from tests.datamodules.conversion.made_conversion import SMALL, content, converted, planned
 from tests.datamodules.made_shards import make_folder
 from tests.datamodules.made_sources import write_archives
@@ -24,7 +24,7 @@ def archives(pairs, tmp_path):
 
 
 def test_the_plan_that_is_there_spares_listing_the_source(archives, tmp_path):
-    first = prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_foundir(archives))
+    first = prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_pairs(archives))
     assert prepare(tmp_path / "data", SOURCE, SMALL, never) == first
     assert existing_plan(tmp_path / "data", SOURCE, SMALL) == first
     assert existing_plan(tmp_path / "data", SOURCE, Options(seed=1)) is None
@@ -41,7 +41,7 @@ def test_the_plan_that_is_there_spares_listing_the_source(archives, tmp_path):
     ],
 )
 def test_another_conversion_is_refused_by_what_differs(archives, tmp_path, source, options, named):
-    prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_foundir(archives))
+    prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_pairs(archives))
     before = content(tmp_path / "data")
     with pytest.raises(ValueError, match=rf"{named}.*--overwrite=true"):
         prepare(tmp_path / "data", source, options, never)
@@ -49,7 +49,7 @@ def test_another_conversion_is_refused_by_what_differs(archives, tmp_path, sourc
 
 
 def test_a_volume_that_changed_is_named(archives, tmp_path):
-    prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_foundir(archives))
+    prepare(tmp_path / "data", SOURCE, SMALL, lambda: list_pairs(archives))
     volume = archives / "01Blur.z02"
     whole = volume.read_bytes()
     volume.write_bytes(whole[:-1])
@@ -64,7 +64,7 @@ def test_overwriting_ends_as_a_conversion_into_an_empty_folder(source, tmp_path)
     converted(source, tmp_path / "data", Options(shard_size=2, seed=1))
     (tmp_path / "data" / "notes.txt").write_text("of the user")
     named = {"command": "foundir", "src": str(source), "groups": None}
-    prepare(tmp_path / "data", named, SMALL, lambda: list_foundir(source), overwrite=True)
+    prepare(tmp_path / "data", named, SMALL, lambda: list_pairs(source), overwrite=True)
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"plan.jsonl", "notes.txt"}
     converted(source, tmp_path / "data")
     converted(source, tmp_path / "fresh")
@@ -87,7 +87,7 @@ def test_processes_that_begin_together_agree_on_the_plan(source, tmp_path):
     def begin():
         def list_when_all_found_no_plan():
             together.wait()
-            return list_foundir(source)
+            return list_pairs(source)
 
         plans.append(prepare(folder, SOURCE, SMALL, list_when_all_found_no_plan))
 

@@ -5,10 +5,9 @@ import os
 
 import pytest
 
-from datamodules.conversion.finalize import finalise
 from datamodules.conversion.plan_file import ShardLine
-from datamodules.conversion.problems import ConversionStoppedError
-from datamodules.conversion.run import Part, spread, write_shards
+from datamodules.conversion.write import finalize, interleave_groups, write_shards
+from datamodules.shards.folder import ConversionStoppedError, Part
 from tests.datamodules.conversion.made_conversion import content, converted, planned
 
 
@@ -70,7 +69,7 @@ def test_only_what_killed_processes_left_of_the_own_shards_is_removed(source, tm
     write_shards(plan, part=Part(1, 2))
     assert {path.name for path in plan.folder.glob(".*")} == set(left[2:])
     write_shards(plan, part=Part(2, 2))
-    finalise(plan)
+    finalize(plan)
     assert list(plan.folder.glob(".*")) == []
 
 
@@ -96,7 +95,7 @@ def test_a_full_disk_stops_and_is_taken_up_again(source, whole, tmp_path, monkey
 def test_every_group_is_begun_at_once_and_all_end_together():
     counts = {"01Blur": 12, "05Noise": 4, "08Haze": 8}
     shards = [ShardLine(f"{group}-{number:06d}.tar", group, 1, 1, 0) for group, count in counts.items() for number in range(count)]
-    order = spread(shards)
+    order = interleave_groups(shards)
     assert sorted(order, key=lambda shard: shard.name) == shards
     for end in range(6, 25, 6):
         for group, count in counts.items():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.degradations.mosaic import bayer_masks, camera_noise, demosaic, lost_detail
+from datamodules.degradations.noise import bayer_masks, camera_noise, demosaic, lost_detail
 
 
 @pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])

@@ -4,8 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.synthetic.crops import LEAST_DETAIL, detail, draw_crop, list_photographs, photographs_digest, read_photograph
-from datamodules.synthetic.photographs import load_photograph
+from datamodules.synthetic.photographs import (
+    LEAST_DETAIL,
+    detail,
+    list_photographs,
+    load_photograph,
+    photographs_digest,
+    random_crop,
+    read_photograph,
+)
 
 COFFEE = load_photograph("coffee")
 
@@ -70,7 +77,7 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_a_scale_within_bounds():
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     scales = []
     for seed in range(60):
-        row = draw_crop(ramp, 32, seed=seed, retoned=False)[0, :, 0].astype(float)
+        row = random_crop(ramp, 32, seed=seed, retoned=False)[0, :, 0].astype(float)
         slope = abs(row[-1] - row[0]) / 31
         np.testing.assert_allclose(row, np.linspace(row[0], row[-1], 32), atol=1.0)
         scales.append(1 / slope)
@@ -79,15 +86,15 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_a_scale_within_bounds():
 
 
 def test_crops_are_equal_for_equal_seeds_and_differ_otherwise():
-    first = draw_crop(COFFEE, 64, seed=1, retoned=True)
+    first = random_crop(COFFEE, 64, seed=1, retoned=True)
     assert first.shape == (64, 64, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(first, draw_crop(COFFEE, 64, seed=1, retoned=True))
-    assert (first != draw_crop(COFFEE, 64, seed=2, retoned=True)).any()
+    np.testing.assert_array_equal(first, random_crop(COFFEE, 64, seed=1, retoned=True))
+    assert (first != random_crop(COFFEE, 64, seed=2, retoned=True)).any()
 
 
 def test_retoning_keeps_the_geometry():
     for seed in range(8):
-        plain, toned = (draw_crop(COFFEE, 64, seed=seed, retoned=flag)[..., 1].astype(float).ravel() for flag in (False, True))
+        plain, toned = (random_crop(COFFEE, 64, seed=seed, retoned=flag)[..., 1].astype(float).ravel() for flag in (False, True))
         assert np.corrcoef(plain.argsort().argsort(), toned.argsort().argsort())[0, 1] > 0.8
 
 
@@ -95,12 +102,12 @@ def test_flat_crops_are_drawn_anew_but_not_for_ever():
     # A quarter of the picture has detail: with eight tries far more than a quarter of the crops have.
     half_flat = np.full((400, 400, 3), 128, np.uint8)
     half_flat[:200, :200] = np.random.default_rng(0).integers(0, 256, (200, 200, 3))
-    shares = [detail(draw_crop(half_flat, 32, seed=seed, retoned=False) / 255.0) >= LEAST_DETAIL for seed in range(60)]
+    shares = [detail(random_crop(half_flat, 32, seed=seed, retoned=False) / 255.0) >= LEAST_DETAIL for seed in range(60)]
     assert np.mean(shares) > 0.7
-    flat = draw_crop(np.full((100, 100, 3), 128, np.uint8), 32, seed=0, retoned=False)
+    flat = random_crop(np.full((100, 100, 3), 128, np.uint8), 32, seed=0, retoned=False)
     np.testing.assert_array_equal(flat, 128)
 
 
 def test_enlarging_is_refused():
     with pytest.raises(ValueError, match="100x80 is too small for sharp crops of 73: ask for at most 72"):
-        draw_crop(np.zeros((80, 100, 3), np.uint8), 73, seed=0, retoned=False)
+        random_crop(np.zeros((80, 100, 3), np.uint8), 73, seed=0, retoned=False)
