@@ -30,27 +30,12 @@ CLEAN = "00Clean"
 """Group of undegraded images."""
 
 _NAMES = [
-    "01Blur",
-    "02Blur_Noise",
-    "03Blur_JPEG",
-    "04Blur_Noise_JPEG",
-    "05Noise",
-    "06JPEG",
-    "07Noise_JPEG",
-    "08Haze",
-    "09Lowlight_Haze",
-    "10Rain",
-    "11Raindrop",
-    "12NightRain",
-    "13Rain_Haze",
-    "14Lowlight",
-    "15Lowlight_Blur",
-    "16Lowlight_Noise",
-    "17Lowlight_JPEG",
-    "18Lowlight_Blur_Noise",
-    "19Lowlight_Blur_JPEG",
-    "20Lowlight_Noise_JPEG",
-]
+    "01Blur", "02Blur_Noise", "03Blur_JPEG", "04Blur_Noise_JPEG",
+    "05Noise", "06JPEG", "07Noise_JPEG", "08Haze",
+    "09Lowlight_Haze", "10Rain", "11Raindrop", "12NightRain",
+    "13Rain_Haze", "14Lowlight", "15Lowlight_Blur", "16Lowlight_Noise",
+    "17Lowlight_JPEG", "18Lowlight_Blur_Noise", "19Lowlight_Blur_JPEG", "20Lowlight_Noise_JPEG",
+]  # fmt: skip
 
 GROUPS: dict[str, tuple[str, ...]] = {name: atoms_of_group(name) for name in (CLEAN, *_NAMES)}
 """Atoms of FoundIR's twenty test groups (arXiv 2412.01427) and of `CLEAN`, by name."""

@@ -229,5 +229,5 @@ def _sample(key: str, shard: str, parts: dict[str, bytes | None]) -> RawSample:
 
 
 def _image(parts: dict[str, bytes | None], side: str) -> bytes | None:
-    """Return an image's bytes whatever its suffix says: the format is read from its first bytes when it is decoded."""
+    """Return an image's bytes, with any suffix: decoding detects the format from the first bytes."""
     return next((data for name, data in parts.items() if name.startswith(f"{side}.")), None)

@@ -115,7 +115,7 @@ class MemberReader:
         if signature != b"PK\x03\x04":
             raise _corrupt(member, "its local header is not one")
         if method != member.method or flags & 1:
-            raise _corrupt(member, f"its local header says method {method} and flags {flags:#x}, the directory method {member.method}")
+            raise _corrupt(member, f"its local header has method {method} and flags {flags:#x}, the directory method {member.method}")
         start = _LOCAL.size + name_size + extra_size
         stop = start + member.compressed
         if stop > len(span):

@@ -154,7 +154,7 @@ def list_members(archive: Path, volumes: Volumes | None = None) -> list[ZipEntry
     directory = _find_directory(volumes)
     entries = _parse(_read(volumes, directory.start, directory.size), volumes)
     if len(entries) != directory.entries:
-        raise _damaged(archive, f"its directory has {len(entries)} entries and its end record says {directory.entries}")
+        raise _damaged(archive, f"its directory has {len(entries)} entries and its end record {directory.entries}")
     _refuse_lost_bytes(entries, volumes, directory.start)
     return [entry for entry in entries if not entry.name.endswith("/")]
 
@@ -182,7 +182,7 @@ def _find_directory(volumes: Volumes) -> _Directory:
         end = _global_offset(volumes, end64_disk, end64_offset)
         record = _read(volumes, end, _END64.size) if end + _END64.size <= at_locator else b""
         if record[:4] != b"PK\x06\x06":
-            raise _damaged(archive, "its Zip64 end record is not where it is said to be")
+            raise _damaged(archive, "its Zip64 end record is not at its recorded place")
         _, _, _, _, _, directory_disk, _, count, size, offset = _END64.unpack(record)
     start = _global_offset(volumes, directory_disk, offset)
     if start + size > end:

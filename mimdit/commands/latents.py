@@ -71,8 +71,7 @@ def latents(
         raise ValueError(f"workers is {workers}; it must be at least 0.")
     if part is not None and overwrite:
         raise ValueError(f"overwrite=true with part={part} would remove the shards of other parts. Remove {dst} first instead.")
-    place = _device(device)
-    source = open_index(src, ShardStore())
+    place, source = _device(device), open_index(src, ShardStore())
     codec = VAECodec(vae, variant=variant, revision=revision)
     how = {"crop": crop, "crops": crops, "flip": flip, "seed": seed, "dtype": dtype, "compute": compute, "batch_size": batch_size}
     record = LatentRecord(identity(codec), codec.channels, codec.downscale, **how, images=keep_images)
@@ -84,8 +83,7 @@ def latents(
         print(f"Part {part} is done; {closed} of {len(plan.shards)} shards of other parts are missing.")
         return
     index, rejected = closed
-    print(describe(index))
-    print(f"rejected pairs: {len(rejected)}" + (f", see {plan.folder / REJECTED_NAME}" if rejected else ""))
+    print(describe(index), f"rejected pairs: {len(rejected)}" + (f", see {plan.folder / REJECTED_NAME}" if rejected else ""), sep="\n")
 
 
 def _device(name: str | None) -> torch.device:

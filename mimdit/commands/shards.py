@@ -64,15 +64,8 @@ def quickstart(
         ValueError: An option is out of range, a photograph is unreadable or too small, or dst holds shards made with other options.
     """
     severities = [0.3, 0.6, 0.9] if severities is None else list(severities)
-    samples = {
-        "train_images": train_images,
-        "size": size,
-        "clean": clean,
-        "photograph_size": photograph_size,
-        "draws": draws,
-        "severities": severities,
-        "seed": seed,
-    }
+    samples = {"train_images": train_images, "size": size, "clean": clean, "photograph_size": photograph_size, "draws": draws}
+    samples |= {"severities": severities, "seed": seed}
     late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original")}
     samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)

@@ -1,5 +1,7 @@
 """``mimdit shards foundir|pairs|finalize|verify``: what the commands print, write and refuse."""
 
+import inspect
+
 import pytest
 
 from datamodules.shards import ShardIndex
@@ -122,3 +124,11 @@ def test_a_user_s_mistake_is_one_paragraph(tmp_path, capsys):
         cli.main(["shards", "foundir", str(tmp_path / "nowhere"), str(tmp_path / "data")])
     said = capsys.readouterr().err
     assert "nowhere is neither a folder nor a .txt list" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("verb", [foundir, pairs])
+def test_a_verb_has_and_documents_the_options_of_every_conversion(verb):
+    parameters = inspect.signature(verb).parameters
+    assert "options" not in parameters and parameters["shard_size"].default == 256 and parameters["part"].annotation == str | None
+    documented = {line.partition(":")[0].strip() for line in inspect.getdoc(verb).splitlines() if line.startswith("    ")}
+    assert parameters.keys() <= documented

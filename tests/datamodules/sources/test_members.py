@@ -86,8 +86,8 @@ def test_a_flipped_byte_of_data_is_noticed(tmp_path, deflate):
 
 @pytest.mark.parametrize("byte, value, message", [
     (0, b"X", "local header is not one"),
-    (8, b"\x00", "local header says method 0 .* the directory method 8"),
-    (6, b"\x01", "local header says method 8 and flags 0x1"),
+    (8, b"\x00", "local header has method 0 .* the directory method 8"),
+    (6, b"\x01", "local header has method 8 and flags 0x1"),
     (26, b"\xff\xff", "local header leads beyond the archive"),
 ])
 def test_a_bad_local_header_is_noticed(tmp_path, byte, value, message):
