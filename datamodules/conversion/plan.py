@@ -26,6 +26,8 @@ Only used to keep shards of tiles near the wanted size. For three of FoundIR's t
 are a third of it), JPEGs took 3.0 times their bytes as PNG and 1.6 as WebP, PNGs 1.3 to 1.5 and 0.7 to 0.95.
 """
 
+_REMEDY = "or convert into another folder, or give --overwrite=true to remove what is there"
+
 
 def make_plan(listing: Listing, options: Options, source: dict[str, Any] | None = None) -> Plan:
     """Plan the shards of a listing.
@@ -130,9 +132,6 @@ def _weight(member: Member, options: Options) -> float:
         return member.size
     jpeg, other = TILE_GROWTH[options.tile_codec]
     return member.size * (jpeg if member.name.lower().endswith((".jpg", ".jpeg")) else other)
-
-
-_REMEDY = "or convert into another folder, or give --overwrite=true to remove what is there"
 
 
 def prepare(

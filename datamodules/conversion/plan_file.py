@@ -15,6 +15,9 @@ from datamodules.sources.members import Member
 from datamodules.sources.pairing import SourcePair
 from mimdit.core.files import replace_when_whole
 
+PLAN_NAME = "plan.jsonl"
+_PAIRS = b', "pairs": '
+
 
 @dataclass(frozen=True)
 class PlannedShard:
@@ -46,10 +49,6 @@ def key_of(group: str, stem: str) -> str:
 def pair_bytes(pair: SourcePair) -> int:
     """Return the bytes of both images of a pair as they are."""
     return pair.lq.size + pair.gt.size
-
-
-PLAN_NAME = "plan.jsonl"
-_PAIRS = b', "pairs": '
 
 
 @dataclass(frozen=True)

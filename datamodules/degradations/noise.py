@@ -8,6 +8,17 @@ from datamodules.degradations.jpeg import compress
 from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
+PLACE = 5
+"""Position on the path of the light, from the scene (0) to the file (6)."""
+
+STREAM = 5
+"""Key of the random stream; it stays the same when positions change."""
+
+_MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+_SRGB_SLOPE = 2.2
+"""Shot noise of variance ``shot * x`` in linear light is nearly even in sRGB, with standard deviation about ``sqrt(shot) / 2.2``."""
 _CROSS = np.array([[0.0, 0.25, 0.0], [0.25, 1.0, 0.25], [0.0, 0.25, 0.0]], np.float32)
 _SQUARE = np.array([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]], np.float32)
 
@@ -52,18 +63,6 @@ def lost_detail(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return what the mosaic and its interpolation change in an image ``[H, W, 3]``: color fringes and softness at edges."""
     masks = bayer_masks(*image.shape[:2], (int(rng.integers(2)), int(rng.integers(2))))
     return demosaic(image * masks) - image
-
-
-PLACE = 5
-"""Position on the path of the light, from the scene (0) to the file (6)."""
-
-STREAM = 5
-"""Key of the random stream; it stays the same when positions change."""
-
-_MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_SRGB_SLOPE = 2.2
-"""Shot noise of variance ``shot * x`` in linear light is nearly even in sRGB, with standard deviation about ``sqrt(shot) / 2.2``."""
 
 
 def noise_levels(severity: float) -> tuple[float, float]:

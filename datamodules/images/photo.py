@@ -11,6 +11,17 @@ from PIL import Image
 
 from datamodules.images.formats import ImageFormat
 
+ORIENTATION = 0x0112
+_PREFIX = b"Exif\0\0"
+
+KEPT_OF_TIFF = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+"""Description, make, model, software, date, artist, copyright; a TIFF's other tags describe the layout of its own pixels."""
+
+_SUB_FOLDERS = (0x8769, 0x8825)
+"""EXIF and GPS."""
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -37,15 +48,6 @@ class Photo:
     dpi: tuple[float, float] | None = None
     lossless: bool = False
     remarks: tuple[str, ...] = ()
-
-
-ORIENTATION = 0x0112
-_PREFIX = b"Exif\0\0"
-KEPT_OF_TIFF = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-"""Description, make, model, software, date, artist, copyright; a TIFF's other tags describe the layout of its own pixels."""
-_SUB_FOLDERS = (0x8769, 0x8825)
-"""EXIF and GPS."""
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8]")
 
 
 def exif_of(image: Image.Image) -> bytes | None:

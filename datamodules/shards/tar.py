@@ -24,6 +24,16 @@ IMAGE_SUFFIXES = ("png", "jpg", "bmp", "tif", "webp")
 LATENTS_NAME = "latents.safetensors"
 """Name of stored latents after the key; see `datamodules.latents`."""
 
+_KEY = re.compile(r"(?P<key>(?:.*/|)[^./]+)\.(?P<part>[^/]*)")
+_KINDS = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a named pipe",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
 
 def shard_name(group: str, number: int) -> str:
     """Return the file name of the ``number``-th shard of a group."""
@@ -88,17 +98,6 @@ def _parts(sample: dict[str, Any], group: str) -> dict[str, bytes]:
             raise ValueError(f"The sample {key} must hold exactly one {side} image: {names}.")
     parts = {name: data for name, data in sample.items() if not name.startswith("_")}
     return {**parts, "json": json.dumps(sample["json"], sort_keys=True).encode()}
-
-
-_KEY = re.compile(r"(?P<key>(?:.*/|)[^./]+)\.(?P<part>[^/]*)")
-_KINDS = {
-    tarfile.SYMTYPE: "a symbolic link",
-    tarfile.LNKTYPE: "a hard link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
-    tarfile.FIFOTYPE: "a named pipe",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
-}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from datamodules.sources.spanned_zip import Volumes, list_members, volume_number
 NO_GROUP = "not named as a group"
 """Reason why an archive or a folder is skipped."""
 
+_TOTAL = "_total"
+
 
 @cache
 def is_group(name: str) -> bool:
@@ -124,9 +126,6 @@ def _member(root: Path, path: PurePosixPath) -> Member | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Member(str(path), str(path), found.st_size) if stat.S_ISREG(found.st_mode) else None
-
-
-_TOTAL = "_total"
 
 
 class Archives:

@@ -29,6 +29,23 @@ _FILES = {
     "coins": "coins.png",
 }
 
+LARGEST_SCALE = 0.9
+"""Largest scale of a crop: below 1, so that averaging removes the photograph's own JPEG traces."""
+
+SMALLEST_SCALE = 0.25
+"""Smallest scale of a crop: further down, photographs are all edges."""
+
+LEAST_DETAIL = 0.02
+"""Root mean square of the lightness gradient (of 0..1, per pixel) below which a crop counts as flat or blurred."""
+
+TRIES = 8
+"""Attempts to find a crop with detail; the last one is taken as it is, so that some smooth images stay."""
+
+_STREAM = 0xC409
+
+_KEPT = 8
+"""Decoded photographs that a process caches; at 1800 pixels they take 50 MB."""
+
 
 def load_photograph(name: str) -> np.ndarray:
     """Read a photograph of `TEST` or `VALIDATION` as uint8 RGB ``[H, W, 3]``; gray ones get three equal channels.
@@ -74,23 +91,6 @@ def middle_crop(image: np.ndarray, size: int, name: str) -> np.ndarray:
     image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size])
-
-
-LARGEST_SCALE = 0.9
-"""Largest scale of a crop: below 1, so that averaging removes the photograph's own JPEG traces."""
-
-SMALLEST_SCALE = 0.25
-"""Smallest scale of a crop: further down, photographs are all edges."""
-
-LEAST_DETAIL = 0.02
-"""Root mean square of the lightness gradient (of 0..1, per pixel) below which a crop counts as flat or blurred."""
-
-TRIES = 8
-"""Attempts to find a crop with detail; the last one is taken as it is, so that some smooth images stay."""
-
-_STREAM = 0xC409
-_KEPT = 8
-"""Decoded photographs that a process caches; at 1800 pixels they take 50 MB."""
 
 
 def list_photographs(folder: Path, *, size: int, split: Path | None = None) -> list[str]:

@@ -11,6 +11,14 @@ from datamodules.synthetic.tone import random_tone
 _SUBPIXEL_BITS = 4
 _VERTICES = 28
 
+_OVERSAMPLING = 2
+
+_KINDS = {"dense": 0.35, "objects": 0.35, "smooth": 0.08, "texture": 0.12, "text": 0.1}
+"""Kinds of scenes and their probabilities."""
+
+_STREAM = 0x5CE4E
+"""Key that separates the random stream of the scenes from the degradations' at equal seeds."""
+
 
 @dataclass(frozen=True)
 class LeafStyle:
@@ -159,14 +167,6 @@ def shade_labels(labels: np.ndarray, centers: np.ndarray, radii: np.ndarray, sty
     image += tint.astype(np.float32)[index] * light[..., None]
     image += drift.astype(np.float32)[index] * coarse[..., None]
     return image
-
-
-_OVERSAMPLING = 2
-_KINDS = {"dense": 0.35, "objects": 0.35, "smooth": 0.08, "texture": 0.12, "text": 0.1}
-"""Kinds of scenes and their probabilities."""
-
-_STREAM = 0x5CE4E
-"""Key that separates the random stream of the scenes from the degradations' at equal seeds."""
 
 
 def _style(kind: str, rng: np.random.Generator) -> LeafStyle:
