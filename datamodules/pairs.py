@@ -10,7 +10,6 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.decoding import BadSampleError, Pair, check_sizes, decode_image, decode_pair
 from datamodules.degradations import atoms_of_group
-from datamodules.latents.record import LatentRecord
 from datamodules.shards import (
     INDEX_NAME,
     SampleSpan,
@@ -24,6 +23,7 @@ from datamodules.shards import (
     shard_place,
     sidecar_of,
 )
+from datamodules.shards.latents import LatentRecord
 from datamodules.sources.listing import Listing, SourcePair, list_foundir
 from datamodules.sources.members import MemberReader
 from mimdit.core.batch import ATOMS

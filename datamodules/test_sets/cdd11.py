@@ -1,6 +1,6 @@
 """CDD-11: eleven composite degradations of the same scenes (OneRestore, arXiv 2407.04621)."""
 
-from datamodules.sources.folders import visible_folders
+from datamodules.sources.layouts import visible_folders
 from datamodules.test_sets.base import Benchmark, Contents
 from datamodules.test_sets.degradations import degradations_of
 from datamodules.test_sets.files import pair_folders

@@ -3,7 +3,7 @@
 import re
 
 from datamodules.degradations.groups import atoms_of_group
-from datamodules.sources.group_names import is_group
+from datamodules.sources.layouts import is_group
 
 _WORDS = {
     "blur": "gopro hide realblur blur blurry deblur deblurring motion",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.decoding import check_sizes, decode_image
-from datamodules.sources.folders import images_below
+from datamodules.sources.layouts import images_below
 from datamodules.test_sets.base import Contents, Entry, Images
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datamodules.sources.folders import visible_folders
+from datamodules.sources.layouts import visible_folders
 from datamodules.test_sets.base import Benchmark, Contents
 from datamodules.test_sets.degradations import degradations_of
 from datamodules.test_sets.files import pair_folders

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from datamodules.sources.folders import visible_folders
+from datamodules.sources.layouts import visible_folders
 from datamodules.test_sets.base import Benchmark, Contents, Entry
 from datamodules.test_sets.degradations import degradations_of
 from datamodules.test_sets.files import images_by_stem, load_pair

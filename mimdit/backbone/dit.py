@@ -16,7 +16,7 @@ from torch import nn
 from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
-from mimdit.backbone.identity import Identity, identity, leave_out, put_back
+from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
@@ -270,6 +270,11 @@ class DiTBackbone(L.LightningModule):
         for name, parameter in self.transformer.named_parameters():
             if is_adapter(name):
                 parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
+
+    def setup(self, stage: str) -> None:
+        """Refuse cached training latents of another autoencoder than the codec."""
+        if stage == "fit":
+            check_training_latents(self.trainer.datamodule, self.codec)
 
     def compile_blocks(self) -> None:
         """Compile each transformer block."""

@@ -78,6 +78,13 @@ def check_latents(recorded: Identity, codec: nn.Module, place: str) -> None:
         )
 
 
+def check_training_latents(datamodule: object, codec: nn.Module) -> None:
+    """Refuse a data module whose cached training latents another autoencoder made; see `check_latents`."""
+    if (latents := getattr(datamodule, "latent_codec", None)) is not None:
+        recorded, place = latents
+        check_latents(recorded, codec, place)
+
+
 def leave_out(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
     """Remove the ``frozen`` weights from a checkpoint and store their identities instead; they can be loaded from their source."""
     checkpoint["frozen"] = identities

@@ -4,7 +4,8 @@ The policy:
 
 - A ``ValueError`` or ``OSError`` raised by a ``raise`` statement of this project is a message to the user.
 - An ``OSError`` that names a file is one too, wherever the system raised it (missing file, no permission, full disk).
-- The same holds for an error passed on by a data loader worker, or wrapped by jsonargparse while it builds a class of this project.
+- The same holds for an error passed on by a data loader worker, one that carries the traceback of another process as a note, or one
+  wrapped by jsonargparse while it builds a class of this project.
 - Everything else is a bug, of this project or of a library, and keeps its traceback. ``MIMDIT_TRACEBACK=1`` shows every traceback.
 """
 
@@ -48,7 +49,9 @@ def message_to_user(error: BaseException) -> str | None:
     if wrapped is not None and _innermost(error).tb_frame.f_globals["__name__"].startswith("jsonargparse."):
         return message_to_user(wrapped)
     names_a_file = isinstance(error, OSError) and error.filename is not None
-    if names_a_file or (isinstance(error, (ValueError, OSError)) and _raised_by_us(_innermost(error))):
+    remote = next((note for note in getattr(error, "__notes__", ()) if "Traceback (most recent call last):" in note), None)
+    raised_by_us = _raised_by_us(_innermost(error)) if remote is None else _message_from_worker(remote) is not None
+    if names_a_file or (isinstance(error, (ValueError, OSError)) and raised_by_us):
         return " ".join(str(error).split())
     return None
 

@@ -126,6 +126,10 @@ class Restorer(Restoring):
         if not reached and self.conditioner.estimate_head is not None:
             self.conditioner.estimate_head.requires_grad_(False)
 
+    def setup(self, stage: str) -> None:
+        """Prepare the backbone for a stage."""
+        self.backbone.setup(stage)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
         """One micro-batch: flow, estimate and routing losses; logs each by name."""
         draws = draw_names(batch, self.global_step)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from datamodules.sources.listing import list_foundir
+from datamodules.sources.listing import list_pairs
 from datamodules.sources.members import MemberReader
 from tests.datamodules.made_sources import write_files
 
@@ -24,7 +24,7 @@ def contents(listing):
 def test_a_line_that_gives_no_pair_is_rejected(tmp_path, line, reason):
     write_files(tmp_path, {"08Haze/GT/1.png": b"t", "08Haze/LQ/1.jpg": b"d", "08Haze/GT/2.png": b"t", "01Blur/LQ/1.jpg": b"d"})
     (tmp_path / "list.txt").write_text(f"{LINE}\r\n{line}\n\n", newline="")
-    listing = list_foundir(tmp_path / "list.txt")
+    listing = list_pairs(tmp_path / "list.txt")
     assert contents(listing) == {("08Haze", "1"): (b"d", b"t")}
     assert [reject.reason for reject in listing.rejects] == [reason]
 
@@ -41,10 +41,10 @@ def test_a_line_that_gives_no_pair_is_rejected(tmp_path, line, reason):
 def test_a_line_of_another_form_is_refused(tmp_path, line, message):
     (tmp_path / "list.txt").write_text(f"\n{line}\n")
     with pytest.raises(ValueError, match=rf"list\.txt, line 2.*{message}"):
-        list_foundir(tmp_path / "list.txt")
+        list_pairs(tmp_path / "list.txt")
 
 
 def test_a_list_may_pair_files_of_other_names(tmp_path):
     write_files(tmp_path, {"set/08Haze/clear/1.png": b"t", "set/08Haze/hazy/1_0.8.png": b"d"})
     (tmp_path / "list.txt").write_text("set/08Haze/clear/1.png,set/08Haze/hazy/1_0.8.png\n", encoding="utf-8-sig")
-    assert contents(list_foundir(tmp_path / "list.txt")) == {("08Haze", "clear/1"): (b"d", b"t")}
+    assert contents(list_pairs(tmp_path / "list.txt")) == {("08Haze", "clear/1"): (b"d", b"t")}

@@ -1,20 +1,23 @@
-"""What is stored of the planned pairs: the bytes of the originals, whatever they came in."""
+"""Writing the planned shards: stored bytes, parts, interruptions, and the closing index."""
 
+import errno
 import hashlib
+import json
 import os
 import re
 from functools import partial
 
 import pytest
 
-from datamodules.conversion.convert import read_images
 from datamodules.conversion.options import Options
-from datamodules.conversion.problems import ConversionStoppedError
-from datamodules.conversion.run import write_shards
+from datamodules.conversion.plan import versions
+from datamodules.conversion.plan_file import ShardLine
+from datamodules.conversion.write import finalize, interleave_groups, read_images, write_shards
 from datamodules.decoding import decode_image, decode_pair
 from datamodules.degradations import GROUPS
-from datamodules.shards import ShardIndex
-from datamodules.sources.listing import list_foundir, list_pairs
+from datamodules.shards import ShardIndex, Sidecar
+from datamodules.shards.folder import ConversionStoppedError, Part
+from datamodules.sources.listing import list_pair_folders, list_pairs
 from tests.datamodules.conversion.made_conversion import content, converted, fields, planned, rejected, samples, stored
 from tests.datamodules.made_sources import MadePair, write_archives, write_group_folders, write_meta, write_side_folders
 
@@ -73,7 +76,7 @@ def test_every_layout_gives_the_same_shards(pairs, reference, tmp_path, layout):
 
 
 def test_two_folders_of_pairs_are_listed_and_read(pairs, source, reference):
-    listing = list_pairs(source / "08Haze" / "LQ", source / "08Haze" / "GT", group="08Haze")
+    listing = list_pair_folders(source / "08Haze" / "LQ", source / "08Haze" / "GT", group="08Haze")
     assert [pair.stem for pair in listing.pairs] == sorted(pairs["08Haze"])
     assert ShardIndex.load(reference).groups["08Haze"]
 
@@ -90,7 +93,7 @@ class RecordingReader:
 
 
 def test_each_member_is_read_once_in_the_order_it_lies_in(pairs, tmp_path):
-    listing = list_foundir(write_archives(tmp_path, {"01Blur": pairs["01Blur"]}))
+    listing = list_pairs(write_archives(tmp_path, {"01Blur": pairs["01Blur"]}))
     shuffled_pairs = sorted(listing.pairs, key=lambda pair: hashlib.sha256(pair.stem.encode()).digest())
     reader = RecordingReader()
     images = read_images(reader, shuffled_pairs)
@@ -149,7 +152,7 @@ def test_images_of_different_sizes_are_rejected(pairs, tmp_path):
 
 def test_a_member_of_a_wrong_checksum_is_rejected(pairs, tmp_path):
     source = write_archives(tmp_path / "source", {"01Blur": pairs["01Blur"]}, deflate=False)
-    listing = list_foundir(source)
+    listing = list_pairs(source)
     member = next(pair.lq for pair in listing.pairs if pair.stem == "0000003")
     volumes = sorted(source.iterdir())
     data = b"".join(path.read_bytes() for path in volumes)
@@ -195,3 +198,122 @@ def test_a_vanished_source_stops_and_is_taken_up_again(source, pairs, tmp_path):
     folder = converted(copy, tmp_path / "data")
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert len(samples(folder)) == 54
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    return content(converted(source, tmp_path_factory.mktemp("whole") / "data"))
+
+
+def test_a_second_run_gives_the_same_bytes(source, whole, tmp_path):
+    assert content(converted(source, tmp_path / "data")) == whole
+
+
+@pytest.mark.parametrize("parts", [2, 5, 20])
+def test_parts_give_the_bytes_of_the_whole(source, whole, tmp_path, parts):
+    assert content(converted(source, tmp_path / "data", parts=parts)) == whole
+
+
+def test_three_processes_give_the_bytes_of_one(source, whole, tmp_path):
+    assert content(converted(source, tmp_path / "data", workers=3)) == whole
+
+
+def test_an_error_in_another_process_is_told_as_in_this_one(source, tmp_path):
+    plan = planned(source, tmp_path / "data")
+    plan.header["root"] = str(tmp_path / "elsewhere")
+    with pytest.raises(ConversionStoppedError, match=r"elsewhere.*0 of \d+ shards are finished"):
+        write_shards(plan, workers=2)
+
+
+def test_a_part_is_every_nth_shard(source, tmp_path):
+    plan = planned(source, tmp_path / "data")
+    assert Part.parse("2/3").share(plan.shards) == [shard for place, shard in enumerate(plan.shards) if place % 3 == 1]
+    write_shards(plan, part=Part(2, 3))
+    assert {path.name for path in plan.folder.glob("*.tar")} == {shard.name for shard in Part(2, 3).share(plan.shards)}
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_part_that_is_none_is_named(text):
+    with pytest.raises(ValueError, match=f"part is '{text}'"):
+        Part.parse(text)
+
+
+def test_what_is_done_is_kept_and_the_rest_written_again(source, whole, tmp_path):
+    folder = converted(source, tmp_path / "data")
+    kept, short, no_sidecar, damaged, *_ = sorted(folder.glob("*.tar"))
+    short.write_bytes(short.read_bytes()[:1000])
+    no_sidecar.with_suffix(".json").unlink()
+    damaged.with_suffix(".json").write_text("{")
+    before = kept.stat().st_mtime_ns
+    assert content(converted(source, folder)) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_only_what_killed_processes_left_of_the_own_shards_is_removed(source, tmp_path):
+    plan = planned(source, tmp_path / "data")
+    own, other = (part.share(plan.shards)[0].name for part in (Part(1, 2), Part(2, 2)))
+    left = [f".{name}.12-ab.tmp" for name in (own, own.replace(".tar", ".json"), other, "plan.jsonl")]
+    for name in left:
+        (plan.folder / name).write_bytes(b"half")
+    write_shards(plan, part=Part(1, 2))
+    assert {path.name for path in plan.folder.glob(".*")} == set(left[2:])
+    write_shards(plan, part=Part(2, 2))
+    finalize(plan)
+    assert list(plan.folder.glob(".*")) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("calls", [0, 3, 5])
+def test_a_full_disk_stops_and_is_taken_up_again(source, whole, tmp_path, monkeypatch, code, calls):
+    plan = planned(source, tmp_path / "data")
+    sync, left = os.fsync, iter(range(calls))
+
+    def until_full(descriptor):
+        if next(left, None) is None:
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    message = f"{calls // 4} of {len(plan.shards)} shards are finished.*continue with"
+    with monkeypatch.context() as patch, pytest.raises(ConversionStoppedError, match=message):
+        patch.setattr(os, "fsync", until_full)
+        write_shards(plan)
+    assert list(plan.folder.glob(".*")) == []
+    assert content(converted(source, plan.folder)) == whole
+
+
+def test_every_group_is_begun_at_once_and_all_end_together():
+    counts = {"01Blur": 12, "05Noise": 4, "08Haze": 8}
+    shards = [ShardLine(f"{group}-{number:06d}.tar", group, 1, 1, 0) for group, count in counts.items() for number in range(count)]
+    order = interleave_groups(shards)
+    assert sorted(order, key=lambda shard: shard.name) == shards
+    for end in range(6, 25, 6):
+        for group, count in counts.items():
+            assert abs(sum(shard.group == group for shard in order[:end]) - end * count / 24) <= 1
+
+
+def test_missing_shards_are_counted_and_the_command_is_named(source, tmp_path):
+    plan = planned(source, tmp_path / "data")
+    write_shards(plan, part=Part(1, 2))
+    missing = f"{len(plan.shards) // 2} of the {len(plan.shards)} shards .* {plan.shards[1].name} first"
+    with pytest.raises(ValueError, match=rf"{missing}.*`mimdit shards foundir {source} {plan.folder} --shard_size=1`"):
+        finalize(plan)
+    assert not (plan.folder / "index.json").exists()
+
+
+def test_the_index_lists_the_sidecars_and_says_how_it_was_made(source, tmp_path):
+    index = ShardIndex.load(converted(source, tmp_path / "data"))
+    assert index.samples == 54
+    assert list(index.shards) == [Sidecar.load(path).entry for path in sorted((tmp_path / "data").glob("*.tar"))]
+    expected = {"seed": 0, "shard_size": 1, "tile": None, "layout": "group folders", "versions": versions()}
+    assert {name: index.options[name] for name in expected} == expected
+
+
+def test_rejects_of_the_listing_and_of_the_shards_are_listed_by_group_and_stem(pairs, tmp_path):
+    made = {group: dict(stems) for group, stems in pairs.items()}
+    made["08Haze"]["0000030"] = MadePair(b"no image", ".png", b"no image", ".png")
+    made["08Haze"]["0000025"] = made["08Haze"]["0000025"]._replace(gt=None)
+    made["01Blur"]["0000002"] = MadePair(b"", ".png", b"", ".png")
+    folder = converted(write_group_folders(tmp_path / "source", made), tmp_path / "data")
+    lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["group"], line["name"]) for line in lines] == [("01Blur", "0000002"), ("08Haze", "0000025"), ("08Haze", "0000030")]
+    assert "nothing" in lines[0]["reason"] and "no GT image" in lines[1]["reason"] and "6e 6f" in lines[2]["reason"]
