@@ -16,7 +16,7 @@ class Batch(TypedDict):
     names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise.
     ``lq_latent`` and ``gt_latent`` stand in for the images: mean and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior, as
     they were stored (fp16, bf16 or fp32), neither shifted nor scaled nor sampled; the codec does that, by ``draw``. In evaluation
-    ``benchmark`` names the benchmark of each image, inside which group and key are unique, and ``degradations`` what degraded it,
+    ``test_set`` names the test set of each image, inside which group and key are unique, and ``degradations`` what degraded it,
     also what is no atom; ``gt`` is missing where there is no truth. (ours)
     """
 
@@ -28,7 +28,7 @@ class Batch(TypedDict):
     group: list[str]
     key: list[str]
     draw: NotRequired[list[str]]
-    benchmark: NotRequired[list[str]]
+    test_set: NotRequired[list[str]]
     degradations: NotRequired[list[list[str]]]
 
 
