@@ -1,11 +1,8 @@
 """Public test sets as they are released: one class per layout, each with a root, all evaluated at once."""
 
-from datamodules.test_sets.base import Contents, Entry, TestSet
+from datamodules.test_sets.base import Benchmark, Contents, Entry, TestSet
 from datamodules.test_sets.layouts import CDD11, FoundIR, PairFolders, PolyU, Shards, SIDDBlocks, Unpaired
 from datamodules.test_sets.suites import InstructIR, MoCEIR, PromptIR
-
-Benchmark = TestSet
-"""Older name of `TestSet`, for test sets of users' own."""
 
 __all__ = [
     "Benchmark",

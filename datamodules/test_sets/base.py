@@ -115,3 +115,7 @@ class TestSet(ABC):
         """Return the settings that its numbers depend on, for the results."""
         keys = None if self.keys is None else self.keys.pattern
         return {"layout": type(self).__name__, "root": str(self.root), "groups": self.groups, "keys": keys, "crop": self.crop}
+
+
+Benchmark = TestSet
+"""Older name of `TestSet`, for users' own subclasses."""

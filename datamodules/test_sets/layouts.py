@@ -35,7 +35,7 @@ _POLYU_NAME = re.compile(r"(?P<scene>.+)_(?P<side>real|mean)", re.IGNORECASE)
 
 
 class FoundIR(TestSet):
-    """FoundIR's test set (arXiv 2412.01427), converted or as it was released.
+    """FoundIR's test set as it was released (arXiv 2412.01427).
 
     As ``<group>/{GT,LQ}``, ``{GT,LQ}/<group>``, archives ``<group>.zip``, or a ``.txt`` of "GT, LQ" lines.
 

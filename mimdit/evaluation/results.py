@@ -90,7 +90,7 @@ def read_results(folder: Path) -> Results:
     except _NewerSchemaError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no table of results ({type(error).__name__}: {error}); test the run again") from error
+        raise ValueError(f"{path} is not a table of results ({type(error).__name__}: {error}); test the run again") from error
     if rows:
         _check_same_test(rows, summaries, rows_path, path)
     return Results(summaries, rows, settings, missing)
@@ -101,7 +101,7 @@ class _NewerSchemaError(ValueError):
 
 
 def _read_rows(path: Path) -> Iterable[ScoreRow]:
-    """Yield each image's row once.
+    """Yield the row of each image once.
 
     Raises:
         ValueError: A line is damaged; the message gives its number.
@@ -118,7 +118,8 @@ def _read_rows(path: Path) -> Iterable[ScoreRow]:
                     if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                         raise ValueError(f"{metric} of the {side} is {value!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is no image's result ({type(error).__name__}: {error}); test the run again") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}, line {number} is not an image's result ({reason}); test the run again") from error
         if image not in seen:  # a distributed sampler may give an image to two ranks
             seen.add(image)
             yield row
@@ -160,7 +161,7 @@ def _split_sides(means: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_summaries(summaries: dict[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError where a mean is missing or is no number."""
+    """Raise KeyError, TypeError or ValueError where a mean is missing or is not a number."""
     for summary in summaries.values():
         summary.setdefault("notes", {})
         summary["left_out"] = [str(name) for name in summary["left_out"]]

@@ -52,7 +52,7 @@ class Comparison:
         images: Images that both runs have a score of.
         of_images: Difference of the means over images.
         of_groups: Difference of the means over groups; images are resampled inside their groups.
-        better: Images that the second run has a better score of; None where it is not known whether lower is better.
+        better: Images with a better score in the second run; None where the metric's direction is unknown.
         equal: Images of equal score.
     """
 

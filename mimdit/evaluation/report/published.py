@@ -62,7 +62,7 @@ def _read(path: Path) -> Published:
         rows = tuple(_row(row, list(titles)) for row in content["rows"])
         return Published(plain(content.get("test_set") or content["benchmark"]), titles, rows)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of published figures ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} is not a file of published figures ({type(error).__name__}: {error})") from error
 
 
 def _row(row: dict, groups: list[str]) -> PublishedRow:

@@ -65,7 +65,7 @@ def test_the_real_scorers_rows_of_images_that_need_nothing_are_in_no_mean(tmp_pa
         assert abs(each[GROUP_MEAN].value - sum(each[group].value for group in ("00Clean", "05Noise", "09Lowlight_Haze")) / 3) > 0.2
 
 
-def test_rows_before_schema_1_are_told_by_pyiqas_80_db(tmp_path):
+def test_rows_before_schema_1_need_nothing_at_pyiqas_80_db(tmp_path):
     old = [{name: value for name, value in each.items() if name not in ("test_set", "identical_input")} | {"benchmark": "foundir"}
            for each in (row("00Clean", 1, 40.0) | {"input": {"psnr": 80.0, "lpips": 0.0}}, row("08Haze", 1, 25.0))]  # fmt: skip
     assert read_run(str(write_run(tmp_path / "mine", old))).means["foundir", "output", "psnr"][GROUP_MEAN].value == 25.0
@@ -119,7 +119,7 @@ def test_a_damaged_line_is_named(tmp_path, line):
     folder = write_run(tmp_path / "mine", [row("08Haze", 1, 20.0)])
     with open(folder / "results.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="line 2 is no image's result"):
+    with pytest.raises(ValueError, match="line 2 is not an image's result"):
         read_run(str(folder))
 
 
