@@ -5,11 +5,12 @@ from typing import Any
 
 _HOMES = {
     "BenchmarkDataModule": "datamodules.test_sets.data_module",
+    "TestSetDataModule": "datamodules.test_sets.data_module",
     "FoundIRDataModule": "datamodules.foundir",
     "RestorationDataModule": "datamodules.restoration",
 }
 
-__all__ = ["BenchmarkDataModule", "FoundIRDataModule", "RestorationDataModule"]
+__all__ = ["BenchmarkDataModule", "FoundIRDataModule", "RestorationDataModule", "TestSetDataModule"]
 
 
 def __getattr__(name: str) -> Any:

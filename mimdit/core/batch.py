@@ -19,7 +19,7 @@ class Batch(TypedDict):
     and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior as stored (fp16, bf16 or fp32), not shifted, scaled or sampled. The
     codec does that, with random numbers that depend on ``draw``.
 
-    In evaluation, ``benchmark`` names the test set; (group, key) is unique within it. ``degradations`` may include names outside `ATOMS`.
+    In evaluation, ``test_set`` names the test set; (group, key) is unique within it. ``degradations`` may include names outside `ATOMS`.
     ``gt`` is absent without ground truth. Not in the paper.
     """
 
@@ -31,7 +31,7 @@ class Batch(TypedDict):
     group: list[str]
     key: list[str]
     draw: NotRequired[list[str]]
-    benchmark: NotRequired[list[str]]
+    test_set: NotRequired[list[str]]
     degradations: NotRequired[list[list[str]]]
 
 

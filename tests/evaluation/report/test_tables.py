@@ -6,9 +6,8 @@ import io
 import pytest
 
 from mimdit.evaluation.report import load_published, make_tables, read_run
-from mimdit.evaluation.report.rendering import to_csv, to_latex, to_markdown
-from mimdit.evaluation.report.scores import GROUP_MEAN, IMAGE_MEAN
-from mimdit.evaluation.report.table import differing_images
+from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN
+from mimdit.evaluation.report.tables import differing_images, to_csv, to_latex, to_markdown
 from tests.evaluation.report.made_results import row, write_run
 
 

@@ -2,13 +2,22 @@
 
 import pytest
 
-from mimdit.evaluation.iqa.summary import each_once, summarize
-from mimdit.evaluation.iqa.table import table
+from mimdit.evaluation.summary import format_summary, summarize, unique_rows
 
 
-def row(group: str, key: str, psnr: float | None, degradations: str, given: float = 10.0, benchmark: str = "A", why: str = "") -> dict:
+def row(
+    group: str,
+    key: str,
+    psnr: float | None,
+    degradations: str,
+    given: float | None = 10.0,
+    test_set: str = "A",
+    why: str = "",
+    identical: bool = False,
+) -> dict:
     scores = {"output": {"psnr": psnr}, "input": {"psnr": given}, "notes": {"psnr": why} if why else {}}
-    return {"benchmark": benchmark, "group": group, "key": key, "degradations": degradations.split()} | scores
+    names = {"test_set": test_set, "group": group, "key": key, "degradations": degradations.split(), "identical_input": identical}
+    return names | scores
 
 
 ROWS = [row("01Blur", "1", 20, "blur"), row("01Blur", "2", 30, "blur"), row("13Rain_Haze", "3", 40, "rain haze")]
@@ -42,23 +51,45 @@ def test_an_image_without_a_score_does_not_count_and_is_told():
 
 
 def test_images_that_needed_nothing_are_in_no_mean():
-    summary = summarize([*ROWS, row("00Clean", "5", 45, "", given=80.0)])["A"]
+    summary = summarize([*ROWS, row("00Clean", "5", 45, "", given=80.0, identical=True)])["A"]
     assert summary["left_out"] == ["00Clean"] and summary["groups"]["00Clean"]["output"]["psnr"] == 45
     assert summary["mean_of_images"]["output"]["psnr"] == 30 and summary["mean_of_images"]["images"] == 3
-    alone = summarize([row("00Clean", "5", 45, "", given=80.0)])["A"]
+    alone = summarize([row("00Clean", "5", 45, "", given=80.0, identical=True)])["A"]
     assert alone["left_out"] == [] and alone["mean_of_images"]["output"]["psnr"] == 45
 
 
 def test_each_image_once_in_order():
-    other = row("01Blur", "1", 50, "blur", benchmark="B")
-    rows = each_once([ROWS[2], ROWS[0], other, ROWS[2], ROWS[1], ROWS[0]], ["B", "A"])
+    other = row("01Blur", "1", 50, "blur", test_set="B")
+    rows = unique_rows([ROWS[2], ROWS[0], other, ROWS[2], ROWS[1], ROWS[0]], ["B", "A"])
     assert rows == [other, *ROWS]
 
 
 def test_the_table_shows_a_dash_and_its_reason():
-    text = table("A", summarize([*ROWS, row("13Rain_Haze", "9", None, "rain haze", why="too small")])["A"])
+    text = format_summary("A", summarize([*ROWS, row("13Rain_Haze", "9", None, "rain haze", why="too small")])["A"])
     assert "psnr: 1 without a score: too small" in text
     lines = text.splitlines()
     assert lines[1].split() == ["mean", "of", "images", "4", "input", "10.000"] and lines[2].split() == ["output", "30.000"]
-    nothing = table("A", summarize([row("x", "4", None, "", given=None, why="weights missing")])["A"])
+    nothing = format_summary("A", summarize([row("x", "4", None, "", given=None, why="weights missing")])["A"])
     assert nothing.splitlines()[2].split() == ["output", "-"]
+
+
+def test_whether_an_image_needs_nothing_is_what_its_row_says_not_its_psnr():
+    rows = [*ROWS, row("00Clean", "5", 45, "", given=100.0)]
+    assert summarize(rows)["A"]["left_out"] == []
+    # One image of a group that needs nothing does not take the group out.
+    rows = [*ROWS, row("00Clean", "5", 45, "", identical=True), row("00Clean", "6", 45, "")]
+    assert summarize(rows)["A"]["left_out"] == [] and summarize(rows)["A"]["mean_of_images"]["images"] == 5
+
+
+def test_variants_have_their_means_and_lines():
+    rows = [each | {"estimate": {"psnr": each["output"]["psnr"] - 1}, "gates_uniform": {"psnr": 7.0}} for each in ROWS]
+    summary = summarize(rows)["A"]
+    assert summary["mean_of_groups"]["estimate"]["psnr"] == 31.5 and summary["groups"]["01Blur"]["gates_uniform"]["psnr"] == 7
+    assert [line.split()[-2] for line in format_summary("A", summary).splitlines()[1:5]] == ["input", "output", "estimate", "gates_uniform"]
+
+
+def test_broken_scores_and_no_scores_are_errors_that_say_so():
+    with pytest.raises(ValueError, match="psnr of the output of image 08Haze/a is nan"):
+        summarize([row("08Haze", "a", float("nan"), "haze")])
+    with pytest.raises(ValueError, match="no image"):
+        summarize([])

@@ -1,11 +1,11 @@
-"""Validation images on TensorBoard."""
+"""Pictures of a few samples: on TensorBoard after validations, in a file after a test."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-from callbacks import ImageGrid
+from callbacks import ImageGrid, Showcase
 from tests.callbacks.dummy import DummyRestorer, events, loader, samples, trainer
 
 
@@ -36,3 +36,20 @@ def test_without_tensorboard_nothing_happens(tmp_path):
     run.fit(DummyRestorer(), loader(), loader())
     assert run.global_step == 2
     assert not [*tmp_path.rglob("events.out.tfevents*"), *tmp_path.rglob("*.png")]
+
+
+def test_the_test_ends_with_one_whole_picture(tmp_path):
+    path = tmp_path / "show" / "restored.png"
+    trainer(tmp_path, Showcase(str(path), max_images=4, side=32)).test(DummyRestorer(), loader(), verbose=False)
+    assert [file.name for file in path.parent.iterdir()] == ["restored.png"]
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.width > 2 * 3 * 32 and picture.height > 2 * 32
+
+
+def test_only_the_groups_asked_for_are_shown(tmp_path):
+    sizes = []
+    for groups in (["05Noise"], None):
+        trainer(tmp_path, Showcase(max_images=3, groups=groups, side=32, per_line=1)).test(DummyRestorer(), loader(3), verbose=False)
+        with Image.open(tmp_path / "restored.png") as picture:
+            sizes.append(picture.height)
+    assert sizes[1] > 2.5 * sizes[0]
