@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.step_timer import Span, log_scalars
+from mimdit.training.devices import peak_flops
 from mimdit.training.flops import meta_twin, training_flops
-from mimdit.training.peak_flops import peak_flops
 
 
 class MFU(L.Callback):
@@ -26,7 +26,7 @@ class MFU(L.Callback):
 
     Args:
         every_n_steps: Optimiser steps between two records, and the span that each averages over. At its end the host waits for the device.
-        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for that of `mimdit.training.peak_flops`.
+        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for that of `mimdit.training.devices`.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1, or ``peak_tflops`` is not positive.

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from mimdit.backbone.dit import draw_path
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.flow import FlowMatching, draw_path, num_evaluations
 
 
 def tensors(*shape, count=3, seed=0):
@@ -102,7 +101,7 @@ def test_evaluations_and_the_sigmas_they_see(sampler, evaluations):
         return latents
 
     FlowMatching(sampler=sampler).sample(velocity, torch.ones(2, 1, 1, 1), 0.8, 4)
-    assert len(seen) == evaluations
+    assert len(seen) == evaluations == num_evaluations(4, sampler)
     assert all(sigma.shape == (2,) and sigma.dtype == torch.float32 and 0 < sigma[0] <= 0.8 for sigma in seen)
     assert sorted({round(float(sigma[0]), 4) for sigma in seen}) == [0.2, 0.4, 0.6, 0.8]
 
@@ -124,11 +123,6 @@ def test_draws_belong_to_their_names_and_not_to_the_batch():
         other, other_sigma = draw_path(flow, latents, list(names), seed)
         assert (other != noise).flatten(1).any(1).all() and (other_sigma != sigma).all()
     assert noise[0].std() > 0.5 and not torch.equal(noise[0], noise[1])
-
-
-def test_words_of_a_key_do_not_run_together():
-    assert keyed_generator("a", "bc").initial_seed() != keyed_generator("ab", "c").initial_seed()
-    assert keyed_generator(1, 23).initial_seed() != keyed_generator(12, 3).initial_seed()
 
 
 def draws(count=4000, **options):

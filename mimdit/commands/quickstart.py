@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mimdit.commands.shards import quickstart as write_shards
-from mimdit.training.precision import emulates_bfloat16
+from mimdit.training.devices import emulates_bfloat16
 
 
 def quickstart(config: str = "configs/quickstart.yaml", data: str = "data/quickstart", run: str = "runs/quickstart") -> None:

@@ -22,7 +22,7 @@ from mimdit.core import stop_signals
 from mimdit.distributed.checkpoint_files import read_hyper_parameters
 from mimdit.distributed.checkpoint_io import WholeCheckpointIO
 from mimdit.distributed.preemption import Preempted, leave_together
-from mimdit.training.precision import slow_precision
+from mimdit.training.devices import slow_precision
 
 VERBS = ("fit", "validate", "test", "predict")
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 MOVED = {
     "callbacks.expert_maps": "mimdit.plots.expert_maps",
-    "callbacks.peak_flops": "mimdit.training.peak_flops",
+    "callbacks.peak_flops": "mimdit.training.devices",
     "callbacks.pulse": "callbacks.heartbeat",
     "callbacks.span": "callbacks.step_timer",
     "callbacks.spread": "callbacks.sample_picker",
@@ -62,7 +62,7 @@ MOVED = {
     "mimdit.iqa.weights": "mimdit.evaluation.iqa.weights",
     "mimdit.metrics": "mimdit.evaluation.metrics",
     "mimdit.optimization": "mimdit.training.optimization",
-    "mimdit.padding": "mimdit.restorer.padding",
+    "mimdit.padding": "mimdit.restorer.inference",
     "mimdit.pipeline": "mimdit.restorer.pipeline",
     "mimdit.pixels": "mimdit.restorer.pixels",
     "mimdit.report": "mimdit.evaluation.report",

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import lightning as L
@@ -22,7 +23,6 @@ from datamodules.synthetic.photographs import TEST, photograph_crop
 from mimdit import cli
 from mimdit.commands import restore as command
 from mimdit.commands.loading import load_restorer
-from mimdit.commands.tile_size import tile_for_free_memory
 from mimdit.conditioner import MoEConditioner
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
@@ -36,7 +36,6 @@ def stub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     made = Identity()
     made.to = lambda device: made
-    made.check_settings = lambda **settings: None
     monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
     return made
 
@@ -111,7 +110,7 @@ def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_imag
 def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def in_pieces(restorer, job, explain, progress, **settings):
+    def in_pieces(restorer, job, settings, *, explain, progress):
         for _ in range(3):
             time.sleep(0.15)  # the bar is drawn every 0.1 s
             progress(0.34)
@@ -148,7 +147,7 @@ def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkey
 def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, capsys):
     put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG", "L"))
 
-    def restore(images, **settings):
+    def restore(images, settings, **options):
         if (images[0, 0] != images[0, 1]).any():
             raise torch.OutOfMemoryError("no")
         return images
@@ -259,6 +258,6 @@ def test_sixteen_bit_and_grey_pixels_are_restored_as_what_they_are():
 
 
 @pytest.mark.parametrize(("free", "side"), [(100 << 20, 256), (2 << 30, 512), (64 << 30, 1024)])
-def test_the_tile_goes_by_the_free_memory(tmp_path, free, side):
-    (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:  {free >> 10} kB\n")
-    assert tile_for_free_memory(torch.device("cpu"), tmp_path / "meminfo") == side
+def test_the_tile_follows_the_free_memory(monkeypatch, free, side):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    assert command.tile_for_free_memory(torch.device("cpu")) == side

@@ -6,7 +6,7 @@ import torch
 from mimdit.core.batch import ATOMS
 from mimdit.plots.gate_chart import expert_shares, gate_chart
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.steering import MeasuredGates, gains, parse_wishes
+from mimdit.restorer.steering import MeasuredGates, gains, parse_steer
 from tests.tiny_models import ARCHITECTURE, randomise, tiny_restorer
 
 GROUPS = ("spatial", "channel", "swin", "se")
@@ -85,14 +85,14 @@ def test_measured_gates_are_means_over_images_with_one_degradation_and_travel_wi
 )
 def test_what_cannot_be_steered_is_told(steer, words):
     with pytest.raises(ValueError, match=words):
-        restorer().check_settings(steer=steer)
+        restorer().sampling_settings(steer=steer)
 
 
-def test_wishes_are_read():
-    assert parse_wishes("haze=0, channel=2.5") == {"haze": 0.0, "channel": 2.5}
+def test_factors_are_parsed():
+    assert parse_steer("haze=0, channel=2.5") == {"haze": 0.0, "channel": 2.5}
     for text in ("haze", "haze=much", ""):
         with pytest.raises(ValueError, match="cannot be read; write name=value"):
-            parse_wishes(text)
+            parse_steer(text)
 
 
 def test_the_chart_shows_shares_that_make_a_whole():
