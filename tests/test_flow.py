@@ -138,8 +138,8 @@ def test_sigma_is_logit_normal(mean, std):
     assert logits.mean() == pytest.approx(mean, abs=4 * std / math.sqrt(4000))
     assert logits.std() == pytest.approx(std, rel=0.05)
     # the third moment of a normal around its mean is nought, the fourth thrice the squared variance
-    centred = (logits - logits.mean()) / logits.std()
-    assert centred.pow(3).mean().abs() < 0.2 and centred.pow(4).mean() == pytest.approx(3, abs=0.5)
+    centered = (logits - logits.mean()) / logits.std()
+    assert centered.pow(3).mean().abs() < 0.2 and centered.pow(4).mean() == pytest.approx(3, abs=0.5)
 
 
 def test_a_path_from_the_estimate_is_drawn_below_its_start():

@@ -161,8 +161,8 @@ class Restoration:
 
     Args:
         restorer: The restorer.
-        images: Degraded images ``[B, 3, H, W]`` in 0..1. Above ``settings.tile²`` pixels they stay where they are and are processed in
-            pieces; otherwise they go to the restorer's device.
+        images: Degraded images ``[B, 3, H, W]`` in 0..1. Those to process in pieces stay where they are; others are moved to the
+            restorer's device.
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
         progress: As for `InferenceMixin.restore`.
@@ -182,9 +182,9 @@ class Restoration:
         routing: Routing | None = None,
         progress: Progress = _ignore,
     ) -> None:
-        in_pieces = settings.tile is not None and images[:, 0].numel() > settings.tile**2
         self.restorer, self.settings = restorer, settings
-        self.area = settings.tile**2 if in_pieces else None
+        self.area = settings.area(images)
+        in_pieces = self.area is not None
         self.images = images if in_pieces else images.to(restorer.device)
         self._in_rows = in_pieces and restorer.backbone.codec.pointwise
         passes = 2 * len(restorer.conditioner.blocks)

@@ -219,8 +219,8 @@ class Restorer(InferenceMixin, L.LightningModule):
         """
         images, settings = batch["lq"], self.sampling_settings(tile=self.test_tile)
         place = images.device
-        if self.test_tile is not None and images[:, 0].numel() > self.test_tile**2:
-            images = images.cpu()  # only the piece in work is on the device
+        if settings.area(images) is not None:
+            images = images.cpu()  # only the current piece is on the device
         restoration = Restoration(self, images, settings)
         outputs = _outputs(restoration)
         if self.test_ablations:
@@ -258,7 +258,7 @@ class Restorer(InferenceMixin, L.LightningModule):
         """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings."""
         settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
-        if self.output_layer is not None:
+        if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
             other.ema.restart()
         return other.eval()

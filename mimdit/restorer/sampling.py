@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from mimdit.flow import check_sampling, num_evaluations
 from mimdit.restorer.color import check_color
 from mimdit.restorer.steering import check_factors
@@ -52,6 +54,10 @@ class SamplingSettings:
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile={self.tile} must be at least 1; use null for one piece")
         check_factors(self.steer or {})
+
+    def area(self, images: torch.Tensor) -> int | None:
+        """Return the pixels of a piece where ``images [B, 3, H, W]`` are to be processed in pieces, else None."""
+        return self.tile**2 if self.tile is not None and images[:, 0].numel() > self.tile**2 else None
 
     @property
     def num_evaluations(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def tiled_velocity(
     scale: Scale | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     anchor: torch.Tensor | None = None,
-    **options: object,
+    **options: Any,
 ) -> torch.Tensor:
     """Return the velocity ``[B, C, h, w]`` from overlapping tiles of at most ``tile`` latent pixels a side, blended by linear ramps.
 

@@ -60,8 +60,7 @@ def peak_flops(name: str, precision: str) -> float | None:
         return half * 1e12
     if not precision.startswith("32"):
         return None
-    uses_tf32 = tf32 is not None and torch.get_float32_matmul_precision() != "highest"
-    return (tf32 if uses_tf32 else single) * 1e12
+    return (single if tf32 is None or torch.get_float32_matmul_precision() == "highest" else tf32) * 1e12
 
 
 def emulates_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:

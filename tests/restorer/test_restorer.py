@@ -29,7 +29,7 @@ def images(height=16, width=16, batch=2):
 
 
 def living(**options):
-    """A restorer with no zero-initialised layer left."""
+    """A restorer with no zero-initialized layer left."""
     restorer = tiny_restorer(**options)
     randomise(restorer.conditioner, 0)
     return restorer
@@ -192,7 +192,7 @@ def test_a_seed_is_reproducible_and_another_differs():
     first = restorer.restore(images(), seed=5)
     torch.manual_seed(123)
     assert torch.equal(restorer.restore(images(), seed=5), first)
-    torch.testing.assert_close(restorer.restore(images()[:1], seed=5), first[:1])  # neighbours in the batch change nothing
+    torch.testing.assert_close(restorer.restore(images()[:1], seed=5), first[:1])  # neighbors in the batch change nothing
     assert not torch.equal(restorer.restore(images(), seed=6), first)
 
 

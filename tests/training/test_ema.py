@@ -59,7 +59,7 @@ def test_swap_exchanges_and_is_its_own_inverse():
     ema.swap()
     assert torch.equal(net[0].weight, start["0.weight"]) and torch.equal(ema.average["0/weight"], live["0.weight"])
     assert torch.equal(net[0].bias, live["0.bias"])  # does not train: not swapped
-    assert [parameter.data_ptr() for parameter in net.parameters()] == pointers  # in place: optimisers keep their parameters
+    assert [parameter.data_ptr() for parameter in net.parameters()] == pointers  # in place: optimizers keep their parameters
     ema.swap()
     assert all(torch.equal(value, live[name]) for name, value in values(net).items())
     assert all(torch.equal(value, average[name]) for name, value in values(ema).items())
