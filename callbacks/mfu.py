@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.loggers import log_scalars
 from callbacks.step_timer import StepTimer
+from mimdit.training.devices import peak_flops
 from mimdit.training.flops import meta_twin, training_flops
-from mimdit.training.peak_flops import peak_flops
 
 
 class MFU(L.Callback):
@@ -27,7 +27,7 @@ class MFU(L.Callback):
 
     Args:
         every_n_steps: Optimizer steps between two records, over which each averages. At each record the host waits for the device.
-        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for the value in `mimdit.training.peak_flops`.
+        peak_tflops: Dense peak of each device in TFLOP/s at the precision in use; None for the value in `mimdit.training.devices`.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1, or ``peak_tflops`` is not positive.

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from mimdit.backbone.pretrained import load_pretrained
-from mimdit.flow import keyed_generator
+from mimdit.core.rng import keyed_generator
 
 POSTERIORS = ("mean", "sample")
 

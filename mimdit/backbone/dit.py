@@ -23,8 +23,10 @@ from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to
 from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.core.batch import Batch, draw_names
-from mimdit.flow import FlowMatching, keyed_generator
-from mimdit.training.optimization import parameter_groups
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching, draw_path
+from mimdit.training.losses import check_flow_loss, flow_error
+from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
 
 FAMILIES: tuple[Family, ...] = (sd3, pixart)
@@ -252,10 +254,7 @@ class DiTBackbone(L.LightningModule):
         """Optimize the transformer, or only its adapters where there are any; the codec stays frozen."""
         if self.lora is None and self.transformer.dtype != torch.float32:
             raise ValueError("dtype: bfloat16 is for weights that stay frozen, but this backbone trains; use float32, or add lora")
-        optimizer = self.make_optimizer(parameter_groups(self.transformer))
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        return optimizer_and_schedule(self.transformer, self.make_optimizer, self.make_scheduler)
 
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
         """Set ``requires_grad`` for training by a restorer: of the transformer, of its adapters, or of nothing.
@@ -333,40 +332,6 @@ class DiTBackbone(L.LightningModule):
             return
         transformer = self.transformer if is_int8(self.transformer) else copy.deepcopy(self.transformer).to(dtype)
         transformer.save_pretrained(folder, safe_serialization=True)
-
-
-def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise like ``latents`` and ``sigma [B]``, drawn by the seed and each image's `draw_names`: ranks and resumption change no sample."""
-    generators = [keyed_generator(seed, draw) for draw in draws]
-    sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
-    return noise.to(latents.device), sigma.to(latents.device)
-
-
-def flow_error(velocity: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor, *, on: str, sigma_min: float = 0.0) -> torch.Tensor:
-    """Return the squared error ``[B]`` of each image's velocity, or of the clean latent that it implies.
-
-    Args:
-        velocity: Predicted, ``[B, C, h, w]``.
-        target: Of the path.
-        sigma: Noise levels ``[B]`` in 0..1.
-        on: ``velocity`` or ``sample``.
-        sigma_min: Where the velocity was made of a predicted sample, the least divisor of that conversion; the target is converted alike,
-            so that the true sample has no error at any sigma. 0 for a velocity that was predicted itself.
-    """
-    divisor = sigma.float().clamp_min(sigma_min)
-    if sigma_min > 0:
-        target = target * (sigma.float() / divisor)[:, None, None, None]
-    error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
-    return error if on == "velocity" else error * divisor.square()
-
-
-def check_flow_loss(on: str, sigma_min: float) -> None:
-    """Raise ValueError where the flow loss cannot be taken on ``on``, or ``sigma_min`` is out of range."""
-    if on not in ("velocity", "sample"):
-        raise ValueError(f"flow_loss_on {on!r} is unknown; choose velocity or sample")
-    if not 0 < sigma_min < 1:
-        raise ValueError(f"sigma_min={sigma_min} is outside (0, 1); 0.05 is usual")
 
 
 def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from mimdit.commands.shards import quickstart as write_shards
 from mimdit.evaluation.results import RESULTS_NAME, read_results
-from mimdit.training.precision import emulates_bfloat16
+from mimdit.training.devices import emulates_bfloat16
 
 
 def quickstart(config: str = "configs/quickstart.yaml", data: str = "data/quickstart", run: str = "runs/quickstart") -> None:

@@ -22,7 +22,7 @@ import mimdit
 from callbacks.preemption import Preempted, leave_together
 from mimdit.core import stop_signals
 from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
-from mimdit.training.precision import slow_precision
+from mimdit.training.devices import slow_precision
 
 VERBS = ("fit", "validate", "test", "predict")
 

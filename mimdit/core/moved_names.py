@@ -11,7 +11,7 @@ from types import ModuleType
 MOVED = {
     "callbacks.expert_maps": "mimdit.plots.expert_maps",
     "callbacks.image_grid": "callbacks.sample_images",
-    "callbacks.peak_flops": "mimdit.training.peak_flops",
+    "callbacks.peak_flops": "mimdit.training.devices",
     "callbacks.pulse": "callbacks.watchdog",
     "callbacks.quality": "callbacks.scores",
     "callbacks.showcase": "callbacks.sample_images",
@@ -73,7 +73,7 @@ MOVED = {
     "mimdit.iqa.weights": "mimdit.evaluation.iqa.weights",
     "mimdit.metrics": "mimdit.evaluation.metrics",
     "mimdit.optimization": "mimdit.training.optimization",
-    "mimdit.padding": "mimdit.restorer.padding",
+    "mimdit.padding": "mimdit.restorer.inference",
     "mimdit.pipeline": "mimdit.restorer.pipeline",
     "mimdit.pixels": "mimdit.restorer.pixels",
     "mimdit.report": "mimdit.evaluation.report",

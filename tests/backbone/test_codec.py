@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from mimdit.backbone import PixelCodec, VAECodec
-from mimdit.flow import keyed_generator
+from mimdit.core.rng import keyed_generator
 from tests.tiny_checkpoints import tiny_vae
 from tests.tiny_models import randomize, tiny_backbone
 

@@ -7,7 +7,8 @@ import torch
 
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone.prompts import write_prompts
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
 from tests.tiny_training import train
 

@@ -11,11 +11,12 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from mimdit.backbone import DiTBackbone
-from mimdit.backbone.dit import flow_error
 from mimdit.backbone.identity import weights_sha256
 from mimdit.backbone.prediction import replaced_output, sample_to_velocity, zero_output_layer
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching
 from mimdit.training.flops import count_flops
+from mimdit.training.losses import flow_error
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
 
 FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])

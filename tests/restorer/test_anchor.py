@@ -11,7 +11,7 @@ from mimdit import cli
 from mimdit.backbone import LoRA
 from mimdit.backbone.prompts import write_prompts
 from mimdit.conditioner.pruning import prune
-from mimdit.flow import keyed_generator
+from mimdit.core.rng import keyed_generator
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.training.flops import restoration_flops, training_flops
