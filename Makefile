@@ -1,4 +1,4 @@
-# make quickstart | test | test-long | lint | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
+# make quickstart | test | test-long | lint | docs | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
 # Everything runs in $(VENV), which is made when it is missing and renewed when pyproject.toml or constraints.txt changed.
 
 VENV ?= .venv
@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV)/bin/python -m pytest tests
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long lint clean distclean
+.PHONY: help setup quickstart test test-long lint docs clean distclean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -26,6 +26,9 @@ test-long: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+
+docs: $(STAMP)
+	$(VENV)/bin/mkdocs build --strict
 
 # The named interpreter, or the first of these that runs and is new enough; version managers leave names that do not run.
 $(VENV)/bin/pip:
