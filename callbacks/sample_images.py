@@ -10,8 +10,8 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.loggers import tensorboard_writer
 from callbacks.sample_picker import SpreadOverGroups
-from callbacks.tensorboard import tensorboard_writer
 from mimdit.core.files import replace_when_whole
 from mimdit.plots.image_strips import compare_with_truth, draw_strips, readable_group
 
