@@ -33,8 +33,8 @@ from datamodules.collation import collate
 from datamodules.decoding import Pair, decode_image
 from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex
-from datamodules.streaming.order import Line
-from datamodules.streaming.progress import Progress
+from datamodules.streaming.order import SampleOrder
+from datamodules.streaming.partition import Progress
 from datamodules.streaming.stream import StreamLoader, TrainStream
 from datamodules.synthetic.scenes import make_scene
 from mimdit.commands.convert import foundir
@@ -71,7 +71,7 @@ def make_source(folder: Path, pairs: int) -> None:
 
 def stream_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
     """The full stream in this process; yields the pairs of each batch."""
-    stream = TrainStream(Line(index, seed=0), batch_size=8, crop=crop, crops=crops)
+    stream = TrainStream(SampleOrder(index, seed=0), batch_size=8, crop=crop, crops=crops)
     for batch in StreamLoader(stream, Progress(1)):
         yield len(batch["key"])
 
@@ -123,7 +123,7 @@ def rates(loops: dict[str, Callable[[], Iterator[int]]], images: int, rounds: in
 def first_batch(index: ShardIndex, crop: int, progress: Progress) -> float:
     """Return seconds from making a loader with one worker to its first batch."""
     started = time.perf_counter()
-    stream = TrainStream(Line(index, seed=0), batch_size=8, crop=crop, num_workers=1)
+    stream = TrainStream(SampleOrder(index, seed=0), batch_size=8, crop=crop, num_workers=1)
     batches = iter(StreamLoader(stream, progress, num_workers=1, multiprocessing_context="fork"))
     next(batches)
     seconds = time.perf_counter() - started
@@ -133,7 +133,7 @@ def first_batch(index: ShardIndex, crop: int, progress: Progress) -> float:
 
 def worker_memory(index: ShardIndex, crop: int, epochs: int = 12) -> list[float]:
     """Return the private MiB of a worker process at the end of each epoch."""
-    stream = TrainStream(Line(index, seed=0), batch_size=4, crop=crop, num_workers=1)
+    stream = TrainStream(SampleOrder(index, seed=0), batch_size=4, crop=crop, num_workers=1)
     # Spawned: a forked worker gradually copies its parent's pages, which is not growth of the stream.
     batches = iter(StreamLoader(stream, Progress(1), num_workers=1, multiprocessing_context="spawn"))
     found = []

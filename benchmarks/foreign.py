@@ -23,8 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datamodules.synthetic.crops import list_photographs, read_photograph
-from datamodules.synthetic.photographs import TEST, VALIDATION, middle_crop, photograph_crop
+from datamodules.synthetic.photographs import TEST, VALIDATION, list_photographs, middle_crop, photograph_crop, read_photograph
 from mimdit.core.files import replace_when_whole
 
 VERSION = "2.0.8"

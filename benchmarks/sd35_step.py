@@ -28,8 +28,8 @@ from torch import nn
 
 from mimdit.core.batch import Batch
 from mimdit.restorer.restorer import Restorer
+from mimdit.training.devices import peak_flops
 from mimdit.training.flops import step_flops, training_flops
-from mimdit.training.peak_flops import peak_flops
 
 GOAL = 0.40
 PRECISIONS = {"bf16-mixed": torch.bfloat16, "32-true": torch.float32}
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text-tokens", type=int, help="text tokens; 77 by default")
     parser.add_argument("--steps", type=int, default=10, help="steps without a wait between them in one round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not")
-    parser.add_argument("--peak-tflops", type=float, help="dense peak of this device; that of mimdit.training.peak_flops by default")
+    parser.add_argument("--peak-tflops", type=float, help="dense peak of this device; that of mimdit.training.devices by default")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the conditioner's configuration")
     parser.add_argument("--tiny", action="store_true", help="a tiny transformer in fp32, two images and two rounds")
     parser.add_argument("--json", type=Path, help="also write the figures here")

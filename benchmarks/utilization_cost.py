@@ -24,9 +24,9 @@ from callbacks import ExpertUtilization
 from datamodules.degradations.groups import GROUPS
 from mimdit.conditioner import MoEConditioner
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.restorer import estimate_loss
 from mimdit.routing import RoutingBalance
 from mimdit.routing.routing import Routing
+from mimdit.training.losses import estimate_loss
 
 
 def arguments() -> argparse.Namespace:

@@ -1,18 +1,16 @@
-"""What watches and accompanies a run: checkpoints, faults, expert utilisation, quality, images, speed, memory and the moving average."""
+"""Callbacks of a run: checkpoints, faults, expert utilization, scores, images, speed, memory and the moving average."""
 
 from callbacks.checkpoint import CompleteCheckpoint
 from callbacks.ema import EMAUpdate
 from callbacks.expert_utilization import ExpertUtilization
-from callbacks.image_grid import ImageGrid
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
 from callbacks.non_finite import NonFiniteGuard
 from callbacks.preemption import Preemption
-from callbacks.quality import Quality
 from callbacks.rank_spread import RankSpread
 from callbacks.restarts import Restarts
-from callbacks.scores import Scores
-from callbacks.showcase import Showcase
+from callbacks.sample_images import ImageGrid, Showcase
+from callbacks.scores import Quality, Scores
 from callbacks.throughput import Throughput
 from callbacks.watchdog import Watchdog
 from callbacks.write_restored import WriteRestored

@@ -1,4 +1,4 @@
-"""ExpertUtilization: what the experts do while training, on TensorBoard."""
+"""ExpertUtilization: the use of experts in training, on TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.tensorboard import SummaryWriter
 
+from callbacks.loggers import has_tensorboard, tensorboard_writer
 from callbacks.scalar_layout import scalar_layout
-from callbacks.tensorboard import has_tensorboard, tensorboard_writer
 from mimdit.conditioner import MoEConditioner
 from mimdit.plots.expert_maps import expert_map
 from mimdit.routing.utilization import Utilization, UtilizationCounts, utilization
 
 
 class ExpertUtilization(L.Callback):
-    """Count every gate's decisions in training and log what they say, from sums over all ranks, on rank 0.
+    """Count every gate's decisions in training over all ranks, and log their statistics on rank 0.
 
-    It reads ``outputs["routing"]`` of the training step and does nothing where a module returns none. Counting waits for nothing on the
-    device; once an interval there is one all-reduce and one copy to the host. Validation never touches the counts. The age of idle
-    experts is kept in checkpoints, in whole windows. (ours; the figures are explained in `mimdit.routing.utilization.Utilization`)
+    Reads ``outputs["routing"]`` of the training step; does nothing where a module returns none. Counting never waits for the device; once
+    an interval there is one all-reduce and one copy to the host. Validation does not change the counts. Checkpoints keep the age of idle
+    experts, in whole windows. See `mimdit.routing.utilization.Utilization` for the statistics. Not in the paper.
 
     Args:
-        every_n_steps: Optimiser steps of one window of counts.
-        figure_every_n_steps: Optimiser steps between figures; each figure covers all windows since the last.
-        dead_after: Optimiser steps below a tenth of the uniform load after which an expert is called dead.
-        figure_blocks: Most MiM blocks that get a figure, evenly from first to last: drawing one takes the better part of a second.
-        layout: Whether to lay out TensorBoard's Custom Scalars page.
+        every_n_steps: Optimizer steps of one window of counts.
+        figure_every_n_steps: Optimizer steps between figures; each figure covers all windows since the last.
+        dead_after: Optimizer steps below a tenth of the uniform load after which an expert counts as dead.
+        figure_blocks: Most MiM blocks that get a figure, evenly from first to last; drawing one takes most of a second.
+        layout: If true, lay out TensorBoard's Custom Scalars page.
     """
 
     def __init__(
@@ -46,21 +46,21 @@ class ExpertUtilization(L.Callback):
         self._last_step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say how many parameters a conditioner stores, and how many an image meets."""
+        """Print the parameters that the conditioner stores, and those that are active for an image."""
         conditioner = getattr(pl_module, "conditioner", None)
         if isinstance(conditioner, MoEConditioner):
             stored, active = conditioner.parameter_counts()
             rank_zero_info(f"ExpertUtilization: the conditioner stores {stored:,} parameters, of which {active:,} are active for an image")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the step that training begins or resumes from."""
+        """Begin at the step that training starts or resumes from."""
         self._active = has_tensorboard(trainer, type(self).__name__)
         self._laid_out = not self.layout
         self._window, self._since_figure = UtilizationCounts(), UtilizationCounts()
         self._last_step = self._window_start = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count a micro-batch; at the end of a window reduce and log."""
+        """Count a micro-batch; reduce and log at the end of a window."""
         routing = outputs.get("routing") if isinstance(outputs, dict) else None
         if routing is None or not self._active:
             return
@@ -75,7 +75,7 @@ class ExpertUtilization(L.Callback):
             self._draw(tensorboard_writer(trainer), step)
 
     def _close_window(self, writer: SummaryWriter | None, step: int) -> None:
-        """Reduce over ranks, which all take part, and log where there is a writer."""
+        """Reduce over all ranks, and log where there is a writer."""
         self._window.all_reduce()
         statistics = utilization(self._window)
         self._since_figure.add(self._window)
@@ -91,13 +91,13 @@ class ExpertUtilization(L.Callback):
             writer.add_scalar(tag, value, step)
 
     def _grow_older(self, statistics: Utilization, steps: int) -> None:
-        """An expert in use is of age 0; an unused one ages by the length of the window."""
+        """Set the age of an expert in use to 0, and add the length of the window to that of an unused one."""
         if self._age_MGE is None or self._age_MGE.shape != statistics.unused_MGE.shape:
             self._age_MGE = torch.zeros(statistics.unused_MGE.shape, dtype=torch.int64)
         self._age_MGE = torch.where(statistics.unused_MGE, self._age_MGE + steps, 0)
 
     def _summary(self, statistics: Utilization) -> dict[str, float]:
-        """A dozen numbers for the whole model: means, and the worst gate."""
+        """Return a dozen numbers for the whole model: means, and the worst gate."""
         information, chance = statistics.information_MG, statistics.chance_MG
         return {
             "experts/max_violation_mean": statistics.max_violation_MG.mean().item(),
@@ -114,7 +114,7 @@ class ExpertUtilization(L.Callback):
         }
 
     def _detail(self, statistics: Utilization) -> dict[str, float]:
-        """Every gate and expert. The first part of a tag is a folded section on TensorBoard's page: three in all."""
+        """Return the scalars of every gate and expert. The first part of a tag is a folded section on TensorBoard's page: three in all."""
         scalars = {}
         for block in range(len(statistics.gate_MG)):
             for index, group in enumerate(statistics.groups):
@@ -132,7 +132,7 @@ class ExpertUtilization(L.Callback):
         return scalars
 
     def _draw(self, writer: SummaryWriter | None, step: int) -> None:
-        """Figures of all closed windows since the last figures."""
+        """Draw all closed windows since the last figures."""
         if writer is not None and self._since_figure.table_DW is not None and self._since_figure.table_DW.any():
             statistics = utilization(self._since_figure)
             last = len(statistics.gate_MG) - 1
@@ -141,9 +141,9 @@ class ExpertUtilization(L.Callback):
         self._since_figure.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """The ages of idle experts."""
+        """Return the ages of idle experts."""
         return {"age": None if self._age_MGE is None else self._age_MGE.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the ages back."""
+        """Restore the ages."""
         self._age_MGE = None if state_dict["age"] is None else torch.tensor(state_dict["age"])

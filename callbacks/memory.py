@@ -1,56 +1,49 @@
-"""Memory: how much a run takes, before it is too much."""
+"""Memory: log how much memory a run uses."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import lightning as L
+import psutil
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import StepTimer
 
-_STATM = Path("/proc/self/statm")
 _GIB = 2**30
 
 
 class Memory(L.Callback):
-    """Log memory in GiB every few optimiser steps, each figure of the rank where it is largest.
+    """Log memory in GiB every few optimizer steps; each value is the largest over the ranks.
 
-    Tags: ``memory/resident_gib``, what each process (without its data workers) has in RAM, on Linux; and on CUDA devices the peaks since
-    the last record, validation included: ``memory/peak_allocated_gib`` of tensors and ``memory/peak_reserved_gib`` of the allocator, which
-    is what an out-of-memory error is about. (ours)
+    Tags: ``memory/resident_gib``, the resident memory of a process without its data workers; and on CUDA devices the peaks since the last
+    record, including validation: ``memory/peak_allocated_gib`` of tensors and ``memory/peak_reserved_gib`` of the allocator, the one that
+    an out-of-memory error is about. Not in the paper.
 
     Args:
-        every_n_steps: Optimiser steps between two records.
+        every_n_steps: Optimizer steps between two records.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        self._span = Span(every_n_steps, "Memory")
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Say it where less is recorded."""
-        if not _STATM.exists():
-            rank_zero_info(f"Memory: this system has no {_STATM}, so no memory/resident_gib is logged")
+        self._timer = StepTimer(every_n_steps, "Memory")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to look for peaks."""
+        """Reset the peaks."""
         self._begin(trainer.strategy.root_device, trainer.global_step)
 
     def _begin(self, device: torch.device, step: int) -> None:
-        self._span.begin(step)
+        self._timer.begin(step)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """At the end of a span log."""
+        """Log at the end of an interval."""
         step, device = trainer.global_step, trainer.strategy.root_device
-        if not self._span.ends(step):
+        if not self._timer.ends(step):
             return
         found = memory_gib(device)
         largest = trainer.strategy.reduce(torch.tensor(list(found.values()), device=device), reduce_op="max").tolist()
@@ -59,10 +52,8 @@ class Memory(L.Callback):
 
 
 def memory_gib(device: torch.device) -> dict[str, float]:
-    """What this process takes now, and on ``device`` took at most since the peaks were reset, by tag."""
-    found = {}
-    if _STATM.exists():
-        found["memory/resident_gib"] = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _GIB
+    """Return, by tag, the resident memory of this process and, on CUDA, the peaks of ``device`` since they were reset."""
+    found = {"memory/resident_gib": psutil.Process().memory_info().rss / _GIB}
     if device.type == "cuda":
         found["memory/peak_allocated_gib"] = torch.cuda.max_memory_allocated(device) / _GIB
         found["memory/peak_reserved_gib"] = torch.cuda.max_memory_reserved(device) / _GIB

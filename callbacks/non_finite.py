@@ -1,4 +1,4 @@
-"""NonFiniteGuard: an optimiser step whose loss or gradient is not finite is not made."""
+"""NonFiniteGuard: skip optimizer steps whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -9,37 +9,35 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.tensor import DTensor
 
-from callbacks.step_timer import log_scalars
-from mimdit.core.collectives import gather
+from callbacks.loggers import log_scalars
+from mimdit.core.collectives import gather, own_part
 from mimdit.distributed.checkpoint_files import newest_complete
 
 _SHOWN = 8
-"""Most keys that a message lists of one rank."""
-
+"""Maximum number of keys that a message lists for one rank."""
 
 Suspects = dict[int, tuple[list[str], list[str]]]
-"""Of a rank, by the number of the micro-batch in its window: the keys, and what was logged that is not finite."""
+"""Of one rank, by the index of the micro-batch in its window: the keys, and the names of logged values that are not finite."""
 
 
 class TooManySkippedStepsError(ValueError):
-    """More optimiser steps than allowed were not finite; the message says which samples they were and where to go on from."""
+    """More optimizer steps than allowed were not finite; the message names the samples and the last good checkpoint."""
 
 
 class NonFiniteGuard(L.Callback):
-    """Skip optimiser steps whose loss or gradient is NaN or infinite on any rank; stop when they are too many.
+    """Skip optimizer steps whose loss or gradient is NaN or infinite on any rank; stop the run when too many are skipped.
 
-    All ranks skip together, told by one all-reduced flag a step; a window of accumulated micro-batches is one step. A skipped step leaves
-    weights, optimiser and moving average as they were; its number and its place in the learning-rate schedule are used up and its samples
-    count as seen, so the curves of a run that skipped have no shift. Under fp16 the gradient scaler looks after the gradients, whose
-    overflows are no fault, and the guard after the losses.
+    All ranks skip together, by one all-reduced flag per step; a window of accumulated micro-batches is one step. A skipped step leaves
+    weights, optimizer state and moving average unchanged. It still counts as a step of the learning-rate schedule and its samples count as
+    seen, so curves are not shifted. Under fp16 the gradient scaler handles overflows of gradients, which are not faults there, and the
+    guard checks only losses.
 
-    Logged is ``faults/skipped_steps``, those so far, at the start and whenever there is another one. (ours)
+    Tag: ``faults/skipped_steps``, the number so far, logged at the start and at each skipped step. Not in the paper.
 
     Args:
-        max_consecutive: How many steps in a row may be skipped; one more stops the run.
-        max_total: How many in all, those before a resumption included.
+        max_consecutive: Number of consecutive steps that may be skipped; one more stops the run.
+        max_total: Number of skipped steps in total, including those before a resumption.
 
     Raises:
         ValueError: A limit is negative.
@@ -48,32 +46,32 @@ class NonFiniteGuard(L.Callback):
     def __init__(self, max_consecutive: int = 5, max_total: int = 100) -> None:
         for name, value in (("max_consecutive", max_consecutive), ("max_total", max_total)):
             if value < 0:
-                raise ValueError(f"{name}={value} of NonFiniteGuard must be at least 0; 0 stops at the first step that is not finite")
+                raise ValueError(f"{name}={value} of NonFiniteGuard must be at least 0; 0 stops at the first non-finite step")
         self.max_consecutive, self.max_total = max_consecutive, max_total
         self.skipped = False
-        """Whether the newest optimiser step was skipped."""
+        """True if the newest optimizer step was skipped."""
         self._consecutive, self._total = 0, 0
         self._window: list[tuple[list[str], torch.Tensor]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the curve."""
+        """Log the first point of the curve."""
         self.skipped = False
         self._window.clear()
         log_scalars(trainer, {"faults/skipped_steps": self._total}, trainer.global_step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember whose loss comes next."""
+        """Remember the keys of the micro-batch whose loss follows."""
         self._keys = list(batch["key"])
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        """Look at a micro-batch's loss, without waiting for the device."""
+        """Check a micro-batch's loss without waiting for the device."""
         self._window.append((self._keys, loss.detach().isfinite().all()))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Agree with all ranks on whether to step; if not, take the gradients away: an optimiser passes over weights without one.
+        """Reduce the flags over all ranks; to skip the step, set the gradients to None, which an optimizer passes over.
 
         Raises:
-            TooManySkippedStepsError: There are more than the limits allow now; on every rank.
+            TooManySkippedStepsError: More steps were skipped than the limits allow; on every rank.
         """
         finite = torch.stack([loss for _, loss in self._window]).all()
         gradient = torch.ones_like(finite) if _scaled(trainer) else finite_gradients(pl_module).to(finite.device)
@@ -91,7 +89,7 @@ class NonFiniteGuard(L.Callback):
     def _report(self, trainer: L.Trainer, of_loss: bool) -> None:
         everyone = gather(self._suspects(trainer) if of_loss else {0: ([key for keys, _ in self._window for key in keys], [])})
         what = "loss" if of_loss else "gradient, though not the loss,"
-        described = f"The {what} of optimiser step {trainer.global_step + 1} is not finite ({_told(everyone)})."
+        described = f"The {what} of optimizer step {trainer.global_step + 1} is not finite ({_describe(everyone)})."
         if self._consecutive <= self.max_consecutive and self._total <= self.max_total:
             rank_zero_warn(f"{described} The step is skipped, {self._consecutive} in a row and {self._total} in all.")
             return
@@ -99,35 +97,35 @@ class NonFiniteGuard(L.Callback):
         limit = f"{self._consecutive} in a row, more than max_consecutive={self.max_consecutive}"
         limit = limit if in_a_row else f"{self._total} in all, more than max_total={self.max_total}"
         good = last_good_checkpoint(trainer)
-        remedy = "There is no checkpoint yet to go on from." if good is None else f"The last good checkpoint is {good}."
+        remedy = "There is no checkpoint yet to resume from." if good is None else f"The last good checkpoint is {good}."
         raise TooManySkippedStepsError(
-            f"{described} Such steps are {limit} of NonFiniteGuard, so training stops. {remedy} Look at these samples, and lower the "
-            "learning rate or clip gradients before going on."
+            f"{described} Skipped steps are {limit} of NonFiniteGuard, so training stops. {remedy} Look at these samples, and lower the "
+            "learning rate or clip gradients before you resume."
         )
 
     def _suspects(self, trainer: L.Trainer) -> Suspects:
-        """This rank's micro-batches whose loss is not finite."""
+        """Return this rank's micro-batches whose loss is not finite."""
         logged = sorted(name for name, value in trainer.callback_metrics.items() if not value.isfinite().all())
         last = len(self._window) - 1
         return {index: (keys, logged if index == last else []) for index, (keys, finite) in enumerate(self._window) if not finite}
 
     def state_dict(self) -> dict[str, int]:
-        """How many were skipped, for a run that goes on."""
+        """Return the number of skipped steps."""
         return {"total": self._total}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Count on."""
+        """Restore the number of skipped steps."""
         self._total = state_dict["total"]
 
 
 def step_was_skipped(trainer: L.Trainer) -> bool:
-    """Whether a `NonFiniteGuard` of ``trainer`` skipped the newest optimiser step."""
+    """Return true if a `NonFiniteGuard` of ``trainer`` skipped the newest optimizer step."""
     return any(isinstance(callback, NonFiniteGuard) and callback.skipped for callback in trainer.callbacks)
 
 
 def finite_gradients(module: torch.nn.Module) -> torch.Tensor:
-    """Whether all that this rank holds of the gradients is finite: one pass over them, and no rank is asked."""
-    own = [_own(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+    """Return a boolean tensor: all gradients held by this rank are finite. One pass over them, without communication."""
+    own = [own_part(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
     own = [gradient for gradient in own if gradient.numel()]
     if not own:
         return torch.tensor(True)
@@ -135,7 +133,7 @@ def finite_gradients(module: torch.nn.Module) -> torch.Tensor:
 
 
 def last_good_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The newest complete checkpoint of the run, whose weights are finite as long as a `NonFiniteGuard` watches; None if there is none."""
+    """Return the newest complete checkpoint of the run, or None. With a `NonFiniteGuard` its weights are finite."""
     folders = {callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint) and callback.dirpath}
     found = [path for folder in sorted(folders) if (path := newest_complete(folder)) is not None]
     if found:
@@ -143,19 +141,15 @@ def last_good_checkpoint(trainer: L.Trainer) -> Path | None:
     return None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
 
 
-def _own(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
-
-
 def _scaled(trainer: L.Trainer) -> bool:
-    """Whether gradients are scaled, and steps skipped by whoever scales them."""
+    """Return true if a gradient scaler is in use, which skips steps itself."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def _told(everyone: list[Suspects]) -> str:
-    """Whose samples it began with: the first micro-batch, and of its ranks those where more is amiss than on all.
+def _describe(everyone: list[Suspects]) -> str:
+    """Name the first micro-batch that went non-finite, and the ranks whose logged values are not bad everywhere.
 
-    A loss on statistics of all ranks, such as the routing's, brings one rank's fault to every other, at the end of the window.
+    A loss on statistics of all ranks, such as a routing loss, spreads one rank's fault to the others at the end of the window.
     """
     first = min(index for suspects in everyone for index in suspects)
     ranks = {rank: suspects[first] for rank, suspects in enumerate(everyone) if first in suspects}

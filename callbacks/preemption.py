@@ -1,40 +1,58 @@
-"""Preemption: a run that is told to stop saves and leaves between two steps, on all ranks alike."""
+"""Preemption: on a stop signal, all ranks save the same step and exit together.
+
+`mimdit.core.stop_signals` holds the signals back; this module makes the ranks agree on them, saves and chooses the exit code.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import signal
+import sys
+from typing import Any, NoReturn
 
 import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
 from mimdit.core import stop_signals
-from mimdit.distributed.preemption import Preempted, agreed_exit_code
+
+EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
+"""Exit codes of a run that saved and stopped: 85 requests a restart; 143 is that of any process ended by SIGTERM."""
+
+
+class Preempted(SystemExit):
+    """End of a run that received a stop signal and has saved; ``code`` is one of `EXIT_CODES`."""
 
 
 class Preemption(Checkpoint):
-    """On SIGUSR1 or SIGTERM save through `CompleteCheckpoint` and end the process with code 85 or 143 (`mimdit.distributed.preemption`).
+    """On SIGUSR1 or SIGTERM, save through `CompleteCheckpoint` and end the process with code 85 or 143.
 
-    The signals are held back, never handled (`mimdit.core.stop_signals`). Between two optimiser steps all ranks exchange what they
-    received; if any received one, all save the same step and leave. A validation that is due, or under way, is left too, and is done in
-    full by the run that resumes. What follows, a new start or none, is for whoever sent the signal: see ``slurm/train.sbatch``. (ours)
+    The signals are held back and never handled (`mimdit.core.stop_signals`). Between two optimizer steps all ranks exchange the signals
+    they received; if any rank received one, all save the same step and exit. A validation that is due or running is abandoned, and the
+    resumed run repeats it in full. The sender of the signal decides if the job starts again: see ``slurm/train.sbatch``. Not in the paper.
 
-    It must come after the checkpoint callbacks in the list, for Lightning takes the first for the one that knows the best checkpoint.
+    Place it after the checkpoint callbacks in the list: Lightning takes the first checkpoint callback as the one with the best checkpoint.
 
     Args:
-        every_n_steps: Optimiser steps, and validation batches, between two exchanges. An exchange is one number from every rank.
+        every_n_steps: Optimizer steps, and validation batches, between two exchanges. An exchange is an all-reduce of one number.
+
+    Raises:
+        ValueError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} is below 1")
+            raise ValueError(f"every_n_steps={every_n_steps} of Preemption must be at least 1")
         self.every_n_steps = every_n_steps
         self._last_step = 0
         self._saved_for: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look for what saves.
+        """Check the order of the checkpoint callbacks.
 
         Raises:
             ValueError: There is no `CompleteCheckpoint`, or it comes later.
@@ -46,17 +64,17 @@ class Preemption(Checkpoint):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Hold the signals, of which Lightning has just registered handlers; if one came before, leave without a step."""
+        """Hold the signals, for which Lightning has just registered handlers; if one came before, exit without a step."""
         stop_signals.hold()
-        self._last_step, self._saved_for = trainer.global_step, agreed_exit_code(trainer.strategy)  # there is nothing new to save
+        self._last_step, self._saved_for = trainer.global_step, agreed_exit_code(trainer.strategy)  # nothing new to save
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leave after a step was saved: Lightning has logged it by now."""
+        """Exit after a step was saved; Lightning has logged the step by now."""
         if self._saved_for is not None:
             self._leave(trainer, self._saved_for)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After an optimiser step, not in the middle of an accumulation: save if any rank was told to stop."""
+        """After an optimizer step, not inside an accumulation window, save if any rank received a signal."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
@@ -69,7 +87,7 @@ class Preemption(Checkpoint):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leave a validation that accompanies training; `on_exception` saves, when the live weights are back in their place."""
+        """Exit from a validation during training; `on_exception` saves once the live weights are back in their place."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or batch_idx % self.every_n_steps:
             return
         code = agreed_exit_code(trainer.strategy)
@@ -77,31 +95,50 @@ class Preemption(Checkpoint):
             self._leave(trainer, code)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save, after a validation was left."""
+        """Save after an abandoned validation."""
         if isinstance(exception, Preempted) and self._saved_for is None:
             _forget_validation(trainer)
             _saver(trainer).save_now(trainer, again=True)
 
     def _leave(self, trainer: L.Trainer, code: int) -> None:
-        rank_zero_info(f"Preemption: told to stop after step {trainer.global_step}; saved, and leaving with code {code}")
+        rank_zero_info(f"Preemption: stop signal received; saved step {trainer.global_step}, exiting with code {code}")
         raise Preempted(code)
 
 
 def _saver(trainer: L.Trainer) -> CompleteCheckpoint | None:
-    """What saves: a checkpoint callback that is first, if it is one of ours."""
+    """Return the `CompleteCheckpoint`; None if there is none or `Preemption` comes first."""
     savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, CompleteCheckpoint)]
     first = trainer.checkpoint_callbacks[0]
     return None if isinstance(first, Preemption) or not savers else savers[0]
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
-    """Whether Lightning will validate before the next batch: a checkpoint from before it would make a resumed run skip it."""
+    """Return true if Lightning validates before the next batch; a run resumed from a checkpoint saved now would skip that validation."""
     return trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
 def _forget_validation(trainer: L.Trainer) -> None:
-    """Have the loop's state say that the first batch of this validation is under way: Lightning's sign to validate again from there."""
+    """Set the loop's state to the first batch of this validation being processed, so that the resumed run starts it again."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     progress.reset_on_run()
     progress.total.started = progress.total.ready
     progress.total.processed = progress.total.completed = progress.total.ready - 1
+
+
+def agreed_exit_code(strategy: Strategy) -> int | None:
+    """Return the exit code of all ranks if any of them received a stop signal, else None; a collective."""
+    received = stop_signals.received()
+    code = torch.tensor(0 if received is None else EXIT_CODES[received], device=strategy.root_device)
+    return int(strategy.reduce(code, reduce_op="max")) or None
+
+
+def leave_together(code: int) -> NoReturn:
+    """End this process together with all ranks, without Python's cleanup, whose duration differs between ranks.
+
+    ``srun --kill-on-bad-exit`` kills the remaining ranks once one exits with a code other than 0, and would report the kill instead.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,4 +1,4 @@
-"""RankSpread: how the ranks of a run differ, and which of them the others wait for."""
+"""RankSpread: log how the ranks differ in speed, and which rank is slowest."""
 
 from __future__ import annotations
 
@@ -8,52 +8,53 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.step_timer import Span, log_scalars
+from callbacks.loggers import log_scalars
+from callbacks.step_timer import StepTimer
 
 _NAMES = ("seconds_per_step", "data_wait", "seconds_to_loss")
 
 
 class RankSpread(L.Callback):
-    """Log minimum, mean and maximum over the ranks of how their steps' time goes, and the number of the slowest rank.
+    """Log minimum, mean and maximum of the step times over the ranks, and the slowest rank.
 
-    Tags, each with ``_min``, ``_mean`` and ``_max``: ``ranks/seconds_per_step``; ``ranks/data_wait``, the share of it in 0..1 that a
-    rank waited for its batch; ``ranks/seconds_to_loss``, from batch to loss, of all micro-batches of a step. ``ranks/slowest`` is the rank
-    that takes longest for batch and loss together, ``ranks/behind`` how many seconds a step it is behind the mean.
+    Tags, each with ``_min``, ``_mean`` and ``_max``: ``ranks/seconds_per_step``; ``ranks/data_wait``, the fraction of that time in 0..1
+    spent waiting for a batch; ``ranks/seconds_to_loss``, from batch to loss, summed over the micro-batches of a step. ``ranks/slowest`` is
+    the rank that takes longest for batch and loss together; ``ranks/behind`` is how many seconds per step it exceeds the mean.
 
-    Ranks wait for one another in the backward pass, so their steps take equally long whoever is slow: it shows in what comes before.
-    Under FSDP2 they also wait in the forward pass, and only the data's part tells them apart there. Times are the device's from batch to
-    loss on CUDA, else the host's; validation is left out. (ours)
+    Ranks wait for one another in the backward pass, so their steps take equally long; a slow rank is visible only in the time before it.
+    Under FSDP2 they also wait in the forward pass, and only the wait for data differs. Times from batch to loss are the device's on CUDA,
+    else the host's; validation is excluded. Not in the paper.
 
     Args:
-        every_n_steps: Optimiser steps between two records, and the span that each averages over.
+        every_n_steps: Optimizer steps between two records, over which each averages.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        self._span = Span(every_n_steps, "RankSpread")
+        self._timer = StepTimer(every_n_steps, "RankSpread")
         self._begin(0)
 
     def _begin(self, step: int) -> None:
-        """Start a new span."""
-        self._span.begin(step)
+        """Start an interval."""
+        self._timer.begin(step)
         self._idle_since = time.perf_counter()
         self._waited, self._computed = 0.0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._begin(trainer.global_step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """The batch is there: what passed since the last one ended was waiting."""
+        """Count the time since the end of the last batch as waiting for data."""
         now = time.perf_counter()
         self._waited += now - self._idle_since
         self._batch_since = _mark(trainer.strategy.root_device) or now
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        """The loss is there; from here on ranks wait for one another."""
+        """Stop counting; from here on ranks wait for one another."""
         mark = _mark(trainer.strategy.root_device)
         if mark is None:
             self._computed += time.perf_counter() - self._batch_since
@@ -61,32 +62,36 @@ class RankSpread(L.Callback):
             self._events.append((self._batch_since, mark))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """At the end of a span compare the ranks and log."""
+        """Compare the ranks and log at the end of an interval."""
         self._idle_since = time.perf_counter()
         step = trainer.global_step
-        if not self._span.ends(step):
+        if not self._timer.ends(step):
             return
-        seconds, steps = self._span.seconds(), max(1, self._span.steps())
+        seconds, steps = self._timer.seconds(), max(1, self._timer.steps())
         if self._events:
-            self._events[-1][1].synchronize()  # long past, as the step's backward follows it
+            self._events[-1][1].synchronize()  # passed long ago: the backward pass of the step follows it
             self._computed += sum(start.elapsed_time(end) for start, end in self._events) / 1000
         mine = [seconds / steps, self._waited / seconds, self._computed / steps]
         # [ranks, 3]
         everyone = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device)).reshape(-1, len(mine)).cpu()
-        log_scalars(trainer, spread(everyone), step)
+        log_scalars(trainer, rank_statistics(everyone), step)
         self._begin(step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        self._span.pause()
+        """Pause the timer."""
+        self._timer.pause()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the validation out of the span and of the wait."""
-        self._idle_since += self._span.resume()
+        """Exclude the validation from the interval and from the wait."""
+        self._idle_since += self._timer.resume()
 
 
-def spread(times: torch.Tensor) -> dict[str, float]:
-    """The tags' values of ``times [ranks, 3]``: seconds a step, share of waiting for data, seconds from batch to loss."""
+def rank_statistics(times: torch.Tensor) -> dict[str, float]:
+    """Return the values of all tags.
+
+    Args:
+        times: ``[ranks, 3]``: seconds per step, fraction of waiting for data in 0..1, seconds from batch to loss.
+    """
     scalars = {}
     for column, name in enumerate(_NAMES):
         values = times[:, column]
@@ -97,7 +102,7 @@ def spread(times: torch.Tensor) -> dict[str, float]:
 
 
 def _mark(device: torch.device) -> torch.cuda.Event | None:
-    """A point in the work of a CUDA device; None on others, where the host's clock will do."""
+    """Record an event in the stream of a CUDA device; return None on other devices, where the host's clock is used."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event(enable_timing=True)

@@ -1,4 +1,4 @@
-"""Restarts: how often a run was started, requeues included."""
+"""Restarts: record each start of a run, including requeues."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.step_timer import log_scalars
+from callbacks.loggers import log_scalars
 from mimdit.core.files import replace_when_whole
 
 STARTS_NAME = "starts.json"
 
 
 class Restarts(L.Callback):
-    """Keep a list of a run's starts in its folder, and log ``run/restarts``, their number less one, at the step that each begins at.
+    """Record each start in ``starts.json``; log ``run/restarts`` = starts − 1.
 
-    ``starts.json`` in the trainer's ``default_root_dir`` says of each start the time (UTC), the optimiser step that it begins at, the
-    number of ranks, and SLURM's job and how often that was requeued. It is written before the first step, so that a start that never came
-    to a checkpoint counts too. (ours)
+    ``starts.json`` in the trainer's ``default_root_dir`` holds the time (UTC) of each start, the optimizer step it starts at, the number of
+    ranks, the Slurm job and how often that was requeued. It is written before the first step, so a start that never reached a checkpoint
+    counts too. Not in the paper.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the start on rank 0."""
+        """Record the start on rank 0."""
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / STARTS_NAME
@@ -37,19 +37,19 @@ class Restarts(L.Callback):
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """The starts that were noted; none where there is no such file.
+    """Return the recorded starts; an empty list if the file does not exist.
 
     Raises:
-        ValueError: The file is not one that `Restarts` wrote.
+        ValueError: `Restarts` did not write the file.
     """
     if not path.is_file():
         return []
     try:
         starts = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not the list of a run's starts ({error}); remove it to count from 0") from error
+        raise ValueError(f"{path} does not list the starts of a run ({error}); remove it to count from 0") from error
     if not isinstance(starts, list):
-        raise ValueError(f"{path} is not the list of a run's starts; remove it to count from 0")
+        raise ValueError(f"{path} does not list the starts of a run; remove it to count from 0")
     return starts
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best, and as many as a quota has room for."""
+"""Retention of checkpoints: the newest, the best, and as many as a quota allows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RECORD = "kept.json"
 
 @dataclass(frozen=True)
 class Retention:
-    """What may stay of checkpoints.
+    """Rule for which checkpoints to keep.
 
     Args:
-        newest: How many of those written last; -1 for all.
-        best: How many with the best scores, beside those.
-        mode: ``max`` or ``min``, which scores are good.
-        most_bytes: Of all together.
+        newest: Number of those written last; -1 for all.
+        best: Number of those with the best scores, in addition.
+        mode: ``max`` if higher scores are better, ``min`` if lower ones are.
+        most_bytes: Limit on the total size in bytes.
     """
 
     newest: int
@@ -30,9 +30,15 @@ class Retention:
     most_bytes: float = math.inf
 
     def superfluous(self, names: list[str], sizes: dict[str, int], scores: dict[str, float], room: int = 0) -> list[str]:
-        """Of ``names`` in the order of writing those to remove, so that ``room`` bytes of the quota are free; never the newest.
+        """Return the names to remove so that ``room`` bytes of the quota are free; never the newest.
 
-        For the quota the oldest go first, and those among the best last, the worst of them first.
+        To meet the quota, the oldest are removed first, then the best ones, worst first.
+
+        Args:
+            names: All checkpoints in the order of writing.
+            sizes: Bytes of each.
+            scores: Scores of those that have one.
+            room: Bytes to leave free.
         """
         best = self.ranked(scores)[: self.best]
         newest = names if self.newest == -1 else names[-self.newest :]
@@ -45,15 +51,15 @@ class Retention:
         return [name for name in names if name not in stay]
 
     def ranked(self, scores: dict[str, float]) -> list[str]:
-        """Names with a finite score, best first."""
+        """Return the names with a finite score, best first."""
         finite = [name for name, score in scores.items() if math.isfinite(score)]
         return sorted(finite, key=scores.__getitem__, reverse=self.mode == "max")
 
 
-class Shelf:
-    """The checkpoints of a run in a folder, in the order of writing, with their scores: what is not on it is never removed.
+class CheckpointRecord:
+    """Record of a run's checkpoints in a folder, in the order of writing, with their scores. Others are never removed.
 
-    It is written to a small file in the folder before a checkpoint is, so a run that was killed finds every one of its own.
+    The record is a small file in the folder, written before each checkpoint, so a restarted run finds every checkpoint of its own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,36 +69,36 @@ class Shelf:
             listed = json.loads((folder / RECORD).read_text())
             self._scores = {name: score for name, score in listed.items() if steps_of(folder / name) is not None}
 
-    def announce(self, name: str) -> None:
-        """Know of one that is about to be written. An older one of that name keeps its place until it is replaced."""
+    def begin(self, name: str) -> None:
+        """Record a checkpoint about to be written; an older one of that name keeps its position until it is replaced."""
         self._scores.setdefault(name, None)
         self._write()
 
-    def written(self, name: str) -> None:
-        """Put one that is complete last, without a score."""
+    def complete(self, name: str) -> None:
+        """Record a complete checkpoint as the newest, without a score."""
         self._scores.pop(name, None)
         self._scores[name] = None
         self._write()
 
-    def score(self, name: str, score: float) -> None:
-        """Say how good one is."""
+    def set_score(self, name: str, score: float) -> None:
+        """Record the score of a checkpoint."""
         self._scores[name] = score
         self._write()
 
     def names(self) -> list[str]:
-        """Those that exist, in the order of writing."""
+        """Return the checkpoints that exist, in the order of writing."""
         return [name for name in self._scores if (self.folder / name).exists()]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of those that exist."""
+        """Return the bytes of each checkpoint that exists."""
         return {name: size_of(self.folder / name) for name in self.names()}
 
     def scores(self) -> dict[str, float]:
-        """Scores of those that exist and have one."""
+        """Return the scores of the checkpoints that exist and have one."""
         return {name: self._scores[name] for name in self.names() if self._scores[name] is not None}
 
-    def forget(self, name: str) -> None:
-        """Take one off; its file is the caller's."""
+    def remove(self, name: str) -> None:
+        """Drop a checkpoint from the record; the caller removes the file."""
         del self._scores[name]
 
     def _write(self) -> None:

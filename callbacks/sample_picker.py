@@ -1,4 +1,4 @@
-"""A few samples for the eye, spread over the degradation groups and the same at every look."""
+"""Choice of a few samples to display, spread over the degradation groups and the same every time."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ from typing import Any
 
 
 class SpreadOverGroups:
-    """Keep at most ``limit`` items over as many groups as possible, chosen by a hash of their keys.
+    """Keep at most ``limit`` items from as many groups as possible, chosen by a hash of their keys.
 
-    The choice depends neither on the order of the samples nor on their number per batch, and different groups show different scenes
-    although every group holds the same ones. With more groups than items, evenly spaced groups in the order of their names are shown.
+    The choice depends neither on the order of the samples nor on the batch size. Groups show different scenes even if all of them hold the
+    same ones. With more groups than items, evenly spaced groups in the order of their names are shown.
 
     Args:
-        limit: Most items in the end; while collecting there may be one for every group.
+        limit: Maximum number of items chosen, at least 1. While collecting, one item per group is held if there are more groups.
+
+    Raises:
+        ValueError: ``limit`` is below 1.
     """
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ValueError(f"a choice of {limit} images shows nothing; ask for at least 1")
+            raise ValueError(f"a limit of {limit} images would show nothing; set at least 1")
         self.limit = limit
         self._kept: dict[str, list[tuple[int, str, Any]]] = {}
 
     def wants(self, group: str, key: str) -> bool:
-        """Whether a sample would be kept as things stand: worth making its picture."""
+        """Return true if `add` would keep this sample now, so that its image is worth making."""
         kept = self._kept.get(group, [])
         return len(kept) < self._per_group(group) or (_rank(group, key), key) < kept[-1][:2]
 
     def add(self, group: str, key: str, item: Any) -> None:
-        """Keep ``item``, and drop what there is no more room for."""
+        """Keep ``item``, and drop items beyond the limit."""
         room = self._per_group(group)
         insort(self._kept.setdefault(group, []), (_rank(group, key), key, item), key=lambda entry: entry[:2])
         for entries in self._kept.values():
             del entries[room:]
 
     def _per_group(self, group: str) -> int:
-        """Items that each group may keep once ``group`` is among them."""
+        """Return how many items each group may keep once ``group`` is among them."""
         return math.ceil(self.limit / len(self._kept.keys() | {group}))
 
     def chosen(self) -> list[tuple[str, str, Any]]:
-        """``(group, key, item)`` in the order of the groups' names."""
+        """Return ``(group, key, item)`` in the order of the group names."""
         groups = sorted(self._kept)
         if len(groups) > self.limit:
             groups = [groups[int((index + 0.5) * len(groups) / self.limit)] for index in range(self.limit)]

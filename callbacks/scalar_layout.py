@@ -1,4 +1,4 @@
-"""The layout of TensorBoard's Custom Scalars page: what belongs into one chart."""
+"""Layout of TensorBoard's Custom Scalars page: the tags of each chart."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ Layout = dict[str, dict[str, list]]
 
 
 def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
-    """Categories of multi-line charts in reading order; each line is chosen by a regular expression over the tags.
+    """Return categories of multi-line charts in reading order; each line is chosen by a regular expression over the tags.
 
-    Quality and losses first, then the state of the experts as a whole, then one category per MiM block: its outer gates and the load of
-    each of its groups, at last the machines. TensorBoard gives all lines of one run the same colour and tells them apart by markers, so a
-    chart has few lines.
+    Quality and losses come first, then the experts as a whole, then one category per MiM block, with its outer gates and the load of each
+    expert group, then the machines. TensorBoard gives all lines of one run the same color and different markers, so a chart has few lines.
 
     Args:
         num_blocks: Number of MiM blocks.
-        groups: Distinct labels of the groups.
+        groups: Distinct labels of the expert groups.
     """
     layout: Layout = {
         "1 Quality and losses": {
@@ -26,8 +25,8 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
             "PSNR gain over the input, single degradations, dB": _lines(r"^val_groups/[^/_]+/psnr_gain$"),
             "PSNR gain over the input, mixed degradations, dB": _lines(r"^val_groups/[^/]*_[^/]*/psnr_gain$"),
             "PSNR of images that needed nothing, dB": _lines(r"^val_groups/[0-9]*[Cc]lean/psnr_output$"),
-            "training loss, and what the task adds to it": _lines(r"^train/loss(/(flow|estimate))?$"),
-            "training loss, what the routing adds": _lines(r"^train/loss/(balance|z|importance|specialization)$"),
+            "training loss, and the part of the task": _lines(r"^train/loss(/(flow|estimate))?$"),
+            "training loss, the part of the routing": _lines(r"^train/loss/(balance|z|importance|specialization)$"),
             "gradient norm before clipping": _lines(r"^train/grad_norm$"),
             "learning rate": _lines(r"^lr-.*$"),
             "images per second": _lines(r"^speed/images_per_second$"),
@@ -51,7 +50,7 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
         "seconds from batch to loss, over ranks": _lines(r"^ranks/seconds_to_loss_(min|mean|max)$"),
         "number of the slowest rank": _lines(r"^ranks/slowest$"),
         "seconds per step that it is behind the mean": _lines(r"^ranks/behind$"),
-        "model FLOPs utilisation": _lines(r"^speed/mfu$"),
+        "model FLOPs utilization": _lines(r"^speed/mfu$"),
         "memory of the fullest rank, GiB": _lines(r"^memory/.*_gib$"),
         "restarts so far": _lines(r"^run/restarts$"),
     }

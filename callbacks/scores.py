@@ -1,51 +1,53 @@
-"""Scores: every metric that papers report, for output and input of every image of any number of benchmarks."""
+"""Scores of images: Scores for tests, with the metrics that papers report, and Quality for validation while training."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 
-from callbacks.quality import run_settings
+from mimdit.core.batch import ATOMS
+from mimdit.core.collectives import gather
 from mimdit.core.files import replace_when_whole
 from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
 from mimdit.evaluation.iqa.metric import DEFAULT_METRICS, metrics_named
 from mimdit.evaluation.iqa.scorer import Scorer
-from mimdit.evaluation.iqa.summary import Row, each_once, summarize
-from mimdit.evaluation.iqa.table import table
+from mimdit.evaluation.metrics import PSNR_OF_IDENTICAL, identical
+from mimdit.evaluation.results import DATA_MODULE_TEST_SET, RESULTS_NAME, Results, write_results
+from mimdit.evaluation.summary import SIDES, ScoreRow, format_summary, image_of, sides_of, summarize, unique_rows
 from mimdit.routing.routing import Routing
 
-_Image = tuple[str, str, str]
-"""Benchmark, group and key."""
+VARIANTS = SIDES[2:]
+"""Outputs of a step, beside the restored image, that can be scored: the estimate, and two ablations of a test."""
 
 
 class Scores(L.Callback):
-    """Score every image of a test through pyiqa, over all ranks, each once, and write what came out.
+    """Score every image of a test, over all ranks, each once, and write the results.
 
-    The trainer's ``default_root_dir`` gets ``results.jsonl``, an image a line with ``benchmark``, ``group``, ``key``, ``degradations``,
-    ``output`` and ``input`` by metric (null: no score), and ``notes`` with the reason for each null; and ``results.json``, the means by
-    benchmark (see `mimdit.evaluation.iqa.summary.summarize`) and what they depend on. Before the first image is restored it is checked
-    which weights are there; nothing is downloaded, and a metric that lacks some is left out and says so. (ours)
+    The trainer's ``default_root_dir`` gets ``results.jsonl``, one line per image (see `mimdit.evaluation.summary.ScoreRow`), and
+    ``results.json``, the means by test set (see `mimdit.evaluation.summary.summarize`) with the settings they depend on. Before the first
+    image is restored the weight files of all metrics are checked; nothing is downloaded, and a metric that lacks files is left out and
+    reported. A data module's ``data.test`` is a test set named ``test``. Not in the paper.
 
     Args:
-        metrics: Metrics by name (``mimdit metrics list``), for all benchmarks; null is `mimdit.evaluation.iqa.DEFAULT_METRICS`. A benchmark
-            may ask for more.
-        floats: Score the values that the model returned instead of those that an 8-bit file would hold.
-        images: Whether to keep the outputs as PNG, in ``images/<benchmark>/<group>/<key>.png``.
-        routing: Whether a line also tells what the gates decided: ``routing`` with the probabilities ``inter`` by block and group, and
-            ``intra`` by block, group and sub-expert.
-        folder: Where to write; null is the trainer's ``default_root_dir``.
+        metrics: Metrics by name (``mimdit metrics list``), for all test sets; null is `mimdit.evaluation.iqa.DEFAULT_METRICS`. A test set
+            may add its own.
+        floats: If true, score the values that the model returned instead of those that an 8-bit file would hold.
+        images: If true, keep the outputs as PNG, in ``images/<test set>/<group>/<key>.png``.
+        routing: If true, a line also has the gates' decisions: ``routing`` with the probabilities ``inter`` by block and expert group, and
+            ``intra`` by block, expert group and sub-expert.
+        folder: Folder to write to; null is the trainer's ``default_root_dir``.
+        variants: Further outputs of the test step to score, of ``estimate``, ``residuals_zeroed`` and ``gates_uniform`` (the last two need
+            ``model.test_ablations``); each costs as much as scoring the output.
 
     Raises:
-        ValueError: A metric is not known.
+        ValueError: A metric or a variant is unknown.
     """
 
     def __init__(
@@ -55,14 +57,18 @@ class Scores(L.Callback):
         images: bool = False,
         routing: bool = False,
         folder: str | None = None,
+        variants: list[str] | None = None,
     ) -> None:
         self.metrics = list(DEFAULT_METRICS if metrics is None else metrics)
         metrics_named(self.metrics)
         self.floats, self.images, self.routing, self.folder = floats, images, routing, folder
+        self.variants = list(variants or [])
+        if unknown := sorted(set(self.variants) - set(VARIANTS)):
+            raise ValueError(f"variants {', '.join(unknown)} are unknown; choose from {', '.join(VARIANTS)}")
         self._wanted: dict[str, list[str]] = {}
         self._sets: dict[str, str | None] = {}
-        self._rows: list[Row] = []
-        self._features: dict[_Image, dict[str, np.ndarray]] = {}
+        self._rows: list[ScoreRow] = []
+        self._features: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
         self._scorer: Scorer | None = None
         self._inception: InceptionFeatures | None = None
 
@@ -70,14 +76,14 @@ class Scores(L.Callback):
         """Check the weights and load the metrics.
 
         Raises:
-            ValueError: A benchmark asks for a metric that is not known.
+            ValueError: A test set adds an unknown metric.
         """
-        self._rows, self._features = [], {}
+        self._rows, self._features, self._inception = [], {}, None
         extra = {name: protocol["metrics"] for name, protocol in _protocols(trainer).items()}
         self._wanted = {name: list(dict.fromkeys([*self.metrics, *metrics])) for name, metrics in extra.items()}
         named = metrics_named(name for metrics in [self.metrics, *self._wanted.values()] for name in metrics)
         missing: dict[str, str] = {}
-        for part in _of_all_ranks({metric.name: problem for metric in named if (problem := metric.problem()) is not None}):
+        for part in gather({metric.name: problem for metric in named if (problem := metric.problem()) is not None}):
             missing = part | missing
         for name, problem in missing.items():
             rank_zero_info(f"Scores: {name} is left out: {problem}")
@@ -93,30 +99,45 @@ class Scores(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score a batch, image by image."""
-        for index, (group, key) in enumerate(zip(batch["group"], batch["key"], strict=True)):
-            sides = {"output": outputs["restored"], "input": batch["lq"], "truth": batch.get("gt")}
-            sides = {side: None if images is None else images[index : index + 1] for side, images in sides.items()}
-            row = {"benchmark": batch["benchmark"][index], "group": group, "key": key, "degradations": batch["degradations"][index]}
-            row |= self._score(row["benchmark"], sides)
+        """Score a batch, image by image; do nothing where the module restores nothing."""
+        if not _restores(outputs):
+            return
+        for index, group in enumerate(batch["group"]):
+            row = self._score(outputs, batch, index, DATA_MODULE_TEST_SET)
             if self.routing and outputs.get("routing") is not None:
                 row["routing"] = routing_of(outputs["routing"], index)
             self._rows.append(row)
+            sides = {"output": outputs["restored"], "input": batch["lq"], "truth": batch.get("gt")}
+            sides = {side: None if images is None else images[index : index + 1] for side, images in sides.items()}
             if self._inception is not None and sides["truth"] is not None:
-                self._features[row["benchmark"], group, key] = {side: self._inception(image) for side, image in sides.items()}
+                self._features[image_of(row)] = {side: self._inception(image) for side, image in sides.items()}
             if self.images:
-                self._keep(Path(row["benchmark"], group, key), sides["output"], trainer)
+                self._keep(Path(row["test_set"], group, row["key"]), sides["output"], trainer)
 
-    def _score(self, benchmark: str, sides: dict[str, torch.Tensor | None]) -> dict[str, dict]:
-        """The scores of an image and of its input, and the reasons where there is none."""
-        scored, notes = {}, {}
-        for side in ("output", "input"):
-            scored[side], reasons = self._scorer.score(sides[side], sides["truth"], self._wanted.get(benchmark, self.metrics))
+    def _score(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], index: int, test_set: str) -> dict[str, Any]:
+        """Return the row of one image of a batch; ``test_set`` names it where the batch does not."""
+        group, name = batch["group"][index], batch["test_set"][index] if "test_set" in batch else test_set
+        degraded, truth = batch["lq"][index : index + 1], batch.get("gt")
+        truth = None if truth is None else truth[index : index + 1]
+        present = batch["degradation"][index].tolist()
+        atoms = [atom for atom, there in zip(ATOMS, present) if there]
+        row: dict[str, Any] = {
+            "test_set": name,
+            "group": group,
+            "key": batch["key"][index].removeprefix(f"{group}/"),
+            "degradations": batch["degradations"][index] if "degradations" in batch else atoms,
+            "identical_input": truth is not None and bool(identical(degraded, truth)),
+        }
+        images = {"output": outputs["restored"][index : index + 1], "input": degraded}
+        images |= {side: outputs[side][index : index + 1] for side in self.variants if outputs.get(side) is not None}
+        notes: dict[str, str] = {}
+        for side, image in images.items():
+            row[side], reasons = self._scorer.score(image, truth, self._wanted.get(name, self.metrics))
             notes |= reasons
-        return scored | {"notes": notes}
+        return row | {"notes": notes}
 
     def _keep(self, place: Path, image: torch.Tensor, trainer: L.Trainer) -> None:
-        path = self._folder(trainer) / "images" / place.with_name(place.name + ".png")
+        path = self._path(trainer).parent / "images" / place.with_name(place.name + ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = (image[0].detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         with replace_when_whole(path) as temporary:
@@ -124,33 +145,41 @@ class Scores(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather all images and write the results on rank 0."""
-        parts = _of_all_ranks((self._rows, self._features))
-        if not trainer.is_global_zero:
-            return
-        protocols = _protocols(trainer)
-        rows = each_once((row for part, _ in parts for row in part), protocols)
-        features = {image: found for _, part in parts for image, found in part.items()}
-        benchmarks = summarize(rows)
-        for name, summary in benchmarks.items():
-            self._add_sets(name, summary, [found for image, found in sorted(features.items()) if image[0] == name])
-            if name in protocols:
-                summary["protocol"] = protocols[name]
-        settings = run_settings(trainer, pl_module) | {"values": "floats" if self.floats else "round(clamp x 255)"}
-        missing = self._scorer.missing | {name: problem for name, problem in self._sets.items() if problem}
-        results = {"benchmarks": benchmarks, "missing_weights": missing, "settings": settings}
-        folder = self._folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        with replace_when_whole(folder / "results.jsonl") as path:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        with replace_when_whole(folder / "results.json") as path:
-            path.write_text(json.dumps(results, indent=2) + "\n")
-        tables = [table(_title(name, protocols.get(name, {})), summary) for name, summary in benchmarks.items()]
-        rank_zero_info("\n" + "\n\n".join(tables) + f"\n\nScores: {len(rows)} images are in {folder / 'results.jsonl'}")
+        self._finish_test(trainer, pl_module)
 
-    def _add_sets(self, benchmark: str, summary: dict[str, Any], features: list[dict[str, np.ndarray]]) -> None:
+    def _finish_test(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, dict[str, Any]]:
+        """Return the means by test set on all ranks; rank 0 writes them."""
+        parts = gather((self._rows, self._features))
+        protocols = _protocols(trainer)
+        rows = unique_rows((row for part, _ in parts for row in part), protocols)
+        if not rows:
+            rank_zero_warn(f"{type(self).__name__}: the test step returned no restored image, so there are no results")
+            return {}
+        summaries = summarize(rows)
+        if trainer.is_global_zero:
+            features = {image: found for _, part in parts for image, found in part.items()}
+            for name, summary in summaries.items():
+                self._add_set_distances(name, summary, [found for image, found in sorted(features.items()) if image[0] == name])
+                if name in protocols:
+                    summary["protocol"] = protocols[name]
+            missing = self._scorer.missing | {name: problem for name, problem in self._sets.items() if problem}
+            results = Results(summaries, rows, self._settings(trainer, pl_module), missing)
+            rows_path = write_results(self._path(trainer), results)
+            self._announce(results, rows_path)
+        return summaries
+
+    def _settings(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return run_settings(trainer, pl_module) | {"values": "floats" if self.floats else "round(clamp x 255)"}
+
+    def _announce(self, results: Results, rows_path: Path) -> None:
+        """Print the tables."""
+        tables = [format_summary(_title(name, summary.get("protocol", {})), summary) for name, summary in results.summaries.items()]
+        rank_zero_info("\n" + "\n\n".join(tables) + f"\n\nScores: {len(results.rows)} images are in {rows_path}")
+
+    def _add_set_distances(self, test_set: str, summary: dict[str, Any], features: list[dict[str, np.ndarray]]) -> None:
         """Put FID and KID, where they are wanted, beside the means over images."""
         means = summary["mean_of_images"]
-        for metric in metrics_named(self._wanted.get(benchmark, self.metrics)):
+        for metric in metrics_named(self._wanted.get(test_set, self.metrics)):
             if not metric.of_sets:
                 continue
             for side in ("input", "output"):
@@ -160,19 +189,121 @@ class Scores(L.Callback):
                     scores, reasons = set_distances([metric.name], *sets)
                     score, reason = scores[metric.name], reasons.get(metric.name)
                 means[side][metric.name] = score
-                summary["mean_of_groups"][side][metric.name] = None
-                for part in [summary.get("isolated"), summary.get("coupled"), *summary["groups"].values()]:
+                for part in [summary.get("isolated"), summary.get("coupled"), summary["mean_of_groups"], *summary["groups"].values()]:
                     if part is not None:
                         part[side][metric.name] = None
             if score is None:
                 summary["notes"][metric.name] = {reason: means["images"]}
 
-    def _folder(self, trainer: L.Trainer) -> Path:
-        return Path(trainer.default_root_dir if self.folder is None else self.folder)
+    def _path(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir if self.folder is None else self.folder) / RESULTS_NAME
+
+
+class Quality(Scores):
+    """Log PSNR and SSIM of validation, and score a test by them where no `Scores` does.
+
+    Both metrics are ``psnr_rgb`` and ``ssim_rgb``, see `mimdit.evaluation.metrics`: of RGB in 8 bits. Validation logs ``val/psnr_output``,
+    ``val/psnr_input``, ``val/psnr_gain`` (output minus input), ``val/psnr_estimate`` and the same of SSIM, averaged over images, for
+    checkpoint callbacks to monitor; and by degradation group ``val_groups/<group>/…``, in a section of its own on TensorBoard's page. A
+    test logs ``test/…`` and writes the results of `Scores`, with the estimate and the ablations that the test step returns. Groups whose
+    inputs all equal their truths are in no average. Not in the paper.
+
+    Args:
+        path: JSON file that a test writes, with the images' rows beside it as ``.jsonl``; null for ``results.json`` in the trainer's
+            ``default_root_dir``.
+        settings: Further entries of the results' ``settings``.
+    """
+
+    NAMES = {"psnr": "psnr_rgb", "ssim": "ssim_rgb"}
+    """Metrics by their names in the tags of scalars."""
+
+    def __init__(self, path: str | None = None, settings: dict[str, Any] | None = None) -> None:
+        super().__init__([*self.NAMES.values()], variants=[*VARIANTS])
+        self.path, self.settings = path, settings or {}
+        self._failure: Exception | None = None
+        self._tests = True
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget earlier scores."""
+        self._rows, self._failure, self._wanted = [], None, {}
+        self._scorer = Scorer(self.metrics, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score a batch; do nothing where the module restores nothing."""
+        if not _restores(outputs) or self._failure is not None:
+            return
+        try:
+            self._rows += [self._score(outputs, batch, index, "validation") for index in range(len(batch["key"]))]
+        except ValueError as error:  # raised at the end of validation, on every rank: the others would wait for this one
+            self._failure = error
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the averages and each group's.
+
+        Raises:
+            ValueError: An image could not be scored, such as one with values that are not finite; on every rank.
+        """
+        parts = gather((self._rows, self._failure))
+        for _, failure in parts:
+            if failure is not None:
+                raise failure
+        if rows := unique_rows(row for part, _ in parts for row in part):
+            summary = summarize(rows)["validation"]
+            self._log(pl_module, "val", summary["mean_of_images"])
+            for name, means in summary["groups"].items():
+                self._log(pl_module, f"val_groups/{name}", means)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prepare the metrics, unless a `Scores` writes the same file."""
+        others = [callback for callback in trainer.callbacks if isinstance(callback, Scores) and not isinstance(callback, Quality)]
+        self._tests = self.path is not None or not others
+        if self._tests:
+            super().on_test_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score a batch; do nothing where the module restores nothing."""
+        if self._tests:
+            super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the averages and write the results on rank 0."""
+        if not self._tests:
+            return
+        summaries = self._finish_test(trainer, pl_module)
+        for name, summary in summaries.items():
+            self._log(pl_module, "test" if len(summaries) == 1 else f"test/{name}", summary["mean_of_images"])
+
+    def _log(self, pl_module: L.LightningModule, prefix: str, means: dict[str, Any]) -> None:
+        """Log through the module, for checkpoint callbacks; the values are the same on every rank already."""
+        named = {f"{tag}_{side}": means[side].get(metric) for side in sides_of(means) for tag, metric in self.NAMES.items()}
+        if named["psnr_input"] is not None and named["psnr_input"] < PSNR_OF_IDENTICAL:
+            named["psnr_gain"] = named["psnr_output"] - named["psnr_input"]
+        for name, value in named.items():
+            if value is not None:
+                # The mean of equal values: it declares to Lightning that they are the same on all ranks.
+                tag, on_bar = f"{prefix}/{name}", (prefix, name) == ("val", "psnr_output")
+                pl_module.log(tag, torch.tensor(value, device=pl_module.device), sync_dist=True, prog_bar=on_bar)
+
+    def _settings(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return super()._settings(trainer, pl_module) | self.settings
+
+    def _announce(self, results: Results, rows_path: Path) -> None:
+        rank_zero_info(f"Quality: scores of {len(results.rows)} images are in {rows_path}, their means beside it")
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        return super()._path(trainer) if self.path is None else Path(self.path)
+
+
+def _restores(outputs: Any) -> bool:
+    return isinstance(outputs, Mapping) and "restored" in outputs
 
 
 def routing_of(routing: Routing, index: int) -> dict[str, list]:
-    """What the gates decided for one image: probabilities by block and group, and by block, group and sub-expert that exists."""
+    """Return the gates' probabilities for one image, by block and expert group, and by block, expert group and existing sub-expert."""
     intra = [
         [probs[index][exists].tolist() for probs, exists in zip(block, routing.mask_GE.to(block.device).bool())]
         for block in routing.intra.probs
@@ -180,20 +311,20 @@ def routing_of(routing: Routing, index: int) -> dict[str, list]:
     return {"inter": routing.inter.probs[:, index].tolist(), "intra": intra}
 
 
+def run_settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    """Return the settings that scores depend on: seed, ranks, precision, sampler, checkpoint and version of torch."""
+    noted: dict[str, Any] = {"seed": getattr(pl_module, "seed", None), "ranks": trainer.world_size, "precision": str(trainer.precision)}
+    if hasattr(pl_module, "flow"):
+        plain = str | int | float | bool | None
+        noted["sampler"] = {name: value for name, value in vars(pl_module.flow).items() if isinstance(value, plain)}
+    return noted | {"checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path), "torch": torch.__version__}
+
+
 def _title(name: str, protocol: dict[str, Any]) -> str:
-    """A benchmark's name in the table, with what was done to its images."""
+    """Return a test set's name in the table, with the cropping of its images."""
     return f"{name} (crop {protocol['crop']})" if protocol.get("crop", 1) > 1 else name
 
 
 def _protocols(trainer: L.Trainer) -> dict[str, dict[str, Any]]:
-    """What the data module tells of each benchmark."""
-    return getattr(trainer.datamodule, "protocols", {})
-
-
-def _of_all_ranks(part: Any) -> Iterable[Any]:
-    """Each rank's part, on every rank; a collective."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return [part]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, part)
-    return gathered
+    """Return the protocol of each test set of the data module."""
+    return getattr(getattr(trainer, "datamodule", None), "protocols", {})

@@ -1,18 +1,16 @@
-"""A span: the stretch of training between two records of a callback."""
+"""Timer of the interval between two records of a callback."""
 
 from __future__ import annotations
 
 import time
 
-import lightning as L
 
-
-class Span:
-    """Optimiser steps and seconds since its beginning, without pauses such as validation. Times are the host's.
+class StepTimer:
+    """Count optimizer steps and host seconds of an interval, without pauses such as validation.
 
     Args:
-        every_n_steps: Optimiser steps after which it is over.
-        owner: Who asks, for the error.
+        every_n_steps: Length of an interval in optimizer steps.
+        owner: Name of the callback, for the error message.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
@@ -25,36 +23,30 @@ class Span:
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """Start anew at optimiser step ``step``."""
+        """Start an interval at optimizer step ``step``."""
         self._step = self._last_step = step
         self._start = time.perf_counter()
 
     def pause(self) -> None:
-        """Stop the clock."""
+        """Stop counting seconds."""
         self._paused_at = time.perf_counter()
 
     def resume(self) -> float:
-        """Let it go on; the seconds that it stood still."""
+        """Count seconds again; return the length of the pause in seconds."""
         pause = time.perf_counter() - self._paused_at
         self._start += pause
         return pause
 
     def ends(self, step: int) -> bool:
-        """Whether this micro-batch, after which ``step`` optimiser steps are done, made the step that is the span's last."""
+        """Return true if the micro-batch that ended with ``step`` optimizer steps done also ended the interval."""
         stepped = step != self._last_step
         self._last_step = step
         return stepped and step % self.every_n_steps == 0
 
     def seconds(self) -> float:
-        """Seconds until now, never 0."""
+        """Return the seconds since the start of the interval, at least 1e-9."""
         return max(time.perf_counter() - self._start, 1e-9)
 
     def steps(self) -> int:
-        """Optimiser steps until the last micro-batch."""
+        """Return the optimizer steps of the interval until the last micro-batch."""
         return self._last_step - self._step
-
-
-def log_scalars(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
-    """Give the record of a span to every logger."""
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=step)

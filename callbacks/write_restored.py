@@ -1,4 +1,4 @@
-"""WriteRestored: what ``mimdit predict`` restores, as PNG files."""
+"""WriteRestored: the images that ``mimdit predict`` restores, as PNG files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mimdit.core.files import replace_when_whole
 
 
 class WriteRestored(L.Callback):
-    """Write ``<folder>/<key>.png``, 8 bits, for every image of the predict set, each whole or not there.
+    """Write ``<folder>/<key>.png`` in 8 bits for every image of the predict set; a file is whole or absent.
 
     ``mimdit predict`` restores by `Restorer.restore`, as ``mimdit restore`` and the pipeline do. With ``--return_predictions=false`` no
-    image is kept in memory. (ours)
+    image is kept in memory. Not in the paper.
 
     Args:
         folder: Folder to write to.
@@ -29,7 +29,11 @@ class WriteRestored(L.Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Write the batch; ValueError where a key would lead out of the folder."""
+        """Write the batch.
+
+        Raises:
+            ValueError: A key leads out of the folder.
+        """
         for key, image in zip(batch["key"], outputs):
             target = self.folder / f"{key}.png"
             if not target.resolve().is_relative_to(self.folder.resolve()):

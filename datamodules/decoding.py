@@ -1,4 +1,4 @@
-"""From a stored sample to two aligned uint8 images and what degraded the one."""
+"""Decoding of a stored sample to two aligned uint8 images, or latents, and its degradations."""
 
 import json
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import torch
 
-from datamodules.latents.packing import unpack_latents
 from datamodules.shards import RawSample, ShardError
+from datamodules.shards.latents import unpack_latents
 from mimdit.core.batch import ATOMS
 
 
 class BadSampleError(ValueError):
-    """A sample that cannot be used: missing parts, an undecodable image, sizes that differ; names shard and key."""
+    """A sample that cannot be used: missing parts, an undecodable image, different sizes; the message names shard and key."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LatentPair:
-    """A sample of cached latents: ``lq`` and ``gt`` are means and log-variances ``[2C, h, w]`` as they are stored, else as `Pair`."""
+    """A sample of cached latents: ``lq`` and ``gt`` are stored means and log-variances ``[2C, h, w]``; otherwise as `Pair`."""
 
     key: str
     group: str
@@ -39,12 +39,12 @@ class LatentPair:
 
 
 def decode_image(data: bytes | None, name: str) -> np.ndarray:
-    """Decode an image to uint8 RGB ``[H, W, 3]``; the format is told by the first bytes, the EXIF orientation is applied.
+    """Decode an image to uint8 RGB ``[H, W, 3]``, upright by its EXIF orientation; the first bytes decide the format.
 
-    Grey and palette images become RGB, 16 bits become 8, transparency is dropped.
+    Gray and palette images become RGB, 16 bits become 8, transparency is dropped.
 
     Raises:
-        BadSampleError: There are no bytes or they are not a whole image; ``name`` says of what.
+        BadSampleError: There are no bytes or they are not a complete image; the message begins with ``name``.
     """
     if not data:
         raise BadSampleError(f"{name} is missing.")
@@ -62,11 +62,11 @@ def decode_pair(sample: RawSample) -> Pair:
 
     Raises:
         BadSampleError: A part is missing, cannot be decoded or names an unknown atom, or the two images differ in size.
-        ShardError: It holds latents alone, which the index of its folder should have said.
+        ShardError: It holds only latents, against the index of its folder.
     """
     group, degradation = _labels(sample)
     if sample.latents and not (sample.lq or sample.gt):
-        raise ShardError(f"{sample.place} holds latents and no images, but its folder's index.json tells of images. Do not mix them.")
+        raise ShardError(f"{sample.place} holds latents and no images, but its folder's index.json lists images. Do not mix them.")
     lq = decode_image(sample.lq, f"The lq image of {sample.place}")
     gt = decode_image(sample.gt, f"The gt image of {sample.place}")
     check_sizes(lq, gt, f"The images of {sample.place}")
@@ -74,26 +74,26 @@ def decode_pair(sample: RawSample) -> Pair:
 
 
 def decode_latents(sample: RawSample, shape: tuple[int, int, int]) -> LatentPair:
-    """Read the latents of a stored sample, whose tensors must be of ``shape``.
+    """Read the latents of a stored sample, whose tensors must have ``shape``.
 
     Raises:
         BadSampleError: The json or the latents are damaged, or of another shape.
-        ShardError: It holds images alone, which the index of its folder should have said.
+        ShardError: It holds only images, against the index of its folder.
     """
     group, degradation = _labels(sample)
     if sample.latents is None:
-        raise ShardError(f"{sample.place} holds no latents, but its folder's index.json tells of latents. Do not mix them.")
+        raise ShardError(f"{sample.place} holds no latents, but its folder's index.json lists latents. Do not mix them.")
     try:
         lq, gt = unpack_latents(sample.latents)
     except ValueError as error:
         raise BadSampleError(f"The latents of {sample.place} cannot be read: {error}.") from error
     if tuple(lq.shape) != shape:
-        raise BadSampleError(f"The latents of {sample.place} are {list(lq.shape)}, but its folder's index.json tells of {list(shape)}.")
+        raise BadSampleError(f"The latents of {sample.place} are {list(lq.shape)}, but {list(shape)} in its folder's index.json.")
     return LatentPair(sample.key, group, lq, gt, degradation)
 
 
 def _labels(sample: RawSample) -> tuple[str, np.ndarray]:
-    """The group of a stored sample and its degradations, multi-hot ``[A]``."""
+    """Return the group of a stored sample and its degradations, multi-hot ``[A]``."""
     if sample.problem:
         raise BadSampleError(sample.problem)
     if not sample.json:
@@ -109,10 +109,10 @@ def _labels(sample: RawSample) -> tuple[str, np.ndarray]:
 
 
 def check_sizes(lq: np.ndarray, gt: np.ndarray, name: str) -> None:
-    """Check that two images are of one size.
+    """Check that two images have one size.
 
     Raises:
-        BadSampleError: They are not; ``name`` says which they are.
+        BadSampleError: They differ; the message begins with ``name``.
     """
     if lq.shape != gt.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (lq, gt)]

@@ -1,4 +1,4 @@
-"""FoundIR's own data: which groups train in which stage, what the test set must hold (arXiv 2412.01427)."""
+"""FoundIR's data: the groups of each training stage, and the published test set (arXiv 2412.01427)."""
 
 import logging
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from datamodules.restoration import RestorationDataModule
 
 ISOLATED = ("01Blur", "05Noise", "06JPEG", "08Haze", "10Rain", "11Raindrop", "14Lowlight")
-"""The groups of one degradation, on which FoundIR trains first."""
+"""Groups of one degradation, on which FoundIR trains first."""
 
 COMPOSED = {"18Lowlight_Blur_Noise": "02Blur_Noise", "19Lowlight_Blur_JPEG": "03Blur_JPEG", "20Lowlight_Noise_JPEG": "07Noise_JPEG"}
-"""Test groups that the training archives hold nothing of, and the groups whose clean images we make them from. (ours)"""
+"""Test groups without training archives, and the groups whose clean images they are composed from. Not in the paper."""
 
 TEST_PAIRS = {
     "01Blur": 150, "02Blur_Noise": 50, "03Blur_JPEG": 50, "04Blur_Noise_JPEG": 50, "05Noise": 100, "06JPEG": 50, "07Noise_JPEG": 50,
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 class FoundIRDataModule(RestorationDataModule):
-    """`RestorationDataModule` over the shards that ``mimdit shards foundir`` writes, with FoundIR's stages and its test set.
+    """`RestorationDataModule` over the shards of ``mimdit shards foundir``, with FoundIR's stages and its test set.
 
     Args:
         train: Training shards, or null.
-        stage: ``isolated`` trains on the seven groups of one degradation, ``all`` on every group. To go from one to the other, resume with
-            the other: the groups' lines go on where they are.
-        compose: Whether stage ``all`` also trains on the three test groups without training archives, composed from clean images.
-        **options: As in `RestorationDataModule`; ``groups`` and ``composed`` come from the stage unless they are given.
+        stage: ``isolated`` trains on the seven groups of one degradation, ``all`` on every group. To change the stage, resume with the
+            other one: the orders of the groups continue.
+        compose: If true, stage ``all`` also trains on the three test groups without training archives, composed from clean images.
+        **options: As in `RestorationDataModule`; ``groups`` and ``composed`` follow from the stage unless they are given.
     """
 
     def __init__(self, train: str | list[str] | None = None, *, stage: str = "all", compose: bool = True, **options: Any) -> None:
@@ -43,14 +43,18 @@ class FoundIRDataModule(RestorationDataModule):
         super().__init__(train, **options)
 
     def setup(self, stage: str) -> None:
-        """As in `RestorationDataModule`; warns where the test set is not the published one, for its figures cannot be compared then."""
+        """Set up as in `RestorationDataModule`; warn if the test set differs from the published one.
+
+        Figures on another test set are not comparable with published ones.
+        """
         super().setup(stage)
         if stage == "test" and self._rank == 0 and (difference := missing_test_pairs(self._pairs("test").groups)):
-            _log.warning("The test set is not FoundIR's of 1,500 pairs; its figures do not compare with published ones: %s.", difference)
+            _log.warning("The test set is not FoundIR's of 1,500 pairs; its figures are not comparable with published ones: %s.",
+            difference)
 
 
 def missing_test_pairs(groups: dict[str, int]) -> str:
-    """How the pairs of each group differ from the published test set's; empty where they do not."""
+    """Describe how the pairs of each group differ from the published test set; empty if they do not."""
     names = sorted({*groups, *TEST_PAIRS})
     return ", ".join(
         f"{name} {groups.get(name, 0)} of {TEST_PAIRS.get(name, 0)}" for name in names if groups.get(name, 0) != TEST_PAIRS.get(name, 0)

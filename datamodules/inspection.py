@@ -1,18 +1,18 @@
-"""A look into what a config names as data: whether it is there, and whether a sample of each group can be decoded."""
+"""Inspection of data that a config names: check that it exists, and decode a sample of each group."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 
 from datamodules.decoding import decode_latents, decode_pair
-from datamodules.latents.record import LatentRecord
 from datamodules.pairs import ListedPairs, is_listed, open_pairs
 from datamodules.shards import ShardIndex, ShardStore, open_index, parse_sample, shard_place, sidecar_of
+from datamodules.shards.latents import LatentRecord
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen: pairs of each group, what they are stored as, and a checksum that is equal where the data is."""
+    """Result of an inspection: pairs of each group, their storage, and a checksum that is equal for equal data."""
 
     groups: dict[str, int]
     stored: str
@@ -23,12 +23,12 @@ class Look:
 
 
 def look_into(places: str | list[str], store: ShardStore, number: int = 0) -> Look:
-    """Open what ``places`` names, as training or evaluation would, and decode one sample of each group.
+    """Open ``places`` as training or evaluation would, and decode one sample of each group.
 
     Args:
         places: As ``data.train`` or ``data.test``.
         store: Opens the shards; remote ones need its cache.
-        number: Which shard of a group, and which sample in it, counted round, so that several processes may look at different ones.
+        number: Number of the shard in a group, and of the sample in it, modulo their counts, so that processes can inspect different ones.
 
     Raises:
         ValueError: It cannot be opened or decoded; the message names the file and the remedy.
@@ -39,7 +39,7 @@ def look_into(places: str | list[str], store: ShardStore, number: int = 0) -> Lo
 
 
 def _look_at_files(pairs: ListedPairs) -> Look:
-    for place in range(len(pairs.groups)):  # the groups take turns in the list
+    for place in range(len(pairs.groups)):  # the groups alternate in the list
         pairs[place]
     return Look(dict(pairs.groups), "files", _checksum(sorted(pairs.groups.items())))
 

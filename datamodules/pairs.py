@@ -10,7 +10,6 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.decoding import BadSampleError, Pair, check_sizes, decode_image, decode_pair
 from datamodules.degradations import atoms_of_group
-from datamodules.latents.record import LatentRecord
 from datamodules.shards import (
     INDEX_NAME,
     SampleSpan,
@@ -24,6 +23,7 @@ from datamodules.shards import (
     shard_place,
     sidecar_of,
 )
+from datamodules.shards.latents import LatentRecord
 from datamodules.sources.listing import Listing, SourcePair, list_foundir
 from datamodules.sources.members import MemberReader
 from mimdit.core.batch import ATOMS
@@ -32,24 +32,25 @@ _Entry = TypeVar("_Entry")
 
 
 def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | ListedPairs":
-    """The pairs of what a config names: shards as in `open_index`, or one folder (or list, or archives) as in `list_foundir`.
+    """Return the pairs at a place: shards as in `open_index`, or one folder (or list, or archives) as in `list_foundir`.
 
     Raises:
-        ShardError, ValueError: It is neither, or damaged, or holds latents without images.
+        ShardError: Shards are damaged, or hold latents without images.
+        ValueError: There are neither shards nor pairs.
     """
     if is_listed(places):
         return ListedPairs(list_foundir(Path(places)))
     index = open_index(places, store)
     if (record := LatentRecord.of(index)) is not None and not record.images:
         raise ShardError(
-            f"{index.folder} holds latents without images, but evaluation needs images. Name the shards that they were made of, or encode "
+            f"{index.folder} holds latents without images, but evaluation needs images. Give the shards that they were made of, or encode "
             "them anew with --keep_images=true."
         )
     return ShardPairs(index, store)
 
 
 def is_listed(places: str | list[str]) -> bool:
-    """Whether ``places`` is a list, or a folder of anything but shards: pairs as they were released."""
+    """Return true if ``places`` is a list or a folder without shards: pairs as they were released."""
     if not isinstance(places, str) or is_remote(places):
         return False
     place = Path(places)
@@ -57,17 +58,17 @@ def is_listed(places: str | list[str]) -> bool:
 
 
 class ShardPairs(Dataset):
-    """The pairs of a folder of shards, read by their spans; any pair that cannot be used is an error.
+    """The pairs of a folder of shards, read by their spans; a pair that cannot be used is an error.
 
-    The groups take turns (first pair of each, second pair of each, …), so that a limited number of batches still shows every group.
+    The groups take turns (first pair of each, second pair of each, …), so that a limited number of batches still covers every group.
 
     Args:
         index: The shards.
-        store: Opens them; None for local ones.
+        store: Store that opens them; None for local shards.
 
     Raises:
         ShardError: A sidecar is missing or does not match the index.
-        BadSampleError: On access: the pair cannot be decoded or its sizes differ; names shard and key.
+        BadSampleError: On access, the pair cannot be decoded or its sizes differ; the message has shard and key.
     """
 
     def __init__(self, index: ShardIndex, store: ShardStore | None = None) -> None:
@@ -96,11 +97,14 @@ class ShardPairs(Dataset):
 
 
 class ListedPairs(Dataset):
-    """The pairs of a listed source, folders or archives, as they were released; the groups take turns as in `ShardPairs`.
+    """The pairs of a listed source, folders or archives, as they were released; groups take turns as in `ShardPairs`.
+
+    Args:
+        listing: The listed source.
 
     Raises:
-        BadSampleError: The listing has rejects, such as an image without its partner: a test set must be whole. On access: the pair
-            cannot be decoded or its sizes differ; names the files.
+        BadSampleError: The listing has rejects, such as an image without its partner: a test set must be whole. On access, the pair
+            cannot be decoded or its sizes differ; the message has the files.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -131,10 +135,10 @@ def _in_turns(groups: Iterable[list[_Entry]]) -> list[_Entry]:
 
 
 class ShareSampler(DistributedSampler):
-    """Gives rank ``r`` of ``n`` the entries r, r + n, r + 2n, …: none twice, none padded, so ranks may differ by one.
+    """Sampler that gives rank ``r`` of ``n`` the entries r, r + n, r + 2n, …: none twice, none padded, so ranks may differ by one.
 
-    A validation step must therefore not wait for other ranks (FSDP's forward does: give it a list that the ranks divide evenly). Being
-    a DistributedSampler it is left in place by Lightning.
+    A validation step must therefore not wait for other ranks (FSDP's forward does: use a list that the ranks divide evenly). Lightning
+    leaves it in place because it is a DistributedSampler.
     """
 
     def __iter__(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The LightningDataModule of image restoration: an endless, resumable training stream and fixed evaluation lists."""
+"""LightningDataModule for image restoration: an endless, resumable training stream and fixed evaluation lists."""
 
 from typing import Any
 
@@ -7,60 +7,57 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.collation import collate
-from datamodules.latents.record import LatentRecord
 from datamodules.pairs import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.shards import ShardIndex, ShardStore, open_index
-from datamodules.streaming.bad_samples import BadSamples
+from datamodules.shards.latents import LatentRecord
 from datamodules.streaming.composed import check_composed
 from datamodules.streaming.mixture import Mixture, make_quotas
-from datamodules.streaming.order import Line
-from datamodules.streaming.partition import Laps
-from datamodules.streaming.progress import Progress
+from datamodules.streaming.order import SampleOrder
+from datamodules.streaming.partition import Partition, Progress
 from datamodules.streaming.state import continue_stream, stream_state
-from datamodules.streaming.stream import StreamBatch, StreamLoader, TrainStream, one_thread
+from datamodules.streaming.stream import BadSamples, StreamBatch, StreamLoader, TrainStream, one_thread
 
 _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
 
 
 class RestorationDataModule(L.LightningDataModule):
-    """Pairs of degraded and clean images from folders of shards, as `mimdit.core.batch.Batch`; pretraining reads only their ``gt``.
+    """Pairs of degraded and clean images from folders of shards, as `mimdit.core.batch.Batch`; pretraining reads only ``gt``.
 
-    Training is endless: give ``trainer.max_steps``. Its order depends on ``seed``, on what an epoch takes of each group, and on the number
-    of consumers (ranks × worker processes) alone, its crops not even on that. A checkpoint continues it with the very next batch; on
-    another number of consumers in another order, without repeating or losing a sample; with other groups or weights from the next
-    epoch on.
+    Training is endless: set ``trainer.max_steps``. Sample order depends only on ``seed``, group quotas and number of consumers (ranks ×
+    worker processes); crops do not depend on the number of consumers. A checkpoint continues with the very next batch. With another number
+    of consumers the order changes, but no sample repeats or is lost; other groups or weights apply from the next epoch on.
 
     Args:
-        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of such. Where they
-            hold latents (``mimdit shards latents``), training gets those; the model's codec must be the one that made them.
+        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of these. If they
+            hold latents (``mimdit shards latents``), training uses those; the model's codec must be the one that made them.
         validation: Validation shards, likewise, or a folder of image pairs.
         test: Test shards or pairs, likewise; also used by predict.
-        groups: Training groups to take; null is all, or those of weights.
-        weights: How many samples an epoch takes of each group, relative to one another; null is as many as there are.
-        temperature: Weighs groups by their size to the power 1 / temperature instead: 1 is their size, large values make all alike.
+        groups: Training groups; null is all, or the keys of weights.
+        weights: Samples of each group per epoch, relative to one another; null is the number of samples of each group.
+        temperature: Weigh groups by their size to the power 1 / temperature: 1 gives the sizes, large values make all groups alike.
         composed: Training groups to compose from the clean images of others, e.g. 18Lowlight_Blur_Noise: 02Blur_Noise.
-        batch_size: Training pairs a batch and rank.
-        eval_batch_size: Pairs a batch in validation, test and predict; above 1 all images need one size.
-        crop: Side of the random square training crop in pixels; of latents it is settled already, and must be named.
-        crops: Training crops cut from each decoded image; divides batch_size. More save decoding, at the price of batches less varied.
-        flip: Whether training pairs are turned and mirrored at random (8 ways). Latents stay as they were encoded.
-        latents: Whether to train on the latents of shards that hold them; false takes their images.
-        num_workers: Worker processes a rank for training; 0 reads in the training process.
-        eval_num_workers: Worker processes a rank for validation, test and predict.
-        prefetch: Batches each worker process prepares ahead.
-        pin_memory: Whether to use page-locked memory where there is an accelerator.
-        multiprocessing_context: How worker processes start: fork, spawn, forkserver; null is the platform's default.
+        batch_size: Training pairs per batch and rank.
+        eval_batch_size: Pairs per batch in validation, test and predict; above 1 all images must have one size.
+        crop: Side of the random square training crop in pixels; for latents it must equal the crop they were made with.
+        crops: Training crops cut from each decoded image; divides batch_size. More crops save decoding but make batches less varied.
+        flip: If true, training pairs are rotated by quarter turns and mirrored at random (8 ways). Latents stay as they were encoded.
+        latents: If true, train on the latents of shards that hold them; otherwise on their images.
+        num_workers: Worker processes per rank for training; 0 reads in the training process.
+        eval_num_workers: Worker processes per rank for validation, test and predict.
+        prefetch: Batches prepared ahead by each worker process.
+        pin_memory: If true, use page-locked memory if there is an accelerator.
+        multiprocessing_context: Start method of worker processes: fork, spawn, forkserver; null is the platform's default.
         seed: Seed of order, crops and flips.
-        max_bad_samples: Distinct training samples a rank may skip because they cannot be decoded, before training stops.
-        max_lost_shards: Distinct training shards that a rank may pass over because they vanished or cannot be read, before training stops;
-            0 stops at the first, and names it. One that is back is read again.
+        max_bad_samples: Distinct training samples that a rank may skip because they cannot be decoded, before training stops.
+        max_lost_shards: Distinct training shards that a rank may skip because they are missing or unreadable, before training stops; 0
+            stops at the first, and names it. A shard that is back is read again.
         overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
             (Lightning's overfit_batches does not work on an endless stream.)
-        cache: Folder for local copies of shards, needed for remote ones; null reads local shards in place.
-        cache_gib: Most GiB of copies that are kept.
-        shard_timeout: Seconds one try to copy a shard may take; after three it counts as missing. callbacks.Watchdog must wait longer.
-        allow_pipes: Whether a place may be a shell command, ``pipe:aws s3 cp s3://bucket/foundir/{} -``. It runs with your rights, so by
-            default it is refused.
+        cache: Folder for local copies of shards, needed for remote ones; null reads local shards directly.
+        cache_gib: Maximum size of the copies in GiB.
+        shard_timeout: Seconds for one attempt to copy a shard; after three it counts as missing. callbacks.Watchdog must wait longer.
+        allow_pipes: If true, a place may be a shell command, ``pipe:aws s3 cp s3://bucket/foundir/{} -``. It runs with your rights, so it
+            is refused by default.
     """
 
     def __init__(
@@ -123,12 +120,12 @@ class RestorationDataModule(L.LightningDataModule):
         self._train: ShardIndex | None = None
         self._evaluated: dict[str, ShardPairs | ListedPairs] = {}
         self._mixture: Mixture | None = None
-        self._laps: Laps | None = None
+        self._partition: Partition | None = None
         self._progress: Progress | None = None
         self._loaded: dict[str, Any] = {}
         self._step: int | None = None
         self.bad = BadSamples(max_bad_samples, max_lost_shards)
-        """What this rank's training stream could not use."""
+        """Samples and shards that this rank's training stream could not use."""
 
     @property
     def _rank(self) -> int:
@@ -139,12 +136,12 @@ class RestorationDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def setup(self, stage: str) -> None:
-        """Check the folders a stage needs and, to fit, that training ends and its batches are counted.
+        """Check the folders of a stage and, for fit, that training ends; count consumed batches.
 
         Raises:
             ShardError: A folder or shard is missing, or a shard was cut short.
-            ValueError: No training folder is set, the trainer's limits do not fit an endless stream, or the latents are of another
-                autoencoder than the model's.
+            ValueError: No training folder is set, the trainer's limits do not fit an endless stream, or the arguments do not fit the
+                latents.
         """
         for name in _FOLDERS[stage]:
             if self.folders[name] is not None:
@@ -152,36 +149,34 @@ class RestorationDataModule(L.LightningDataModule):
         if stage == "fit" and self.trainer:
             self._index()
             _check_length(self.trainer)
-            if (record := self._latents()) is not None:
-                _check_codec(record, self.trainer.lightning_module, str(self._index().folder))
+            self._latents()
             if self.trainer.global_step == 0:
                 self._progress = None
             if not any(isinstance(callback, _CountConsumed) for callback in self.trainer.callbacks):
-                # First in the row: what was consumed must be known before a ModelCheckpoint saves it.
+                # First in the list: a ModelCheckpoint must save the position after the step.
                 self.trainer.callbacks.insert(0, _CountConsumed())
 
     def train_dataloader(self) -> StreamLoader:
-        """Return the endless stream, from its start or from where the last completed step left it.
+        """Return the endless stream, from its start or from the last completed step.
 
         Raises:
-            ValueError: The loaded state is of other data or another seed, or groups, weights, composed groups or crops do not fit the
-                shards.
+            ValueError: The loaded state has other data or another seed, or groups, weights, composed groups or crops do not fit the shards.
         """
         index, workers = self._index(), max(1, self.num_workers)
         quotas = self._quotas()
         if self._loaded:
             here = {"seed": self.seed, "hashes": index.hashes, "workers": workers, "world_size": self._world_size, "rank": self._rank}
-            self._mixture, self._laps, self._progress = continue_stream(self._loaded, quotas=quotas, **here)
+            self._mixture, self._partition, self._progress = continue_stream(self._loaded, quotas=quotas, **here)
             self._loaded = {}
         elif self._progress is None:
             self._mixture = Mixture(quotas)
-            self._laps, self._progress = Laps(self._mixture.samples), Progress(workers)
+            self._partition, self._progress = Partition(self._mixture.samples), Progress(workers)
         stream = TrainStream(
-            Line(index, self._mixture, seed=self.seed, store=self.store, sources=self.composed),
+            SampleOrder(index, self._mixture, seed=self.seed, store=self.store, sources=self.composed),
             batch_size=self.batch_size,
             crop=self.crop,
             crops=self.crops,
-            laps=self._laps,
+            partition=self._partition,
             composed=frozenset(self.composed),
             flip=self.flip,
             latents=self._latents(),
@@ -194,17 +189,24 @@ class RestorationDataModule(L.LightningDataModule):
         )
         loader = StreamLoader(stream, self._progress, **self._loading(self.num_workers))
         self.bad = loader.bad
+        self._step = self.trainer.global_step if self.trainer else None
         return loader
 
+    @property
+    def latent_codec(self) -> tuple[dict[str, str | None], str] | None:
+        """Identity of the codec of cached training latents, and their folder; None if training uses images."""
+        record = None if self.folders["train"] is None else self._latents()
+        return None if record is None else (record.codec, str(self._index().folder))
+
     def _quotas(self) -> dict[str, int]:
-        """How many samples an epoch takes of each group, composed ones included."""
+        """Return the samples of each group per epoch, composed ones included."""
         sizes = {group: sum(shard.samples for shard in shards) for group, shards in self._index().groups.items()}
         check_composed(self.composed, sorted(sizes))
         sizes |= {group: sizes[source] for group, source in self.composed.items()}
         return make_quotas(sizes, groups=self.groups, weights=self.weights, temperature=self.temperature)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return this rank's share of the validation pairs, none where no folder is set."""
+        """Return this rank's share of the validation pairs, or none if no folder is set."""
         return self._evaluation("validation") if self.folders["validation"] is not None else []
 
     def test_dataloader(self) -> DataLoader:
@@ -218,7 +220,7 @@ class RestorationDataModule(L.LightningDataModule):
     def mark_consumed(self, batch: StreamBatch) -> None:
         """Note that a training batch went through its step; it counts once the optimizer has stepped.
 
-        Under a Trainer this is called for every batch by itself. In a loop of your own, call it after each step.
+        Under a Trainer this is called automatically for every batch. In your own loop, call it after each step.
         """
         assert self._progress is not None
         self._progress.deliver(batch["position"])
@@ -231,10 +233,10 @@ class RestorationDataModule(L.LightningDataModule):
         """Return every rank's position in the stream. Gathers over the ranks, so all of them must call it, as Lightning's saving does."""
         if self._progress is None:
             return self._loaded
-        return stream_state(self.seed, self._index().hashes, self._mixture, self._laps, self._progress)
+        return stream_state(self.seed, self._index().hashes, self._mixture, self._partition, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next `train_dataloader` continue from a state; there each rank picks its own part."""
+        """Let the next `train_dataloader` continue from a state, in which each rank finds its own part."""
         self._loaded = state_dict
 
     def _index(self) -> ShardIndex:
@@ -245,17 +247,17 @@ class RestorationDataModule(L.LightningDataModule):
         return self._train
 
     def _latents(self) -> LatentRecord | None:
-        """How the training latents were made; None where training gets images.
+        """Return the record of the training latents; None if training uses images.
 
         Raises:
-            ValueError: The arguments ask for what latents cannot give, or for images that are not there.
+            ValueError: The arguments do not fit the latents, or need images that are not stored.
         """
         record, folder = LatentRecord.of(self._index()), self._index().folder
         if record is None:
             return None
         if not self.latents:
             if not record.images:
-                remedy = "Name the shards that they were made of."
+                remedy = "Name the shards they were made from."
                 raise ValueError(f"data.latents is false, but {folder} holds latents without images. {remedy}")
             return None
         if self.crop != record.crop or self.crops != 1:
@@ -265,8 +267,8 @@ class RestorationDataModule(L.LightningDataModule):
             )
         if self.composed:
             raise ValueError(
-                f"{', '.join(self.composed)} are to be composed from images, but {folder} holds latents. Set data.composed: {{}} (FoundIR: "
-                "data.compose: false), and have them composed when they are encoded: mimdit shards latents --compose."
+                f"{', '.join(self.composed)} need images to be composed, but {folder} holds latents. Set data.composed: {{}} (FoundIR: "
+                "data.compose: false), and compose them at encoding: mimdit shards latents --compose."
             )
         return record
 
@@ -282,7 +284,7 @@ class RestorationDataModule(L.LightningDataModule):
         return self.folders[name]
 
     def _evaluation(self, name: str) -> DataLoader:
-        """Return a loader over a fixed list of pairs, shared out over the ranks."""
+        """Return a loader over a fixed list of pairs, split over the ranks."""
         pairs = self._pairs(name)
         sampler = ShareSampler(pairs, num_replicas=self._world_size, rank=self._rank, shuffle=False) if self._world_size > 1 else None
         return DataLoader(
@@ -306,13 +308,13 @@ class RestorationDataModule(L.LightningDataModule):
 
 
 class _CountConsumed(L.Callback):
-    """Tells the datamodule which batches went through their step, before any checkpoint of that step is written.
+    """Callback that counts consumed batches in the datamodule, before a checkpoint of their step is written.
 
-    Logs what the streams of all ranks could not use, too: ``faults/skipped_samples`` and ``faults/lost_shards``, when one of them grew.
+    Logs ``faults/skipped_samples`` and ``faults/lost_shards`` over the streams of all ranks when one of them grew.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.datamodule._step = self._step = trainer.global_step
+        self._step = trainer.global_step
         self._counts = [0, 0]
 
     def on_train_batch_end(
@@ -331,15 +333,6 @@ class _CountConsumed(L.Callback):
             for logger in trainer.loggers:
                 scalars = dict(zip(("faults/skipped_samples", "faults/lost_shards"), counts))
                 logger.log_metrics(scalars, step=trainer.global_step)
-
-
-def _check_codec(record: LatentRecord, model: L.LightningModule, place: str) -> None:
-    """Compare what made the latents with the codec of a restorer, or of a backbone that trains alone; other models are not asked."""
-    codec = getattr(getattr(model, "backbone", model), "codec", None)
-    if codec is not None:
-        from mimdit.backbone.identity import check_latents  # here: it imports diffusers for seconds, which images do without
-
-        check_latents(record.codec, codec, place)
 
 
 def _check_length(trainer: L.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Random generators that are named, not counted: what they draw does not depend on who draws before."""
+"""Random generators that are keyed by names: their numbers do not depend on what was drawn before."""
 
 import hashlib
 
@@ -6,6 +6,6 @@ import numpy as np
 
 
 def named_rng(*names: str | int) -> np.random.Generator:
-    """Return the generator that belongs to a tuple of names, the same in every process and on every machine."""
+    """Return the generator of a tuple of names, the same in every process and on every machine."""
     digest = hashlib.blake2b("/".join(str(name) for name in names).encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))

@@ -7,11 +7,11 @@ import numpy as np
 
 @lru_cache(maxsize=64)
 def _amplitude(height: int, width: int, exponent: float) -> np.ndarray:
-    """Amplitudes ``f ** -exponent`` of the half spectrum, scaled for unit variance, with no constant part."""
+    """Return amplitudes ``f ** -exponent`` of the half spectrum, scaled to unit variance, without the constant term."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
     amplitude = frequency**-exponent
-    # A column of the half spectrum stands for two of the full one; of the first (and, even width, the last) only half the power is kept,
+    # A column of the half spectrum represents two of the full one; of the first (and, at even width, the last) half the power is kept,
     # because the inverse transform drops what is not conjugate symmetric.
     weight = np.full(amplitude.shape[1], 2.0)
     weight[0] = 0.5
@@ -24,8 +24,8 @@ def _amplitude(height: int, width: int, exponent: float) -> np.ndarray:
 def power_law_noise(height: int, width: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
     """Draw a Gaussian field, float32 ``[height, width]``, whose amplitude spectrum falls as ``frequency ** -exponent``.
 
-    The field wraps around at its borders, its mean is zero and its expected variance is one. Exponent 0 is white noise and about 1
-    is the spectrum of natural images (Field 1987); exponents are rounded to tenths, so that the spectra can be kept.
+    The field is periodic, its mean is zero and its expected variance is one. Exponent 0 is white noise; about 1 is the spectrum of natural
+    images (Field 1987). Exponents are rounded to tenths, so that the spectra can be cached.
     """
     amplitude = _amplitude(height, width, round(exponent, 1))
     spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]

@@ -1,4 +1,4 @@
-"""MiM-DiT: all-in-one image restoration by a pretrained diffusion transformer that a MoE-in-MoE conditioner steers (arXiv 2603.02710)."""
+"""MiM-DiT: all-in-one image restoration with a pretrained diffusion transformer steered by a MoE-in-MoE conditioner (arXiv 2603.02710)."""
 
 from importlib import import_module
 from typing import Any

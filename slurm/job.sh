@@ -1,23 +1,23 @@
-# Sourced by the job scripts, in the folder that they were submitted from: the site's facts, how tasks start, and when a job starts again.
+# Functions of the job scripts, which source this file: settings of the site, starting the tasks, requeuing the job.
 # shellcheck shell=bash
 set -uo pipefail
 cd "$SLURM_SUBMIT_DIR" || exit 2
 source "${MIMDIT_SITE:-slurm/site.env}"
 
-# What scontrol calls this job: the last task of an array has the array's own number as SLURM_JOB_ID.
+# The name of this job for scontrol. SLURM_JOB_ID would not do: for the last task of an array it is the number of the whole array.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 restarts=${SLURM_RESTART_COUNT:-0}
 max_restarts=${MIMDIT_MAX_RESTARTS:-50}
 
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun does not take it from sbatch since Slurm 22.05
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since Slurm 22.05, srun does not inherit it from sbatch
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 
 say() {
     echo "[$(date +%FT%T) job $job start $((restarts + 1))] $*"
 }
 
-# One process of mimdit per task of the job. The first that fails ends the others, which would wait for it for half an hour.
+# mimdit OPTIONS…: run one process of mimdit per task. The first that fails ends the others, which would wait half an hour for it.
 mimdit() {
     local options=(--kill-on-bad-exit=1) inside=()
     case ${MIMDIT_CONTAINER:-} in
@@ -29,29 +29,29 @@ mimdit() {
     srun "${options[@]}" ${inside[@]+"${inside[@]}"} "${MIMDIT_PYTHON:-$PWD/.venv/bin/python}" -m mimdit "$@"
 }
 
-# Slurm requeues after a lost node or a preemption without asking this script, so the cap is looked at before anything starts, too.
+# Exit if the limit of restarts is exceeded. Slurm requeues after a node failure or a preemption by itself, so every start checks it.
 stop_if_restarted_too_often() {
     if ((restarts > max_restarts)); then
-        say "started again $restarts times; MIMDIT_MAX_RESTARTS=$max_restarts allows no more"
+        say "restarted $restarts times; MIMDIT_MAX_RESTARTS=$max_restarts allows no more"
         exit 1
     fi
 }
 
-# start_again REASON CODE: put this job back into the queue, or leave with CODE if that happened often enough.
+# start_again REASON CODE: requeue this job, or exit with CODE if the limit of restarts is reached.
 start_again() {
     if ((restarts >= max_restarts)); then
-        say "$1, but MIMDIT_MAX_RESTARTS=$max_restarts is reached: not started again"
+        say "$1, but MIMDIT_MAX_RESTARTS=$max_restarts is reached: not requeued"
         exit "$2"
     fi
-    say "$1: asking for a new start"
+    say "$1: requeuing the job"
     scontrol requeue "$job" || exit "$2"
     exit 0
 }
 
-# train OPTIONS…: fit, going on from the newest complete checkpoint, and again after the signal before the time limit.
+# train OPTIONS…: run fit from the newest complete checkpoint; requeue the job after the signal before the time limit.
 train() {
     stop_if_restarted_too_often
-    # A scancel or a requeue reaches this shell, too. The ranks save; it waits for them.
+    # SIGTERM of a scancel or a requeue also reaches this shell; it must wait while the ranks save.
     trap 'say "SIGTERM: waiting for the ranks"' TERM
     if [ "${DOCTOR:-0}" = 1 ]; then
         mimdit doctor || exit
@@ -60,10 +60,10 @@ train() {
     mimdit fit --ckpt_path=last "$@" --config configs/slurm.yaml \
         --trainer.devices="$SLURM_NTASKS_PER_NODE" --trainer.num_nodes="$SLURM_NNODES"
     local code=$?
-    say "mimdit fit left with code $code"
+    say "mimdit fit exited with code $code"
     case $code in
-        85) start_again "saved before the end" $code ;;
-        138) start_again "SIGUSR1 came before Python could hold it" $code ;;  # 128 + 10
+        85) start_again "stop signal, checkpoint saved" $code ;;
+        138) start_again "SIGUSR1 arrived before Python could block it" $code ;;  # 128 + 10
     esac
     exit $code
 }

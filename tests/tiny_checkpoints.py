@@ -1,4 +1,4 @@
-"""Checkpoints as diffusers writes them, of the SD3 family and of PixArt, with random weights and a few thousand parameters."""
+"""Checkpoints in diffusers' layouts, of SD3 and PixArt, with random weights and a few thousand parameters."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, ModelMixin, PixArtTransformer2DModel, SD3Transformer2DModel
 
-from tests.tiny_models import ARCHITECTURE, PIXART, randomise
+from tests.tiny_models import ARCHITECTURE, PIXART, randomize
 
 LATENT = ARCHITECTURE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "sample_size": 16}
 
@@ -15,13 +15,13 @@ FAMILY = {
     "sd3.5-medium": LATENT | {"pos_embed_max_size": 24, "num_layers": 3, "dual_attention_layers": [0, 1], "qk_norm": "rms_norm"},
     "sd3.5-large": LATENT | {"pos_embed_max_size": 12, "num_layers": 4, "qk_norm": "rms_norm"},
 }
-"""What tells the members apart: depth, second attention, normed queries and keys, and the reach of the positions."""
+"""Members of the SD3 family; they differ in depth, second attention, normed queries and keys, and position table."""
 
 OTHERS = {
     "pixart-alpha": {"sample_size": 128, "num_attention_heads": 3, "cross_attention_dim": 24, "num_layers": 3},
     "pixart-sigma": {"sample_size": 32},
 }
-"""PixArt for images of 1024 pixels as its first release has it, which is told their size, and without."""
+"""PixArt with the image size as an input (the first release, for images of 1024 pixels), and without."""
 
 LAYOUTS = ("pipeline", "transformer", "sharded", "variant", "sharded variant")
 
@@ -38,29 +38,29 @@ VAE = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-"""An autoencoder as SD3 has it: shifted, without the convolutions around the latents."""
+"""Autoencoder of SD3's kind: shifted, without convolutions around the latents."""
 
 
 def tiny_transformer(member: str, seed: int = 0, **sizes) -> ModelMixin:
-    """A transformer of `FAMILY` or `OTHERS` with random weights, none of them zero; ``sizes`` change its architecture."""
+    """Return a transformer of `FAMILY` or `OTHERS` with random nonzero weights; ``sizes`` change its architecture."""
     if member in OTHERS:
         latent = {"patch_size": 2, "in_channels": 4, "out_channels": 8} | OTHERS[member] | sizes
         model = PixArtTransformer2DModel(**{name: value for name, value in PIXART.items() if name != "_class_name"} | latent).eval()
     else:
         model = SD3Transformer2DModel(**FAMILY[member] | sizes).eval()
-    randomise(model, seed)
+    randomize(model, seed)
     return model
 
 
 def tiny_vae(seed: int = 0) -> AutoencoderKL:
-    """An autoencoder with random weights for latents of 4 channels at half the size."""
+    """Return an autoencoder with random weights for latents of 4 channels at half the size."""
     model = AutoencoderKL(**VAE).eval()
-    randomise(model, seed, scale=0.1)
+    randomize(model, seed, scale=0.1)
     return model
 
 
 def write_checkpoint(model: ModelMixin, folder: Path, layout: str) -> dict:
-    """Write ``model`` in one of the `LAYOUTS`, and what ``DiTBackbone`` must be told to read it."""
+    """Write ``model`` in one of the `LAYOUTS`; return the arguments with which ``DiTBackbone`` loads it."""
     if layout in ("pipeline", "transformer"):
         model.save_pretrained(folder if layout == "transformer" else folder / "transformer")
     elif layout == "sharded":
@@ -80,5 +80,5 @@ def write_checkpoint(model: ModelMixin, folder: Path, layout: str) -> dict:
 
 
 def latents(seed: int = 0) -> torch.Tensor:
-    """Two latents ``[2, 4, 16, 16]``."""
+    """Return two latents ``[2, 4, 16, 16]``."""
     return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(seed))

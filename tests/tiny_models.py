@@ -1,4 +1,4 @@
-"""Models and batches small enough that a test of the whole experiment takes a moment."""
+"""Models and batches so small that a test of the whole experiment takes a moment."""
 
 import torch
 
@@ -23,7 +23,7 @@ ARCHITECTURE = {
     "pooled_projection_dim": 8,
     "pos_embed_max_size": 16,
 }
-"""A DiT of 2 blocks, 16 wide, on patches of 4 pixels, for images up to 64 pixels."""
+"""DiT of 2 blocks, 16 wide, on patches of 4 pixels, for images up to 64 pixels."""
 
 PIXART = {
     "_class_name": "PixArtTransformer2DModel",
@@ -37,19 +37,19 @@ PIXART = {
     "cross_attention_dim": 16,
     "caption_channels": 8,
 }
-"""The same of the other family, whose answer has a variance beside each channel."""
+"""The same of the PixArt family, whose output has a variance beside each channel."""
 
 
 def tiny_backbone(seed: int = 0, **options) -> DiTBackbone:
-    """A backbone with random weights, none of them zero: an untrained SD3 transformer would answer zero to everything."""
+    """Return a backbone with random weights, none of them zero: the output of an untrained SD3 transformer is always zero."""
     torch.manual_seed(seed)
     backbone = DiTBackbone(None, **{"architecture": ARCHITECTURE} | options)
-    randomise(backbone.transformer, seed)
+    randomize(backbone.transformer, seed)
     return backbone
 
 
 def tiny_conditioner(seed: int = 0, **options) -> MoEConditioner:
-    """A conditioner that fits `tiny_backbone`, as initialised."""
+    """Return a conditioner at initialization that fits `tiny_backbone`."""
     torch.manual_seed(seed)
     sizes = {"latent_channels": 3, "token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "num_experts": 3}
     return MoEConditioner(**sizes | options)
@@ -58,13 +58,13 @@ def tiny_conditioner(seed: int = 0, **options) -> MoEConditioner:
 def tiny_restorer(
     *, backbone: dict | None = None, conditioner: dict | None = None, balance: dict | None = None, flow: dict | None = None, **options
 ) -> Restorer:
-    """A restorer of tiny parts; the four dictionaries change their arguments."""
+    """Return a restorer of tiny parts; the four dictionaries change their arguments."""
     parts = tiny_backbone(**backbone or {}), tiny_conditioner(**conditioner or {}), RoutingBalance(**balance or {})
     return Restorer(*parts, FlowMatching(**{"steps": 2} | (flow or {})), **{"overlap": 16} | options)
 
 
 def restorer_config(**options) -> dict:
-    """A tiny restorer that samples from its estimate, as a config has it."""
+    """Return the config of a tiny restorer that samples from its estimate."""
     parts = {
         "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": None, "architecture": ARCHITECTURE}},
         "conditioner": {
@@ -78,21 +78,24 @@ def restorer_config(**options) -> dict:
 
 
 def tiny_batch(batch: int = 2, size: int = 16, seed: int = 0) -> Batch:
-    """Random pairs; every third image needed nothing."""
+    """Return random pairs; every third image is not degraded."""
     generator = torch.Generator().manual_seed(seed)
     degradation = (torch.rand(batch, len(ATOMS), generator=generator) < 0.3).float()
     degradation[::3] = 0
     gt = torch.rand(batch, 3, size, size, generator=generator)
-    # Contrast differs from image to image, so that the gates have something to tell apart.
+    # Contrast differs between images, so that gates can distinguish them.
     lq = 0.5 + (gt - 0.5) * torch.linspace(0.1, 1.0, batch)[:, None, None, None] * (1 + seed % 3)
     keys = [f"{seed}/{index}" for index in range(batch)]
     return {"lq": lq.clamp(0, 1), "gt": gt, "degradation": degradation, "group": ["any"] * batch, "key": keys}
 
 
-def randomise(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
-    """Give every parameter of ``module`` but adapters normal values: zero-initialised layers would hide what is behind them."""
+def randomize(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
+    """Set all parameters of ``module``, adapters excepted, to normal values: zero-initialized layers would hide later ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if not is_adapter(name):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+randomise = randomize  # the name in tests/data/before/write.py

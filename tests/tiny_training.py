@@ -1,4 +1,4 @@
-"""A quiet Trainer for tests, and what it gave the optimiser."""
+"""Quiet Trainer for tests, and the gradients of its optimizer steps."""
 
 import lightning as L
 import torch
@@ -8,7 +8,7 @@ from mimdit.core.batch import Batch
 
 
 class KeepGradients(L.Callback):
-    """Every gradient that the optimiser was given, step by step; None where there was none."""
+    """Record of every gradient of each optimizer step; None where there was none."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor | None]] = []
@@ -28,7 +28,7 @@ def train(model: L.LightningModule, batches: list[Batch], window: int = 1, *, ck
 
 
 def gradients(model: L.LightningModule, batches: list[Batch], window: int = 1, **options) -> list[dict[str, torch.Tensor | None]]:
-    """The gradients of each optimiser step while training on ``batches``."""
+    """Return the gradients of each optimizer step of a training on ``batches``."""
     keep = KeepGradients()
     train(model, batches, window, callbacks=[keep], **options)
     return keep.steps

@@ -1,5 +1,5 @@
-"""From listed pairs to finished shards: a plan, shards that are written from it in any order, and a closing index.
+"""Conversion of listed pairs to shards: make a plan, write its shards in any order, close the folder with an index.
 
-What goes into which shard is settled by the plan alone, so a conversion may be cut among machines, killed and continued, and ends with
-the same bytes.
+The plan determines the content of every shard. So a conversion can be split among machines, killed and continued, and ends with the same
+bytes.
 """

@@ -1,4 +1,4 @@
-"""What a user may choose about a conversion; the same options and the same source give the same bytes."""
+"""Options of a conversion; the same options and the same source give the same bytes."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ CHECKS = ("decode", "header")
 
 @dataclass(frozen=True)
 class Options:
-    """How pairs become shards.
+    """Options that decide how pairs become shards.
 
     Args:
-        limit: Below 1 that fraction of each group's pairs, at least one pair; from 1 on that many pairs of each group; None takes all.
+        limit: Below 1: fraction of each group's pairs, at least one pair; from 1 on: number of pairs of each group; None takes all.
         seed: Seed of the order inside each group.
-        shard_size: MiB a shard, about: see `datamodules.conversion.plan`.
-        tile: Side of the tiles that images are cut into, in pixels; None keeps the images as they are.
+        shard_size: Approximate size of a shard in MiB; see `datamodules.conversion.plan`.
+        tile: Side in pixels of the tiles that images are cut into; None keeps the images as they are.
         tile_codec: Lossless format of the tiles, ``png`` or ``webp``.
         check: ``decode`` reads every image to its last pixel, ``header`` only its size.
 
     Raises:
-        ValueError: An option is out of its range.
+        ValueError: An option is out of range.
     """
 
     limit: float | None = None
@@ -46,11 +46,11 @@ class Options:
             raise ValueError(f"check is {self.check!r}; it must be one of {', '.join(CHECKS)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The options by name, for JSON."""
+        """Return the options by name, for JSON."""
         return dataclasses.asdict(self)
 
     def taken(self, pairs: int) -> int:
-        """How many of a group's ``pairs`` to take."""
+        """Return how many of a group's ``pairs`` to take."""
         if self.limit is None:
             return pairs
         return max(1, int(pairs * self.limit)) if self.limit < 1 else min(pairs, int(self.limit))

@@ -1,8 +1,9 @@
-"""Which pair goes into which shard: settled before any image is read, by the listing, the sizes, the seed and the options alone."""
+"""Plan of a conversion: the listing, the sizes, the seed and the options determine the content of each shard, before an image is read."""
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,42 +11,45 @@ import numpy as np
 import PIL
 
 from datamodules.conversion.options import Options
-from datamodules.conversion.planned import Plan, PlannedShard, key_of, pair_bytes
+from datamodules.conversion.plan_file import PLAN_NAME, Plan, PlannedShard, StoredPlan, key_of, pair_bytes, save_plan
 from datamodules.degradations import atoms_of_group
 from datamodules.rng import named_rng
-from datamodules.shards import SCHEMA, shard_name
+from datamodules.shards import INDEX_NAME, SCHEMA, shard_name
+from datamodules.shards.folder import clear_folder, name_full_disk, shards_in
 from datamodules.sources.members import Member
 from datamodules.sources.pairing import Listing, Reject, SourcePair
 
 TILE_GROWTH = {"png": (3.0, 1.4), "webp": (1.6, 0.8)}
-"""Stored bytes of an image's tiles over the bytes of the image, by codec: of one named as a JPEG, and of any other.
+"""Bytes of an image's stored tiles over the bytes of the image, by codec: of a file named as a JPEG, and of any other. Not in the paper.
 
-Only to keep shards of tiles near the wanted size. Of three of FoundIR's test pairs, cut into 512 pixels (the overlaps at the borders are a
-third of it), JPEGs took 3.0 times their bytes as PNG and 1.6 as WebP, PNGs 1.3 to 1.5 and 0.7 to 0.95. (ours)
+Only used to keep shards of tiles near the wanted size. For three of FoundIR's test pairs, cut into 512 pixels (the overlaps at the borders
+are a third of it), JPEGs took 3.0 times their bytes as PNG and 1.6 as WebP, PNGs 1.3 to 1.5 and 0.7 to 0.95.
 """
+
+_REMEDY = "or convert into another folder, or give --overwrite=true to remove what is there"
 
 
 def make_plan(listing: Listing, options: Options, source: dict[str, Any] | None = None) -> Plan:
     """Plan the shards of a listing.
 
-    Each group's pairs are put in an order drawn from (seed, group), so that neighbours in a scene part company. Of that order the first
-    are taken where there is a limit, so a limited conversion's shards are the first of the whole one's (the last may be cut short).
-    Then the order is cut into shards: a pair opens the next one when the bytes would pass the wanted size.
+    Each group's pairs are permuted by (seed, group), so that neighbors in a scene are separated. A limit takes the first pairs of that
+    order, so the shards of a limited conversion are the first of the full one's (the last may be shorter). Then the order is cut into
+    shards: a pair opens the next shard when the bytes would exceed the wanted size.
 
     Args:
         listing: The source's pairs.
-        options: How to convert.
-        source: How the user named the source, for the record.
+        options: Options of the conversion.
+        source: The source as the user named it, for the record.
 
     Raises:
-        ValueError: There are no pairs, or a group's name is none or does not tell its degradations.
+        ValueError: There are no pairs, or a group's name is not allowed or does not name its degradations.
     """
     shards: list[PlannedShard] = []
     groups: dict[str, dict[str, Any]] = {}
     rejects = list(listing.rejects)
     for group, listed in _by_group(listing.pairs):
         if "." in group or "/" in group:
-            raise ValueError(f"The group {group!r} holds a dot or a slash, which shards cannot. Name it otherwise.")
+            raise ValueError(f"The group {group!r} contains a dot or a slash, which a shard's name cannot. Rename it.")
         pairs, doubles = _without_doubles(group, listed)
         rejects += doubles
         order = named_rng(options.seed, group).permutation(len(pairs))[: options.taken(len(pairs))]
@@ -77,7 +81,7 @@ def make_plan(listing: Listing, options: Options, source: dict[str, Any] | None 
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the bytes of a conversion may depend on."""
+    """Return the versions that the bytes of a conversion may depend on."""
     return {
         "mimdit": metadata.version("mimdit"),
         "python": platform.python_version(),
@@ -95,7 +99,7 @@ def _by_group(pairs: Sequence[SourcePair]) -> Iterator[tuple[str, list[SourcePai
 
 
 def _without_doubles(group: str, pairs: list[SourcePair]) -> tuple[list[SourcePair], list[Reject]]:
-    """Split pairs into those of a key of their own and those whose key an earlier stem has already: ``a.b`` after ``a_b``."""
+    """Split pairs into those with a key of their own and those whose key an earlier stem already has, such as ``a.b`` after ``a_b``."""
     stems: dict[str, str] = {}
     kept, doubles = [], []
     for pair in sorted(pairs, key=lambda pair: pair.stem):
@@ -123,8 +127,73 @@ def _cut(pairs: list[SourcePair], options: Options) -> list[list[SourcePair]]:
 
 
 def _weight(member: Member, options: Options) -> float:
-    """Bytes that a member will take in its shard; of tiles a rough guess."""
+    """Return the bytes that a member will take in its shard, estimated for tiles."""
     if options.tile is None:
         return member.size
     jpeg, other = TILE_GROWTH[options.tile_codec]
     return member.size * (jpeg if member.name.lower().endswith((".jpg", ".jpeg")) else other)
+
+
+def prepare(
+    destination: Path, source: dict[str, Any], options: Options, list_source: Callable[[], Listing], *, overwrite: bool = False
+) -> StoredPlan:
+    """Return the plan of ``destination``: an existing one of the same source and options, or else a new one.
+
+    An existing plan saves listing the source again. Several processes may call this at the same time: they write equal plans.
+
+    Args:
+        destination: Folder of the shards.
+        source: The source as the user named it; its files must not have changed since the plan was made.
+        options: Options of the conversion.
+        list_source: Lists the source.
+        overwrite: If true, remove a conversion of another source or with other options.
+
+    Raises:
+        ValueError: The folder holds another conversion, or shards without a plan; or the source changed.
+    """
+    path = destination / PLAN_NAME
+    foreign = shards_in(destination)  # before the plan is read: a process working here at the same time wrote its plan first
+    if path.is_file():
+        stored = StoredPlan.load(path)
+        difference = _difference(stored, source, options)
+        if difference is None:
+            return stored
+        if not overwrite:
+            raise ValueError(f"{destination} holds another conversion: {difference}. Give what was given there, {_REMEDY}.")
+        clear_folder(destination, PLAN_NAME)
+    elif foreign or (destination / INDEX_NAME).exists():
+        if not overwrite:
+            raise ValueError(f"{destination} holds shards but no {PLAN_NAME}, so they belong to something else. Move them, {_REMEDY}.")
+        clear_folder(destination, PLAN_NAME)
+    with name_full_disk(destination):
+        destination.mkdir(parents=True, exist_ok=True)
+        save_plan(make_plan(list_source(), options, source), path)
+    return StoredPlan.load(path)
+
+
+def existing_plan(destination: Path, source: dict[str, Any], options: Options) -> StoredPlan | None:
+    """Return the plan of ``destination`` if it has the same source and options, else None."""
+    path = destination / PLAN_NAME
+    if not path.is_file():
+        return None
+    stored = StoredPlan.load(path)
+    return None if _difference(stored, source, options) else stored
+
+
+def changed_versions(plan: StoredPlan) -> str | None:
+    """Describe the differences between the versions in a plan and the installed ones; None if there are none."""
+    before, now = plan.header["versions"], versions()
+    changed = [f"{name} {before.get(name)} there, {now[name]} now" for name in now if before.get(name) != now[name]]
+    return ", ".join(changed) or None
+
+
+def _difference(plan: StoredPlan, source: dict[str, Any], options: Options) -> str | None:
+    """Describe how the source and options of a plan differ from those given now; None if they do not."""
+    there, now = {**plan.header["source"], **plan.header["options"]}, {**source, **options.to_dict()}
+    changed = [f"{name} {there.get(name)} there, {now.get(name)} now" for name in {**now, **there} if there.get(name) != now.get(name)]
+    for name, size in plan.header["files"].items():
+        file = Path(plan.header["root"]) / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            changed.append(f"{file} had {size} bytes then and " + ("is missing now" if found is None else f"has {found} now"))
+    return ", ".join(changed) or None

@@ -1,4 +1,7 @@
-"""``plan.jsonl``: a plan on disk, of which a process reads the one line that it needs."""
+"""Plan of a conversion, and ``plan.jsonl``, its file, of which a process reads only the lines it needs.
+
+The processes that write shards import this module, so it must not import torch.
+"""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.conversion.options import Options
-from datamodules.conversion.planned import Plan, PlannedShard, pair_bytes
 from datamodules.shards import SCHEMA
 from datamodules.sources.members import Member
 from datamodules.sources.pairing import SourcePair
@@ -18,8 +20,40 @@ _PAIRS = b', "pairs": '
 
 
 @dataclass(frozen=True)
+class PlannedShard:
+    """One shard to write: file name, group, and pairs in stored order."""
+
+    name: str
+    group: str
+    pairs: tuple[SourcePair, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Plan of a whole conversion.
+
+    ``header`` records its input: ``schema``, ``source`` (as the user named it), ``layout``, ``root``, ``options``, ``fingerprint``,
+    ``files`` (volumes and their bytes), ``rejects``, ``skipped``, ``groups`` (for each its atoms, listed pairs, and planned pairs, bytes
+    and shards) and ``versions``.
+    """
+
+    header: dict[str, Any]
+    shards: tuple[PlannedShard, ...]
+
+
+def key_of(group: str, stem: str) -> str:
+    """Return the key of a pair, without dots, because webdataset takes the text after a dot for the suffix."""
+    return f"{group}/{stem.replace('.', '_')}"
+
+
+def pair_bytes(pair: SourcePair) -> int:
+    """Return the bytes of both images of a pair as they are."""
+    return pair.lq.size + pair.gt.size
+
+
+@dataclass(frozen=True)
 class ShardLine:
-    """A shard of a stored plan: what to know of it without its pairs, and where in the file its line begins."""
+    """A shard of a stored plan without its pairs, and the byte offset of its line in the file."""
 
     name: str
     group: str
@@ -30,7 +64,7 @@ class ShardLine:
 
 @dataclass(frozen=True)
 class StoredPlan:
-    """A plan on disk: the header of `Plan` and a line of every shard. 920,224 pairs are 200 MB there, and few in memory."""
+    """A plan on disk: the header of `Plan` and a line for every shard. 920,224 pairs take 200 MB on disk and little memory."""
 
     path: Path
     header: dict[str, Any]
@@ -38,13 +72,13 @@ class StoredPlan:
 
     @classmethod
     def load(cls, path: Path) -> "StoredPlan":
-        """Read the header, and of every line what precedes its pairs.
+        """Read the header, and of every line the part before its pairs.
 
         Raises:
-            ValueError: The file is missing, is no plan, or is one of another schema version.
+            ValueError: The file is missing, is not a plan, or has another schema version.
         """
         if not path.is_file():
-            raise ValueError(f"{path} is missing: begin the conversion with `mimdit shards foundir` or `mimdit shards pairs`.")
+            raise ValueError(f"{path} is missing: start the conversion with `mimdit shards foundir` or `mimdit shards pairs`.")
         try:
             with open(path, "rb") as file:
                 first = file.readline()
@@ -62,16 +96,16 @@ class StoredPlan:
 
     @property
     def folder(self) -> Path:
-        """Where the shards go."""
+        """Folder of the shards."""
         return self.path.parent
 
     @cached_property
     def options(self) -> Options:
-        """How to convert."""
+        """Options of the conversion."""
         return Options(**self.header["options"])
 
     def command(self) -> str:
-        """The command that continues the conversion."""
+        """Return the command that continues the conversion."""
         source = dict(self.header["source"])
         verb, src = source.pop("command", "foundir"), source.pop("src", None)
         given = {**source, **self.header["options"]}
@@ -81,7 +115,7 @@ class StoredPlan:
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write a plan, whole or not at all."""
+    """Write a plan atomically."""
     with replace_when_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(plan.header) + "\n")
         for shard in plan.shards:
@@ -92,7 +126,7 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def read_planned_shard(path: Path, offset: int) -> PlannedShard:
-    """Read the one line of a stored plan that begins at byte ``offset``."""
+    """Read the line of a stored plan that begins at byte ``offset``."""
     with open(path, "rb") as file:
         file.seek(offset)
         line = json.loads(file.readline())

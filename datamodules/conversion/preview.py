@@ -1,4 +1,4 @@
-"""What a conversion would do: its groups, what it needs of the disk, and about how long it takes."""
+"""Preview of a conversion: its groups, its disk space, and an estimate of its duration."""
 
 import shutil
 import time
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.conversion.convert import make_samples, read_images
+from datamodules.conversion.images import BadImageError
 from datamodules.conversion.options import Options
-from datamodules.conversion.plan_file import StoredPlan, read_planned_shard
-from datamodules.conversion.planned import Plan, pair_bytes
-from datamodules.conversion.problems import BadImageError
-from datamodules.conversion.run import is_done, spread
+from datamodules.conversion.plan_file import Plan, StoredPlan, pair_bytes, read_planned_shard
+from datamodules.conversion.write import interleave_groups, make_samples, read_images
+from datamodules.shards.folder import is_done
 from datamodules.sources.members import MemberReader
 from datamodules.sources.pairing import SourcePair
 
@@ -23,7 +22,7 @@ _TRIED = 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a few pairs, read and checked by one process, foretell: bytes of the source a second, and stored bytes over source bytes."""
+    """Measurement of a few pairs, read and checked by one process: bytes of the source per second, and stored bytes over source bytes."""
 
     pairs: int
     rate: float
@@ -31,7 +30,7 @@ class Estimate:
 
 
 def describe_groups(header: dict[str, Any]) -> str:
-    """Return a table of a plan's groups, and what was left aside."""
+    """Return a table of a plan's groups, and the skipped archives and folders."""
     groups = header["groups"]
     rows = [(name, group["shards"], group["pairs"], group["bytes"]) for name, group in groups.items()]
     rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
@@ -45,13 +44,13 @@ def describe_groups(header: dict[str, Any]) -> str:
 
 
 def describe_counts(counts: Counter[str]) -> str:
-    """Return how many of each group, in words."""
+    """Describe a count of each group in one line."""
     shown = ", ".join(f"{group} {count}" for group, count in sorted(counts.items()))
     return f"{counts.total()} ({shown})" if shown else "0"
 
 
 def describe_dry_run(plan: Plan | StoredPlan, options: Options, destination: Path, workers: int) -> str:
-    """Return what is planned, what is done already, what the rest needs of the disk, and an estimate of the time it takes."""
+    """Describe what is planned and already done, the disk space of the rest, and an estimate of its duration."""
     total = sum(group["bytes"] for group in plan.header["groups"].values())
     lines = [describe_groups(plan.header)]
     rest = total
@@ -90,8 +89,8 @@ def _estimate(plan: Plan | StoredPlan, options: Options) -> Estimate:
 
 
 def _sampled(plan: Plan | StoredPlan) -> list[SourcePair]:
-    """A few pairs out of shards all over the plan; in a shard the order is drawn, so its first are as good as any."""
-    shards: Sequence[Any] = spread(plan.shards)
+    """Return a few pairs from shards all over the plan; the order inside a shard is random, so its first pairs are representative."""
+    shards: Sequence[Any] = interleave_groups(plan.shards)
     chosen = shards[:: max(1, len(shards) // _TRIED)][:_TRIED]
     each = -(-_TRIED // len(chosen))
     found = []
@@ -102,7 +101,7 @@ def _sampled(plan: Plan | StoredPlan) -> list[SourcePair]:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that exists."""
+    """Return the nearest existing folder."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 

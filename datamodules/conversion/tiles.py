@@ -1,4 +1,4 @@
-"""Cutting a pair into aligned tiles, because decoding a 20-megapixel photograph for one crop of 512 pixels starves a GPU."""
+"""Aligned tiles of a pair: decoding a 20-megapixel photograph for one crop of 512 pixels would starve a GPU."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from datamodules.rng import named_rng
 
 _ENCODINGS = {
     "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
-    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # above 100 is lossless
+    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # values above 100 are lossless
 }
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Where tiles of ``side`` pixels lie in an image: in rows and columns from the top left on, the last ones shifted back inside."""
+    """Grid of tiles with ``side`` pixels in an image: rows and columns from the top left, the last ones shifted back inside."""
 
     height: int
     width: int
@@ -36,10 +36,10 @@ class TileGrid:
 
 
 def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """Cut a pair into samples ``<key>_t<row>x<column>`` that together show every pixel.
+    """Cut a pair into samples ``<key>_t<row>x<column>`` that together cover every pixel.
 
-    Tiles are ``side`` pixels high and wide. Where the image's size is no multiple of that, the last row and column begin further up and
-    left and overlap the ones before; an image smaller than a tile stays whole in that direction. Stored tiles stand upright.
+    Tiles are ``side`` pixels high and wide. Where the size of the image is not a multiple of that, the last row and column begin further up
+    and left and overlap the ones before; an image smaller than a tile keeps its size in that direction. Stored tiles are upright.
 
     Args:
         key: Key of the pair.
@@ -47,7 +47,7 @@ def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, f
         gt: Ground truth of the same shape.
         side: Side of the tiles in pixels.
         codec: ``png`` or ``webp``, both lossless.
-        fields: The json of the pair; those that a tile changes are replaced: size, orientations, checksums, and ``tile``, [top, left].
+        fields: The pair's json. A tile replaces size, orientations and checksums, and adds ``tile``, [top, left].
     """
     suffix, parameters = _ENCODINGS[codec]
     grid = TileGrid(lq.shape[0], lq.shape[1], side)
@@ -71,8 +71,8 @@ def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, f
     return samples
 
 
-def shuffled(samples: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Return samples in an order drawn from (seed, key), so that neighbours part company and a missing one does not move the others."""
+def shuffle_tiles(samples: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return samples in an order drawn from (seed, key), so that neighbors are separated and a missing sample does not move the others."""
     return sorted(samples, key=lambda sample: named_rng(seed, "tile", sample["__key__"]).random())
 
 

@@ -1,4 +1,4 @@
-"""Reading a folder of shards again, byte by byte, and comparing it with what its index, sidecars and samples say."""
+"""Verification of a folder of shards: read it byte by byte, and compare it with its index, sidecars and samples."""
 
 import hashlib
 import io
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.conversion.images import look_at
-from datamodules.conversion.problems import BadImageError
+from datamodules.conversion.images import BadImageError, inspect_image
 from datamodules.shards import INDEX_NAME, LATENTS_NAME, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar
+from datamodules.shards.latents import unpack_latents
 from datamodules.shards.process_pool import in_processes
-from datamodules.shards.reader import read_members
+from datamodules.shards.tar import read_members
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard to read again; with ``decode`` its images are decoded too."""
+    """One shard to read again; if ``decode`` is true, its images are decoded too."""
 
     folder: Path
     entry: ShardEntry
@@ -26,32 +26,32 @@ class ShardCheck:
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Read the index of a folder without looking at its shards.
+    """Read the index of a folder without checking its shards.
 
     Raises:
         ShardError: The index is missing or damaged.
     """
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise ShardError(f"{path} is missing, so there is nothing to compare the shards with. Let the conversion finish, or finalise it.")
+        raise ShardError(f"{path} is missing, so there is nothing to compare the shards with. Let the conversion finish, or finalize it.")
     return ShardIndex.parse(folder, path.read_bytes())
 
 
 def verify(index: ShardIndex, *, decode: bool = False, workers: int = 1) -> Iterator[tuple[ShardEntry, list[str]]]:
-    """Read every shard of an index again and yield it with what is wrong with it, in words."""
+    """Read every shard of an index again, and yield it with a description of each problem."""
     checks = [ShardCheck(Path(index.folder), entry, decode) for entry in index.shards]
     for check, problems in in_processes(check_shard, checks, workers):
         yield check.entry, problems
 
 
 def check_shard(check: ShardCheck) -> list[str]:
-    """Return what is wrong with a shard: its tar's size and checksum, its sidecar, its samples, their checksums and images."""
+    """Return the problems of a shard: its tar's size and checksum, its sidecar, its samples, their checksums and images."""
     tar, entry = check.folder / check.entry.name, check.entry
     if not tar.is_file():
         return ["the tar is missing"]
     problems = []
     if (size := tar.stat().st_size) != entry.bytes:
-        problems.append(f"the tar has {size} bytes, the index says {entry.bytes}")
+        problems.append(f"the tar has {size} bytes, the index {entry.bytes}")
     spans: tuple[SampleSpan, ...] = ()
     try:
         sidecar = Sidecar.load(tar)
@@ -66,14 +66,14 @@ def check_shard(check: ShardCheck) -> list[str]:
     with open(tar, "rb") as file:
         for span in spans:
             if span.offset != file.tell():
-                problems.append(f"{span.key} lies at byte {file.tell()}, the sidecar says {span.offset}")
+                problems.append(f"{span.key} is at byte {file.tell()}, in the sidecar at {span.offset}")
                 break
             data = file.read(span.size)
             digest.update(data)
             problems += [f"{span.key}: {problem}" for problem in _sample_problems(span, data, entry.group, check.decode)]
         _digest_rest(file, digest)
     if digest.hexdigest() != entry.sha256:
-        problems.append("the tar has another checksum than the index says")
+        problems.append("the tar's checksum differs from the index")
     return problems
 
 
@@ -83,11 +83,11 @@ def _digest_rest(file: BinaryIO, digest: Any) -> None:
 
 
 def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) -> Iterator[str]:
-    """What is wrong with one sample."""
+    """Yield the problems of one sample."""
     try:
         members = dict(read_members(io.BytesIO(data), span.key, lambda name: True))
     except (tarfile.TarError, OSError, ShardError) as error:
-        yield f"its span is no part of a tar ({error})"
+        yield f"its span is not part of a tar ({error})"
         return
     parts = {name.removeprefix(f"{span.key}."): content for name, content in members.items()}
     latents = parts.get(LATENTS_NAME)
@@ -104,22 +104,20 @@ def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) ->
         yield f"its json is damaged ({type(error).__name__}: {error})"
         return
     if stored["group"] != group:
-        yield f"its json says group {stored['group']}, the index {group}"
+        yield f"its json has group {stored['group']}, the index {group}"
     for side, content in sides.items():
-        if fields.get(f"{side}_sha256", found := hashlib.sha256(content).hexdigest()) != found:  # the quickstart records none
-            yield f"the {side} image has another checksum than its json says"
+        if fields.get(f"{side}_sha256", found := hashlib.sha256(content).hexdigest()) != found:  # the quickstart stores no checksums
+            yield f"the {side} image's checksum differs from its json"
         if decode:
             yield from _image_problems(side, content, stored)
     if latents is not None:
         if fields.get("latents_sha256") != hashlib.sha256(latents).hexdigest():
-            yield "the latents have another checksum than their json says"
+            yield "the latents' checksum differs from their json"
         if decode:
             yield from _latents_problems(latents)
 
 
 def _latents_problems(content: bytes) -> Iterator[str]:
-    from datamodules.latents.packing import unpack_latents  # here: it imports torch, which images do without
-
     try:
         unpack_latents(content)
     except ValueError as error:
@@ -128,9 +126,9 @@ def _latents_problems(content: bytes) -> Iterator[str]:
 
 def _image_problems(side: str, content: bytes, stored: dict[str, Any]) -> Iterator[str]:
     try:
-        facts = look_at(content, "decode")
+        facts = inspect_image(content, "decode")
     except BadImageError as error:
         yield f"the {side} image cannot be decoded: {error}"
         return
     if (facts.width, facts.height) != (stored["width"], stored["height"]):
-        yield f"the {side} image is {facts.width}x{facts.height}, its json says {stored['width']}x{stored['height']} (width x height)"
+        yield f"the {side} image is {facts.width}x{facts.height}, in its json {stored['width']}x{stored['height']} (width x height)"

@@ -1,4 +1,4 @@
-"""The seven atoms of degradation and their compositions, on images with values in 0..1."""
+"""Seven elementary degradations (atoms) and their compositions, on images with values in 0..1."""
 
 from datamodules.degradations.compose import FORMULA_SETS, degrade
 from datamodules.degradations.groups import CLEAN, GROUPS, atoms_of_group

@@ -1,4 +1,4 @@
-"""Blur by a defocused lens or by a camera that moved during the exposure. Not in the paper."""
+"""Blur by a defocused lens or by camera motion during the exposure. Not in the paper."""
 
 import cv2
 import numpy as np
@@ -7,20 +7,20 @@ from datamodules.degradations.formula import Formula
 from datamodules.degradations.srgb import to_linear, to_srgb
 
 PLACE = 3
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 3
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 LARGEST_SPREAD = 3.5
 """Standard deviation of the kernel along an axis, in pixels, at severity 1."""
 
 _GRID = 5
-"""Points per pixel and axis that a kernel is sampled with."""
+"""Samples of a kernel per pixel and axis."""
 
 
 def _splat(points: np.ndarray) -> np.ndarray:
-    """Spread equally weighted points ``[n, 2]`` (pixels, around the origin) over a kernel by bilinear weights."""
+    """Distribute equally weighted points ``[n, 2]`` (pixels, around the origin) over a kernel by bilinear weights."""
     reach = int(np.ceil(np.abs(points).max())) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
     corner = np.floor(points).astype(int)
@@ -33,7 +33,10 @@ def _splat(points: np.ndarray) -> np.ndarray:
 
 
 def defocus_kernel(spread: float) -> np.ndarray:
-    """Disk of radius ``2 * spread`` pixels, the image of a point out of focus; its deviation per axis is ``spread`` and it sums to one."""
+    """Return a disk of radius ``2 * spread`` pixels, the image of a defocused point.
+
+    Its standard deviation per axis is ``spread`` pixels; it sums to one.
+    """
     radius = 2.0 * spread
     count = max(3, 2 * int(np.ceil(radius * _GRID)) + 1)
     axis = np.linspace(-radius, radius, count)
@@ -42,9 +45,10 @@ def defocus_kernel(spread: float) -> np.ndarray:
 
 
 def motion_kernel(spread: float, rng: np.random.Generator) -> np.ndarray:
-    """Path of a shaking camera, centered, with root-mean-square deviation ``spread`` pixels per axis (both axes pooled); sums to one.
+    """Return the centered path of a shaking camera; it sums to one.
 
-    The direction of travel does a random walk, so paths go from straight lines to hooks and loops, and the speed varies along them.
+    The root mean square deviation is ``spread`` pixels per axis, both axes pooled. The direction of travel does a random walk, so paths
+    range from straight lines to hooks and loops, and the speed varies along them.
     """
     steps = 128
     turning = rng.uniform(0.0, 0.15) * np.cumsum(rng.normal(size=steps)) + rng.normal(0.0, 0.01) * np.arange(steps)
@@ -57,12 +61,12 @@ def motion_kernel(spread: float, rng: np.random.Generator) -> np.ndarray:
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolve a float32 image ``[H, W, 3]`` with a kernel in linear light; borders are mirrored."""
-    # filter2D correlates: the flip makes it a convolution.
+    # filter2D correlates; flipping the kernel makes it a convolution.
     return to_srgb(cv2.filter2D(to_linear(image), -1, np.ascontiguousarray(kernel[::-1, ::-1]), borderType=cv2.BORDER_REFLECT_101))
 
 
 def blur(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur a float32 image ``[H, W, 3]`` in 0..1, by defocus or by motion with equal chance.
+    """Blur a float32 image ``[H, W, 3]`` in 0..1, by defocus or by motion with equal probability.
 
     The kernel's standard deviation grows linearly with the severity up to `LARGEST_SPREAD` pixels.
     """
@@ -73,10 +77,13 @@ def blur(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
 
 def gaussian_kernel(spread: float, ratio: float, angle: float) -> np.ndarray:
-    """Gaussian whose deviations have the root mean square ``spread`` pixels and the given ratio; sums to one."""
+    """Return a Gaussian that sums to one.
+
+    Its two standard deviations have the root mean square ``spread`` pixels and the given ratio.
+    """
     long = spread * np.sqrt(2.0 / (1.0 + ratio**2))
     reach = int(np.ceil(3.0 * long)) + 1
-    # Mean over the area of each pixel, on a grid inside it: a narrow kernel is not missed between two samples.
+    # Average over the area of each pixel on a finer grid, so that a narrow kernel does not fall between two samples.
     axis = (np.arange((2 * reach + 1) * _GRID) + 0.5) / _GRID - reach - 0.5
     y, x = np.meshgrid(axis, axis, indexing="ij")
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -86,17 +93,17 @@ def gaussian_kernel(spread: float, ratio: float, angle: float) -> np.ndarray:
 
 
 def line_kernel(spread: float, angle: float) -> np.ndarray:
-    """Straight line of even speed, the image of a point before a camera that moves straight on; deviation as of `motion_kernel`."""
+    """Return a straight line of constant speed, the motion blur of a camera that moves straight; deviation as in `motion_kernel`."""
     length = spread * np.sqrt(24.0)
     along = np.linspace(-0.5, 0.5, 8 * int(np.ceil(length)) + 1)
     return _splat(along[:, None] * length * np.array([np.sin(angle), np.cos(angle)]))
 
 
 def aperture_kernel(spread: float, blades: int, turn: float, hole: float, edge: float) -> np.ndarray:
-    """Image of a point out of focus through an aperture with ``blades`` straight sides; deviation ``spread`` pixels per axis.
+    """Return the image of a defocused point through an aperture with ``blades`` straight sides.
 
-    ``hole`` is the share of the radius that a mirror lens hides, ``edge`` from 0 to 1 how much brighter the rim is than the middle
-    (spherical aberration).
+    Its standard deviation is ``spread`` pixels per axis. ``hole`` is the fraction of the radius that a mirror lens covers; ``edge``, 0..1,
+    is how much brighter the rim is than the middle (spherical aberration).
     """
     axis = np.linspace(-1.0, 1.0, 61)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -104,7 +111,7 @@ def aperture_kernel(spread: float, blades: int, turn: float, hole: float, edge: 
     angle = np.mod(np.arctan2(points[:, 0], points[:, 1]) + turn, sector) - sector / 2.0
     radius = np.hypot(points[:, 0], points[:, 1]) * np.cos(angle) / np.cos(sector / 2.0)
     points, radius = points[(radius <= 1.0) & (radius >= hole)], radius[(radius <= 1.0) & (radius >= hole)]
-    # The rim's greater weight: points of it are counted again.
+    # Points on the rim are counted again, which gives the rim its greater weight.
     points = np.concatenate([points, *[points[radius > 1.0 - 0.15 * part] for part in (edge, edge / 2.0)]])
     points = points - points.mean(axis=0)
     return _splat(points * (spread / np.sqrt((points**2).mean())))
@@ -117,20 +124,20 @@ def _convolve_somewhere(image: np.ndarray, kernel: np.ndarray, in_light: bool) -
 
 
 def gaussian(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur an image ``[H, W, 3]`` by an even or a stretched Gaussian, in linear light or in sRGB; spread as of `blur`."""
+    """Blur an image ``[H, W, 3]`` by an isotropic or a stretched Gaussian, in linear light or in sRGB; spread as in `blur`."""
     ratio, angle = rng.uniform(0.25, 1.0) if rng.random() < 0.5 else 1.0, rng.uniform(0.0, np.pi)
     in_light, spread = rng.random() < 0.5, LARGEST_SPREAD * severity
     return _convolve_somewhere(image, gaussian_kernel(spread, ratio, angle), in_light) if spread >= 1e-3 else image.copy()
 
 
 def line(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur an image ``[H, W, 3]`` along a straight line, in linear light or in sRGB; spread as of `blur`."""
+    """Blur an image ``[H, W, 3]`` along a straight line, in linear light or in sRGB; spread as in `blur`."""
     angle, in_light, spread = rng.uniform(0.0, np.pi), rng.random() < 0.7, LARGEST_SPREAD * severity
     return _convolve_somewhere(image, line_kernel(spread, angle), in_light) if spread >= 1e-3 else image.copy()
 
 
 def aperture(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur an image ``[H, W, 3]`` by a lens with 5 to 9 blades, a bright rim or a hidden middle, in linear light; spread as of `blur`."""
+    """Blur an image ``[H, W, 3]`` in linear light by a lens with 5 to 9 blades, a bright rim or a covered middle; spread as in `blur`."""
     blades, turn, edge = int(rng.integers(5, 10)), rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.0, 1.0) * (rng.random() < 0.6)
     hole, spread = rng.uniform(0.2, 0.5) * (rng.random() < 0.25), LARGEST_SPREAD * severity
     return convolve(image, aperture_kernel(spread, blades, turn, hole, edge)) if spread >= 1e-3 else image.copy()
@@ -141,7 +148,7 @@ _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
 def resized(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Reduce an image ``[H, W, 3]`` up to seven times and enlarge it again: the softness of an enlarged picture."""
+    """Downscale an image ``[H, W, 3]`` up to seven times and upscale it again, for the softness of an enlarged picture."""
     height, width = image.shape[:2]
     factor = 1.0 + (2.0 * LARGEST_SPREAD - 1.0) * severity * rng.uniform(0.8, 1.0)
     down, up = _DOWN[int(rng.integers(len(_DOWN)))], _UP[int(rng.integers(len(_UP)))]
@@ -149,7 +156,7 @@ def resized(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.
     if small == (width, height):
         return image.copy()
     if down == cv2.INTER_LINEAR:
-        # Points between two pixels see little of the others: without this the reduced image would alias.
+        # Bilinear sampling reads two pixels per axis only: without this filter the downscaled image would alias.
         image = cv2.GaussianBlur(image, (0, 0), 0.3 * factor)
     return np.clip(cv2.resize(cv2.resize(image, small, interpolation=down), (width, height), interpolation=up), 0.0, 1.0)
 
@@ -161,4 +168,4 @@ FORMULAS = {
     "aperture": Formula(aperture),
     "resized": Formula(resized, 0.5),
 }
-"""Ways to lose sharpness, the original first."""
+"""Formulas for blur, the original first."""

@@ -1,4 +1,4 @@
-"""Degrade an image as a group says, atom after atom in the order of the light's way. Not in the paper."""
+"""Degrade an image as its group says, atom by atom along the path of the light. Not in the paper."""
 
 from importlib import import_module
 
@@ -10,14 +10,12 @@ from datamodules.degradations.groups import atoms_of_group
 from mimdit.core.batch import ATOMS
 
 FORMULA_SETS = ("original", "varied")
-"""``original``: the first formula of each atom; ``varied``: each atom draws one of its formulas."""
+"""``original``: the first formula of each atom; ``varied``: one formula of each atom at random."""
 
-# The module of an atom bears its name and declares all that is known of it here: FORMULAS, PLACE and STREAM.
+# The module of an atom has the atom's name and declares its FORMULAS, PLACE and STREAM.
 _MODULES = {atom: import_module(f"datamodules.degradations.{atom}") for atom in ATOMS}
 
-IN_ORDER: dict[str, dict[str, Formula]] = {
-    atom: _MODULES[atom].FORMULAS for atom in sorted(ATOMS, key=lambda atom: _MODULES[atom].PLACE)
-}
+IN_ORDER: dict[str, dict[str, Formula]] = {atom: _MODULES[atom].FORMULAS for atom in sorted(ATOMS, key=lambda atom: _MODULES[atom].PLACE)}
 """Formulas of the atoms, from the scene (haze, rain) over the lens (raindrop, blur) and the sensor (lowlight, noise) to the file (jpeg)."""
 
 _STREAM = 0xDE64
@@ -28,13 +26,13 @@ def drawn_formula(atom: str, seed: int, formulas: str = "varied") -> str:
     """Return the name of the formula that an atom uses at a seed.
 
     Raises:
-        ValueError: ``formulas`` is none of `FORMULA_SETS`.
+        ValueError: ``formulas`` is not in `FORMULA_SETS`.
     """
     if formulas not in FORMULA_SETS:
-        raise ValueError(f"no set of formulas is called {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+        raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
     if formulas == "original":
         return next(iter(IN_ORDER[atom]))
-    # A stream of its own: a formula draws the same numbers in both sets.
+    # A separate random stream for the choice, so that a formula draws the same numbers in both sets.
     return draw_formula(IN_ORDER[atom], np.random.default_rng([_CHOICE, _MODULES[atom].STREAM, seed]))
 
 
@@ -42,7 +40,7 @@ def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int
     share = float(severity) / max(len(atoms), 1) ** 0.5
     for atom in IN_ORDER:
         if atom in atoms:
-            # A stream for each atom: rain falls where it fell, whether there is haze or not.
+            # A random stream for each atom: rain falls at the same places with and without haze.
             rng = np.random.default_rng([_STREAM, _MODULES[atom].STREAM, seed])
             image = IN_ORDER[atom][drawn_formula(atom, seed, formulas)].apply(image, share, rng)
     return np.clip(image, 0.0, 1.0).astype(np.float32, copy=False)
@@ -51,27 +49,28 @@ def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int
 def degrade(
     image: torch.Tensor | np.ndarray, group: str, *, severity: float, seed: int, formulas: str = "original"
 ) -> torch.Tensor | np.ndarray:
-    """Degrade an sRGB image with values in 0..1 as ``group`` says, e.g. ``"02Blur_Noise"``; equal arguments give equal bytes.
+    """Degrade an sRGB image with values in 0..1 as ``group`` says, e.g. ``"02Blur_Noise"``.
 
-    The input is left as it is. Lengths (blur, streaks, drops) are in pixels and suit images or crops of 100 to 500 pixels.
+    Equal arguments give equal bytes. The input stays unchanged. Lengths (blur, streaks, drops) are in pixels and suit images or crops of
+    100 to 500 pixels.
 
     Args:
-        image: A float tensor ``[3, H, W]``, which gives a float32 tensor of that shape on the CPU, or a float32 array ``[H, W, 3]``,
-            which gives one.
-        group: A name that `atoms_of_group` reads.
-        severity: From 0 (nearly as it was; ``jpeg`` and ``noise`` leave a trace) to 1 (severe), of the whole: each of n atoms gets
-            ``severity / sqrt(n)``, else three at once would leave nothing to restore.
-        seed: Draws everything else, so that at one seed a higher severity is the same accident made worse.
-        formulas: One of `FORMULA_SETS`. A model that is trained on one formula an atom learns the formula instead of the kind.
+        image: Float tensor ``[3, H, W]``, which gives a float32 tensor of that shape on the CPU, or float32 array ``[H, W, 3]``, which
+            gives an array.
+        group: Name that `atoms_of_group` can parse.
+        severity: Total severity from 0 (nearly unchanged; ``jpeg`` and ``noise`` leave a trace) to 1 (severe). Each of n atoms gets
+            ``severity / sqrt(n)``; otherwise three atoms together would leave nothing to restore.
+        seed: Seed of all other random choices: at one seed, a higher severity makes the same degradation worse.
+        formulas: One of `FORMULA_SETS`. A model trained on one formula per atom learns the formula instead of the kind of degradation.
 
     Raises:
-        ValueError: unknown group or set of formulas, severity outside 0..1, or an image of another shape or type.
+        ValueError: The group or the set of formulas is unknown, the severity is outside 0..1, or the image has another shape or type.
     """
     atoms = atoms_of_group(group)
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity must lie in 0..1, not {severity}")
     if formulas not in FORMULA_SETS:
-        raise ValueError(f"no set of formulas is called {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+        raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(f"a tensor to degrade must be float [3, H, W] with values in 0..1, not {image.dtype} {list(image.shape)}")

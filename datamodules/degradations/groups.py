@@ -1,4 +1,4 @@
-"""Degradation groups by name: FoundIR's twenty and the image that needed nothing. Not in the paper."""
+"""Degradation groups by name: FoundIR's twenty and the undegraded image. Not in the paper."""
 
 import re
 
@@ -8,13 +8,13 @@ _ATOMS_OF_WORD: dict[str, tuple[str, ...]] = {atom: (atom,) for atom in ATOMS} |
 
 
 def atoms_of_group(name: str) -> tuple[str, ...]:
-    """The atoms that a group's name tells, in the order of `mimdit.core.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
+    """Return the atoms in a group's name, in the order of `mimdit.core.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
 
-    A name is two digits (which may be missing) and words joined by ``_``, in any case: the atoms' own names (Blur, Noise, JPEG, Haze, ...);
-    NightRain is rain and lowlight, and Clean is nothing. FoundIR's training set has groups of the same pattern.
+    A name has two optional digits and words joined by ``_``, in any case: the names of the atoms (Blur, Noise, JPEG, Haze, ...), NightRain
+    (rain and lowlight) and Clean (no atom). FoundIR's training set uses the same pattern.
 
     Raises:
-        ValueError: a word is none of these.
+        ValueError: The name has another word.
     """
     found: set[str] = set()
     for token in re.sub(r"^\d+", "", name).split("_"):
@@ -27,7 +27,7 @@ def atoms_of_group(name: str) -> tuple[str, ...]:
 
 
 CLEAN = "00Clean"
-"""The group of images that need nothing."""
+"""Group of undegraded images."""
 
 _NAMES = [
     "01Blur", "02Blur_Noise", "03Blur_JPEG", "04Blur_Noise_JPEG",
@@ -35,7 +35,7 @@ _NAMES = [
     "09Lowlight_Haze", "10Rain", "11Raindrop", "12NightRain",
     "13Rain_Haze", "14Lowlight", "15Lowlight_Blur", "16Lowlight_Noise",
     "17Lowlight_JPEG", "18Lowlight_Blur_Noise", "19Lowlight_Blur_JPEG", "20Lowlight_Noise_JPEG",
-]
+]  # fmt: skip
 
 GROUPS: dict[str, tuple[str, ...]] = {name: atoms_of_group(name) for name in (CLEAN, *_NAMES)}
 """Atoms of FoundIR's twenty test groups (arXiv 2412.01427) and of `CLEAN`, by name."""

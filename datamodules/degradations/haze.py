@@ -1,4 +1,4 @@
-"""Haze: light is scattered out of the way to the camera, and air light is scattered into it. Not in the paper."""
+"""Haze: particles scatter light out of the path to the camera and air light into it. Not in the paper."""
 
 import cv2
 import numpy as np
@@ -8,24 +8,24 @@ from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
 PLACE = 0
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 0
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 LEAST_TRANSMISSION = 0.25
 """Mean transmission at severity 1."""
 
 
 def depth_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth map like the depth of a scene, float32 ``[height, width]``, in about 0.2..2: far at the top, with hills at random."""
+    """Draw a smooth depth, float32 ``[height, width]``, in about 0.2..2: far at the top, with random hills."""
     hills = power_law_noise(2 * height, 2 * width, 2.0, rng)[:height, :width]
     gradient = np.linspace(0.5, -0.5, height, dtype=np.float32)[:, None]
     return np.exp(np.float32(rng.uniform(0.2, 1.2)) * gradient + np.float32(rng.uniform(0.1, 0.4)) * np.clip(hills, -2.0, 2.0))
 
 
 def transmission_map(depth: np.ndarray, mean: float) -> np.ndarray:
-    """``exp(-beta * depth)`` with the scattering coefficient beta that gives it the wanted mean (in 0..1, 0 excluded)."""
+    """Return ``exp(-beta * depth)``, with the scattering coefficient beta that gives the wanted ``mean`` in (0, 1]."""
     if mean >= 1.0:
         return np.ones_like(depth)
     beta = -np.log(mean) / float(depth.mean())
@@ -37,23 +37,23 @@ def transmission_map(depth: np.ndarray, mean: float) -> np.ndarray:
 
 
 def air_light(rng: np.random.Generator) -> np.ndarray:
-    """The color of the air, float32 ``[3]``: bright and nearly white."""
+    """Draw the color of the air light, float32 ``[3]``: bright and nearly white."""
     return np.clip(rng.uniform(0.75, 0.98) + rng.normal(0.0, 0.02, 3), 0.0, 1.0).astype(np.float32)
 
 
 def scatter(image: np.ndarray, transmission: np.ndarray, air: np.ndarray) -> np.ndarray:
-    """``J t + A (1 - t)`` (Koschmieder 1924), of the sRGB values as in RESIDE (arXiv 1712.04143) and the methods trained on it."""
+    """Return ``J t + A (1 - t)`` (Koschmieder 1924), on sRGB values as in RESIDE (arXiv 1712.04143) and the methods trained on it."""
     return image * transmission[..., None] + air * (1.0 - transmission[..., None])
 
 
 def haze(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put haze over a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`."""
+    """Add haze to a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`."""
     depth = depth_map(*image.shape[:2], rng)
     return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
 
 
 def edged_depth(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw a depth with edges for an image ``[H, W, 3]``, float32 ``[H, W]`` in about 0.2..3: planes at random, or levels of its luma."""
+    """Draw a depth with edges for an image ``[H, W, 3]``, float32 ``[H, W]`` in about 0.2..3: random planes, or levels of luma."""
     height, width = image.shape[:2]
     from_luma, count, softness = rng.random() < 0.5, int(rng.integers(2, 6)), rng.uniform(0.7, 3.0)
     if from_luma:
@@ -76,14 +76,14 @@ def edged_depth(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def colored_air(rng: np.random.Generator) -> np.ndarray:
-    """Draw the color of colored air, float32 ``[3]``: gray from 0.55 to 1, bluish (dusk) or yellowish (dust)."""
+    """Draw the color of colored air light, float32 ``[3]``: gray from 0.55 to 1, bluish (dusk) or yellowish (dust)."""
     cast = rng.choice([-1.0, 0.0, 1.0]) * rng.uniform(0.03, 0.15)
     air = rng.uniform(0.55, 1.0) * np.exp(np.array([1.0, 0.3, -1.0]) * cast)
     return (air / max(1.0, air.max())).astype(np.float32)
 
 
 def edged(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put haze over an image ``[H, W, 3]`` whose depth jumps at edges; the mean transmission is that of `haze`."""
+    """Add haze to an image ``[H, W, 3]`` whose depth jumps at edges; the mean transmission is the same as in `haze`."""
     depth = edged_depth(image, rng)
     return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
 
@@ -91,8 +91,8 @@ def edged(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 def linear(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Scatter colored air light into the linear light of an image ``[H, W, 3]``, over a smooth or an edged depth.
 
-    In linear light the same air covers dark scenes sooner, so less of it is there: the mean transmission falls by
-    ``severity ** 1.5`` as far as that of `haze`.
+    In linear light the same air light covers dark scenes sooner, so the mean transmission falls less than in `haze`, by ``severity **
+    1.5``.
     """
     depth = edged_depth(image, rng) if rng.random() < 0.5 else depth_map(*image.shape[:2], rng)
     transmission = transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity**1.5)
@@ -100,13 +100,13 @@ def linear(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
 
 
 def patches(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Lay an even veil or patches of fog over an image ``[H, W, 3]``, as bright as the image's own bright parts or as colored air."""
+    """Add an even veil or patches of fog to an image ``[H, W, 3]``, as bright as the image's own bright parts or as colored air."""
     height, width = image.shape[:2]
     even, exponent, patchiness = rng.random() < 0.4, rng.uniform(1.2, 2.0), rng.uniform(0.3, 0.8)
     air, own, percentile = colored_air(rng), rng.random() < 0.5, rng.uniform(0.95, 0.99)
     if own:
         bright = np.quantile(image[::4, ::4], percentile, axis=(0, 1))
-        # Half of the color: bright things need not be as gray as air is.
+        # Halve the saturation: bright objects may be more colorful than air.
         air = np.maximum(0.5 * (bright + bright.mean()), 0.55).astype(np.float32)
     depth = np.ones((height, width), np.float32)
     if not even:
@@ -120,4 +120,4 @@ FORMULAS = {
     "linear": Formula(linear),
     "patches": Formula(patches),
 }
-"""Ways to make haze, the original first."""
+"""Formulas for haze, the original first."""

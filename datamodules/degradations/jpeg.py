@@ -1,4 +1,4 @@
-"""Lossy compression, by real encoders. Not in the paper."""
+"""Lossy compression by real encoders. Not in the paper."""
 
 import io
 
@@ -9,16 +9,16 @@ from PIL import Image
 from datamodules.degradations.formula import Formula
 
 PLACE = 6
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 6
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 _BEST, _WORST = 90, 10
 
 
 def jpeg_quality(severity: float) -> int:
-    """Quality of the encoder: 90 at severity 0, 30 at 0.5, 10 at 1 (a geometric series: each step loses about as much)."""
+    """Return the encoder's quality: 90 at severity 0, 30 at 0.5, 10 at 1 (a geometric series: each step loses about as much)."""
     return round(_BEST * (_WORST / _BEST) ** severity)
 
 
@@ -31,12 +31,12 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def jpeg(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Compress a float32 image ``[H, W, 3]`` in 0..1 as JPEG with the quality of `jpeg_quality`; nothing in it is random."""
+    """Compress a float32 image ``[H, W, 3]`` in 0..1 as JPEG with the quality of `jpeg_quality`; nothing is random."""
     return compress(image, jpeg_quality(severity))
 
 
 def encode(image: np.ndarray, kind: str, **options) -> np.ndarray:
-    """Encode a float32 image ``[H, W, 3]`` in 0..1 by Pillow as ``kind`` (JPEG or WEBP) with its options and decode it again."""
+    """Encode a float32 image ``[H, W, 3]`` in 0..1 with Pillow as ``kind`` (JPEG or WEBP), with its options, and decode it again."""
     file = io.BytesIO()
     Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)).save(file, kind, **options)
     file.seek(0)
@@ -44,7 +44,7 @@ def encode(image: np.ndarray, kind: str, **options) -> np.ndarray:
 
 
 def _near(quality: float, offset: float) -> int:
-    """A quality times ``exp(offset / 10)``, in 5..95."""
+    """Return a quality times ``exp(offset / 10)``, in 5..95."""
     return int(np.clip(round(quality * np.exp(0.1 * offset)), 5, 95))
 
 
@@ -55,7 +55,7 @@ def chroma(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
 
 
 def twice(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Compress an image ``[H, W, 3]`` twice as JPEG; the block grids differ by a shift or a resize, the content stays in its place."""
+    """Compress an image ``[H, W, 3]`` twice as JPEG; the block grids differ by a shift or a resize, the content stays in place."""
     offsets, shifted = rng.normal(1.0, 2.0, 2), rng.random() < 0.5
     top, left = (int(part) for part in rng.integers(0, 8, 2))
     factor = 1.0 + rng.uniform(-0.25, 0.35) * min(1.0, 2.0 * severity)
@@ -72,9 +72,9 @@ def twice(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def quantization_tables(quality: int, growth: float, start: float, coarser: float) -> list[list[int]]:
-    """Tables of luma and chroma, 64 steps each, row by row: ``start + 10 * (u + v) ** growth`` at quality 50, scaled as by the IJG's rule.
+    """Return tables of luma and chroma, 64 steps each, row by row.
 
-    The step of chroma is ``coarser`` times that of luma.
+    The steps are ``start + 10 * (u + v) ** growth`` at quality 50, scaled by the IJG's rule; chroma's are ``coarser`` times luma's.
     """
     scale = 50.0 / quality if quality < 50 else 2.0 - quality / 50.0
     u, v = np.mgrid[:8, :8]
@@ -83,14 +83,14 @@ def quantization_tables(quality: int, growth: float, start: float, coarser: floa
 
 
 def tables(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Compress an image ``[H, W, 3]`` as JPEG with quantization tables of another law than the standard's."""
+    """Compress an image ``[H, W, 3]`` as JPEG with non-standard quantization tables."""
     growth, start, coarser = rng.uniform(0.2, 1.0), rng.uniform(6.0, 14.0), rng.uniform(1.0, 2.5)
     subsampling = ("4:4:4", "4:2:0")[int(rng.integers(2))]
     return encode(image, "JPEG", qtables=quantization_tables(jpeg_quality(severity), growth, start, coarser), subsampling=subsampling)
 
 
 def webp(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Compress an image ``[H, W, 3]`` as lossy WebP: blocks that predict each other and a filter over their edges."""
+    """Compress an image ``[H, W, 3]`` as lossy WebP: predicted blocks and a filter over their edges."""
     offset = rng.normal()
     return encode(image, "WEBP", quality=int(np.clip(round(90.0 * (1.0 - severity) ** 1.5 + 2.0 * offset), 0, 95)), method=2)
 
@@ -102,4 +102,4 @@ FORMULAS = {
     "tables": Formula(tables),
     "webp": Formula(webp, 0.5),
 }
-"""Ways to compress, the original first."""
+"""Formulas for compression, the original first."""

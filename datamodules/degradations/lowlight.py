@@ -1,36 +1,38 @@
-"""Low light: too little exposure, a flatter curve, and the noise that the missing photons leave. Not in the paper."""
+"""Low light: underexposure, a flatter curve, and the noise that the missing photons leave. Not in the paper."""
 
 import numpy as np
 
 from datamodules.degradations.formula import Formula
-from datamodules.degradations.mosaic import camera_noise
-from datamodules.degradations.noise import noise_levels, sensor_noise
+from datamodules.degradations.noise import camera_noise, noise_levels, sensor_noise
 from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
 
 PLACE = 4
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 4
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 STOPS = 3.0
-"""Stops of exposure lost at severity 1: an eighth of the light is left."""
+"""Stops of exposure lost at severity 1: an eighth of the light remains."""
 
 _NOISE = 0.08
-"""Severity of the added noise, as a share of this severity: about 4/255 at most."""
+"""Severity of the added noise, as a fraction of this severity: about 4/255 at most."""
 
 
 def darken(image: np.ndarray, severity: float, gamma: float, gains: np.ndarray) -> np.ndarray:
-    """Light of an underexposed image ``[H, W, 3]``: ``2 ** (-STOPS * severity)`` of it, to the power ``gamma``, times ``gains [3]``."""
+    """Return the linear light of an underexposed image ``[H, W, 3]``.
+
+    It is ``2 ** (-STOPS * severity)`` of the image's light, to the power ``gamma``, times ``gains [3]``.
+    """
     light = to_linear(image) * np.float32(2.0 ** (-STOPS * severity))
     return np.power(light, np.float32(gamma), dtype=np.float32) * gains.astype(np.float32)
 
 
 def lowlight(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Darken a float32 image ``[H, W, 3]`` in 0..1, in linear light, with moderate noise after.
+    """Darken a float32 image ``[H, W, 3]`` in 0..1 in linear light, then add moderate noise.
 
-    At severity 1 three stops are lost, the gamma is up to 1.25 and the white balance is off by up to some 5 %.
+    At severity 1 three stops are lost, the gamma is up to 1.25 and the white balance is off by up to about 5 %.
     """
     gamma = 1.0 + rng.uniform(0.0, 0.25) * severity
     gains = np.exp(rng.normal(0.0, 0.03, 3) * severity)
@@ -41,7 +43,7 @@ def lowlight(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
 
 
 def exposure(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Expose an image ``[H, W, 3]`` too little: up to `STOPS`, give or take a fifth, a small tint, and a camera's noise or none."""
+    """Underexpose an image ``[H, W, 3]`` by up to `STOPS`, varied by a fifth, with a small tint and with camera noise or none."""
     stops, tint, strength = STOPS * rng.uniform(0.8, 1.2), rng.normal(0.0, 0.05, 3), rng.uniform(0.0, 2.0) * (rng.random() < 0.75)
     light = to_linear(image) * np.exp(tint * severity - np.log(2.0) * stops * severity).astype(np.float32)
     if severity <= 0.0 or strength == 0.0:
@@ -50,7 +52,7 @@ def exposure(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
 
 
 def curve(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Bend (a power up to 3.5), scale and flatten the sRGB values of an image ``[H, W, 3]``, each by a share at random; half are noisy."""
+    """Bend (power up to 3.5), scale and flatten the sRGB values of an image ``[H, W, 3]``, each at random; half of the images are noisy."""
     bend, most, flatness = rng.uniform(0.0, 1.0), rng.uniform(0.8, 1.1), rng.uniform(0.0, 0.3) * (rng.random() < 0.4)
     black, tint, noisy = rng.uniform(0.02, 0.1), rng.normal(0.0, 0.02, 3), rng.random() < 0.5
     reach = most * severity
@@ -63,7 +65,7 @@ def curve(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def shadow_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw where a scene lacks light, float32 ``[height, width]`` with mean one: off a vignette, off some lamps, or in smooth patches."""
+    """Draw where a scene lacks light, float32 ``[height, width]``, mean one: outside a vignette, away from lamps, or smooth patches."""
     kind = rng.random()
     if kind < 0.7:
         y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(max(height, width))
@@ -79,7 +81,7 @@ def shadow_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def lit(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Darken an image ``[H, W, 3]`` unevenly: `STOPS` in the mean over a `shadow_map`, what is left of the light being warm or cold."""
+    """Darken an image ``[H, W, 3]`` unevenly: `STOPS` on average over a `shadow_map`; the remaining light is warm or cold."""
     stops, tint = STOPS * rng.uniform(0.85, 1.1), np.array([1.0, 0.0, -1.0]) * rng.normal(0.0, 0.08)
     strength = rng.uniform(0.0, 2.0) * (rng.random() < 0.5)
     shadow = shadow_map(*image.shape[:2], rng)
@@ -95,4 +97,4 @@ FORMULAS = {
     "curve": Formula(curve),
     "lit": Formula(lit),
 }
-"""Ways to lose light, the original first."""
+"""Formulas for low light, the original first."""

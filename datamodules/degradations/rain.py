@@ -1,4 +1,4 @@
-"""Rain: drops that fall during the exposure leave bright streaks, and the many far ones a veil. Not in the paper."""
+"""Rain: drops that fall during the exposure leave bright streaks, and the many distant ones a veil. Not in the paper."""
 
 import cv2
 import numpy as np
@@ -6,18 +6,18 @@ import numpy as np
 from datamodules.degradations.formula import Formula
 
 PLACE = 1
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 1
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 _LAYERS = 3
 
 
 def streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
-    """The image of one falling drop, with peak one: a line of ``length`` pixels with soft ends, ``angle`` radians from the vertical.
+    """Return the image of one falling drop, with peak one: a line of ``length`` pixels with soft ends, ``angle`` radians from the vertical.
 
-    Its profile is a Gaussian of deviation ``width`` pixels.
+    Its cross-section is a Gaussian of standard deviation ``width`` pixels.
     """
     reach = int(np.ceil(length / 2.0 + 3.0 * width)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
@@ -27,7 +27,7 @@ def streak_kernel(length: float, width: float, angle: float) -> np.ndarray:
 
 
 def rain_map(height: int, width: int, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Opacity of the rain, float32 ``[height, width]`` in 0..1: layers from far (short, fine, dense) to near (long, wide, few)."""
+    """Draw the opacity of rain, float32 ``[height, width]`` in 0..1: layers from far (short, fine, dense) to near (long, wide, sparse)."""
     angle = rng.normal(0.0, 0.3)
     heaviness = rng.uniform(0.7, 1.3)
     opacity = np.zeros((height, width), np.float32)
@@ -35,10 +35,10 @@ def rain_map(height: int, width: int, severity: float, rng: np.random.Generator)
         nearness = (layer + rng.random()) / _LAYERS
         length = 6.0 + 34.0 * nearness * rng.uniform(0.6, 1.2)
         kernel = streak_kernel(length, 0.45 + 0.75 * nearness**2, angle + rng.normal(0.0, 0.03))
-        # Streaks whose center lies outside reach in: the margin keeps the borders as rainy as the middle.
+        # Streaks centered outside reach into the image: the margin keeps the borders as rainy as the middle.
         margin = kernel.shape[0] // 2
         area = (height + 2 * margin) * (width + 2 * margin)
-        # All streaks of severity 1 are drawn and the first of them used: so a higher severity adds streaks and moves none.
+        # Draw all streaks of severity 1 and use the first of them, so that a higher severity adds streaks and moves none.
         count = rng.poisson(area * heaviness * 0.0045 * (1.1 - nearness) ** 2)
         where, strength = rng.integers(0, area, count), rng.uniform(0.25, 1.0, count).astype(np.float32)
         used = round(count * severity)
@@ -50,10 +50,10 @@ def rain_map(height: int, width: int, severity: float, rng: np.random.Generator)
 
 
 def rain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Let it rain over a float32 image ``[H, W, 3]`` in 0..1. Lengths and widths are in pixels.
+    """Add rain to a float32 image ``[H, W, 3]`` in 0..1. Lengths and widths are in pixels.
 
-    Streaks and veil are laid over the image as a screen, ``1 - (1 - x)(1 - r)``: they only add light. The number of streaks grows
-    linearly with the severity, the veil up to 0.15, the opacity of a streak from half of its own to all of it.
+    Streaks and veil are blended as a screen, ``1 - (1 - x)(1 - r)``: they only add light. The number of streaks grows linearly with the
+    severity, the veil up to 0.15, and the opacity of a streak from half of its maximum to all of it.
     """
     brightness = rng.uniform(0.7, 1.0) * (0.5 + 0.5 * severity)
     veil = 0.15 * severity * rng.uniform(0.3, 1.0)
@@ -63,23 +63,23 @@ def rain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
 
 _SLANT = 0.35
-"""Deviation of the angle of the fall from the vertical, in radians."""
+"""Standard deviation of the angle of fall from the vertical, in radians."""
 
 
 def _trails(seeds: np.ndarray, length: float, width: float, angle: float) -> np.ndarray:
-    """Draw each seed out to a streak of ``length`` by ``width`` pixels that is as bright as the seed."""
+    """Extend each seed to a streak of ``length`` by ``width`` pixels, as bright as the seed."""
     return np.minimum(cv2.filter2D(seeds, -1, streak_kernel(length, width, angle), borderType=cv2.BORDER_REFLECT), 1.0)
 
 
 def _specks(height: int, width: int, density: float, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw a white field above a threshold, float32 ``[height, width]`` in 0..1: a share ``density * severity`` of the pixels is lit."""
+    """Draw thresholded noise, float32 ``[height, width]`` in 0..1, with the fraction ``density * severity`` of the pixels lit."""
     field = rng.random((height, width), dtype=np.float32)
-    # The threshold falls with the severity: specks join and none moves.
+    # The threshold falls with the severity: more specks appear and none moves.
     return np.where(field < density * severity, 1.0 - 0.7 * field / np.float32(density), 0.0).astype(np.float32)
 
 
 def specks(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Let it rain over an image ``[H, W, 3]`` by thresholded noise, drawn out in the direction of the fall, in one to three widths."""
+    """Add rain to an image ``[H, W, 3]`` by thresholded noise, extended in the direction of fall, in one to three widths."""
     height, width = image.shape[:2]
     angle, brightness = rng.normal(0.0, _SLANT), rng.uniform(0.6, 1.0) * (0.5 + 0.5 * severity)
     opacity = np.zeros((height, width), np.float32)
@@ -95,9 +95,9 @@ def specks(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
 
 
 def lines(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Lay gray lines, drawn one by one, over an image ``[H, W, 3]`` that gets darker, flatter and softer with the weather.
+    """Add gray lines, painted one by one, to an image ``[H, W, 3]`` that gets darker, flatter and softer with the weather.
 
-    The lines cover what is behind them: on bright ground they are darker than it.
+    The lines cover the background: on bright ground they are darker than it.
     """
     height, width = image.shape[:2]
     angle, spread, longest = rng.normal(0.0, _SLANT), rng.uniform(0.01, 0.12), rng.uniform(14.0, 50.0)
@@ -122,7 +122,7 @@ def lines(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def drizzle(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Let it drizzle over an image ``[H, W, 3]``: many fine and short streaks, and a veil that thickens upwards or is even."""
+    """Add drizzle to an image ``[H, W, 3]``: many fine, short streaks, and a veil that is even or thicker towards the top."""
     height, width = image.shape[:2]
     angle, length, thickness = rng.normal(0.0, _SLANT), rng.uniform(3.0, 9.0), rng.uniform(0.3, 0.6)
     density, strength, gray = rng.uniform(0.15, 0.4) / length, rng.uniform(0.25, 0.45), rng.uniform(0.65, 0.9)
@@ -140,4 +140,4 @@ FORMULAS = {
     "lines": Formula(lines),
     "drizzle": Formula(drizzle, 0.7),
 }
-"""Ways to let it rain, the original first."""
+"""Formulas for rain, the original first."""

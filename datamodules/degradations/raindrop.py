@@ -1,4 +1,4 @@
-"""Raindrops on the window or lens: each is a small fish-eye lens that shows the scene upside down and out of focus. Not in the paper."""
+"""Raindrops on the window or lens: each is a small fish-eye lens with an inverted, defocused view of the scene. Not in the paper."""
 
 import cv2
 import numpy as np
@@ -6,17 +6,17 @@ import numpy as np
 from datamodules.degradations.formula import Formula
 
 PLACE = 2
-"""Place on the way of the light, from the scene (0) to the file (6)."""
+"""Position on the path of the light, from the scene (0) to the file (6)."""
 
 STREAM = 2
-"""Key of the random stream; it stays when places change."""
+"""Key of the random stream; it stays the same when positions change."""
 
 _LARGEST_COVERAGE = 0.35
-"""Share of the image under drops at severity 1, overlaps counted twice."""
+"""Fraction of the image under drops at severity 1, overlaps counted twice."""
 
 
 def _drop_radii(area: float, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Radii in pixels, most of them small, whose disks together cover the share of the area that the severity asks for."""
+    """Draw radii in pixels, most of them small, whose disks together cover the fraction of the area that the severity gives."""
     radii = rng.uniform(4.0, 8.0) * np.exp(np.abs(rng.normal(0.0, 0.5, 400)))
     radii = np.minimum(radii, 22.0)
     covered = np.cumsum(np.pi * radii**2)
@@ -24,28 +24,28 @@ def _drop_radii(area: float, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def _drop_shape(radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets ``dy, dx`` in a patch around a drop and its distance map: 0 in the center, 1 on the outline."""
+    """Return offsets ``dy, dx`` in a patch around a drop, and its distance map: 0 in the center, 1 on the outline."""
     reach = int(np.ceil(1.6 * radius)) + 1
     dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
     angle = np.arctan2(dy, dx)
     phase = rng.uniform(0.0, 2.0 * np.pi, 2)
     outline = 1.0 + 0.09 * np.sin(2.0 * angle + phase[0]) + 0.06 * np.sin(3.0 * angle + phase[1])
-    # Gravity: taller than wide, and heavier below.
+    # Gravity makes drops taller than wide, and heavier below.
     tall = rng.uniform(1.0, 1.25)
     distance = np.hypot(dx, dy / tall) / (radius * outline * (1.0 + 0.12 * np.sin(angle)))
     return dy, dx, distance.astype(np.float32)
 
 
 def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put raindrops before a float32 image ``[H, W, 3]`` in 0..1. Radii are 4 to 22 pixels.
+    """Put raindrops in front of a float32 image ``[H, W, 3]`` in 0..1. Radii are 4 to 22 pixels.
 
-    Inside a drop one sees a wide part of the scene, turned upside down, blurred, with a dark upper and a bright lower rim; its outline is
-    soft because the drop is nearer than the focus. The covered share grows linearly with the severity.
+    A drop shows a wide part of the scene, inverted and blurred, with a dark upper and a bright lower rim. Its outline is soft because the
+    drop is nearer than the focus. The covered fraction grows linearly with the severity.
     """
     height, width = image.shape[:2]
     map_y, map_x = np.mgrid[:height, :width].astype(np.float32)
     alpha, shade = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
-    # Drawn before the drops, whose number depends on the severity: so a higher severity adds drops and changes nothing else.
+    # Drawn before the drops, whose number depends on the severity, so that a higher severity adds drops and changes nothing else.
     softness, opacity, defocus = rng.uniform(0.08, 0.3), rng.uniform(0.85, 1.0), rng.uniform(1.5, 3.0)
     for radius in _drop_radii(height * width, severity, rng):
         center_y, center_x = rng.integers(0, height), rng.integers(0, width)
@@ -58,7 +58,7 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
         dy, dx, distance = dy[patch], dx[patch], distance[patch]
         cover = np.clip((1.0 - distance) / softness + 0.5, 0.0, 1.0)
         inside = cover > 0.0
-        # Rays bend more towards the rim: the view widens with the distance from the center.
+        # Rays bend more towards the rim, so the view widens with the distance from the center.
         view = -rng.uniform(2.0, 4.0) * (0.6 + 0.8 * np.minimum(distance, 1.0) ** 2)
         map_y[place] = np.where(inside, center_y + view * dy, map_y[place])
         map_x[place] = np.where(inside, center_x + view * dx, map_x[place])
@@ -74,17 +74,17 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
 
 
 def _content(image: np.ndarray, shift_y: np.ndarray, shift_x: np.ndarray, defocus: float) -> np.ndarray:
-    """The scene, out of focus by ``defocus`` pixels, seen through water that moves each ray by a shift in pixels."""
+    """Return the scene, defocused by ``defocus`` pixels, through water that shifts each ray by a number of pixels."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
     soft = cv2.GaussianBlur(image, (0, 0), defocus)
     return cv2.remap(soft, x + shift_x, y + shift_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def pools(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Put pools of water before an image ``[H, W, 3]``: drops that lie near each other flow together to one soft outline.
+    """Put pools of water in front of an image ``[H, W, 3]``: nearby drops merge into one soft outline.
 
-    The water's height is the sum of Gaussian drops; where it exceeds a level there is water, whose slope bends the rays far enough to turn
-    the scene upside down. The number of drops grows with the severity.
+    The height of the water is the sum of Gaussian drops. Where it exceeds a level there is water, whose slope bends the rays far enough to
+    invert the scene. The number of drops grows with the severity.
     """
     height, width = image.shape[:2]
     largest, softness, opacity = rng.uniform(5.0, 12.0), rng.uniform(0.15, 0.6), rng.uniform(0.85, 1.0)
@@ -100,7 +100,7 @@ def pools(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
         water += cv2.GaussianBlur(seeds, (0, 0), spread, borderType=cv2.BORDER_CONSTANT)
     cover = np.clip((water - np.float32(0.45)) / np.float32(softness) + np.float32(0.5), 0.0, 1.0)
     slope_y, slope_x = (cv2.Sobel(water, cv2.CV_32F, *order, ksize=3, scale=0.125) for order in ((0, 1), (1, 0)))
-    # Near the middle of a drop of deviation s the slope is -distance / s^2: this factor sends a ray ``bend`` times to the other side.
+    # Near the center of a drop of deviation s the slope is -distance / s^2; this factor bends a ray ``bend`` times to the other side.
     reach = np.float32((bend + 1.0) * (0.7 * largest) ** 2)
     content = _content(image, reach * slope_y, reach * slope_x, defocus)
     shade = 1.0 - np.float32(glint) * np.clip(slope_y * np.float32(largest), -1.0, 1.0)
@@ -109,9 +109,9 @@ def pools(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def runs(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Let water run down a window before an image ``[H, W, 3]``: winding, soft streaks through which the scene is blurred and shifted.
+    """Let water run down a window in front of an image ``[H, W, 3]``: winding, soft streaks that blur and shift the scene.
 
-    The number of streaks and what they hide grow with the severity.
+    The number of streaks and their opacity grow with the severity.
     """
     height, width = image.shape[:2]
     count = max(2, round(width / 6.5 * rng.uniform(0.6, 1.4)))
@@ -142,4 +142,4 @@ FORMULAS = {
     "pools": Formula(pools),
     "runs": Formula(runs, 0.7),
 }
-"""Ways to wet the glass, the original first."""
+"""Formulas for raindrops, the original first."""

@@ -1,4 +1,4 @@
-"""The sRGB transfer curve: optics and sensors work on light, images hold its encoded value."""
+"""sRGB transfer curve: optics and sensors work on linear light, images hold its encoded value."""
 
 import numpy as np
 

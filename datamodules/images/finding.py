@@ -1,4 +1,4 @@
-"""Which images there are under files and folders, and where each one's result goes."""
+"""Search for images in files and folders, and the place of each result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.images.formats import HEAD, PNG, WRITTEN, ImageFormat, Unreadab
 
 @dataclass(frozen=True)
 class Job:
-    """An image to read, the file to write and its format; ``problem`` says why it cannot be, where name or first bytes tell."""
+    """An image to read, the file to write and its format; ``problem`` is the reason, from name or first bytes, why it cannot be read."""
 
     source: Path
     target: Path
@@ -22,16 +22,16 @@ class Job:
 
 
 def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> list[Job]:
-    """What to read and what to write for files and folders, recursively, in order of their names.
+    """Plan the images to read and the files to write, for files and folders (recursively), in order of names.
 
-    A folder's images keep their sub-folders under ``output``; of several folders each has one of its own name there. Two images of one
-    stem keep their old suffix before the new one. Hidden files are passed over, and so is what lies in ``output`` itself. A single file
-    may go to a file: where ``output`` has an image's suffix and is no folder.
+    A folder's images keep their sub-folders under ``output``; with several folders, each gets a folder of its own name there. Two images of
+    one stem keep their old suffix before the new one. Hidden files and the contents of ``output`` are skipped. A single file may be written
+    to a file: if ``output`` has the suffix of an image and is not a folder.
 
     Args:
         inputs: The files and folders.
-        output: Where the results go.
-        same_format: Write each image in its own format instead of PNG; HEIC, which is only read, stays PNG.
+        output: Place of the results.
+        same_format: If true, write each image in its own format instead of PNG; HEIC, which is only read, becomes PNG.
 
     Raises:
         ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
@@ -53,7 +53,7 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
 
 
 def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
-    """Each image and its place under the output."""
+    """Yield each image and its place under the output."""
     aside = output.resolve()
     for path in inputs:
         if not path.is_dir():
@@ -63,7 +63,7 @@ def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
             raise ValueError(f"results would replace or join the images in {path}; give an output folder apart from the input")
         home = Path(path.resolve().name) if len(inputs) > 1 else Path()
         for folder, names, files in os.walk(path):
-            images = [name for name in names if named_like_image(Path(name))]  # folders named like images: told, not entered
+            images = [name for name in names if named_like_image(Path(name))]  # folders named like images: reported, not entered
             names[:] = sorted(
                 name for name in names if not name.startswith(".") and name not in images and Path(folder, name).resolve() != aside
             )
@@ -74,13 +74,13 @@ def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file, and none of what could block or cannot be read."""
+    """Return the first bytes of a regular file, and nothing for a file that could block or cannot be read."""
     if not path.is_file():
         return b""
     try:
         with open(path, "rb") as file:
             return file.read(HEAD)
-    except OSError:  # named when it is its turn, if its name is an image's
+    except OSError:  # reported later, if its name is one of an image
         return b""
 
 
@@ -88,7 +88,7 @@ def _problem(path: Path) -> str | None:
     if path.is_dir():
         return "it is a folder"
     if not path.is_file():
-        return "it is no regular file, or a link that leads nowhere"
+        return "it is not a regular file, or a broken link"
     try:
         with open(path, "rb") as file:
             format_of(path, file.read(HEAD))

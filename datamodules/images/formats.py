@@ -1,4 +1,4 @@
-"""Which format a file is in: told by its first bytes, never by its name."""
+"""Image formats, detected by first bytes and never by name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import features
 
 
 class UnreadableImageError(ValueError):
-    """A file that is no image we can read whole; the message says why, and what to do where something can be done."""
+    """A file that is not a complete, readable image; the message gives the reason, and a remedy if there is one."""
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A format: its name as Pillow has it, the suffixes of its files, the one that we write first, and what its first bytes match."""
+    """A format: Pillow's name, the suffixes of its files (the first one is used for writing), and a pattern of its first bytes."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -24,7 +24,7 @@ class ImageFormat:
 
     @property
     def suffix(self) -> str:
-        """The suffix that we give to files in it."""
+        """Suffix of written files."""
         return self.suffixes[0]
 
 
@@ -40,37 +40,40 @@ FORMATS = (
 WRITTEN = tuple(known for known in FORMATS if known.name != "HEIF")
 PNG = next(known for known in FORMATS if known.name == "PNG")
 HEAD = 32
-"""First bytes of a file that tell its format."""
+"""Number of first bytes that identify the format."""
 
 _SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes)
 _RAW_NAMES = "3fr arw cr2 cr3 crw dcr dng erf kdc mrw nef nrw orf pef raf raw rw2 sr2 srf srw x3f"
 _RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW_NAMES.split())
 _RAW = re.compile(rb"II\*\0....CR|FUJIFILMCCD-RAW|IIRO|IIRS|MMOR|IIU\0|FOVb|\0MRM|....ftypcrx ", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""Marker of a segment or of the end: not a stuffed byte, a restart or a fill byte."""
+_END_OF_IMAGE = 0xD9
 
 
 def looks_like_image(path: Path, head: bytes) -> bool:
-    """Whether a file found in a folder is meant to be an image, by its first `HEAD` bytes or by its suffix; a RAW file is."""
+    """Return true if a file in a folder is meant to be an image, by its first `HEAD` bytes or its suffix, RAW included."""
     suffix = path.suffix.lower()
     return suffix in _SUFFIXES | _RAW_SUFFIXES or any(known.pattern.match(head) for known in FORMATS if known.name != "BMP")
 
 
 def named_like_image(path: Path) -> bool:
-    """Whether the suffix is an image's."""
+    """Return true if the suffix is one of an image."""
     return path.suffix.lower() in _SUFFIXES | _RAW_SUFFIXES
 
 
 def format_of(path: Path, head: bytes) -> ImageFormat:
-    """The format that the first `HEAD` bytes of a file tell.
+    """Return the format of a file from its first `HEAD` bytes.
 
     Raises:
-        UnreadableImageError: They tell none that can be read here, or the file is a camera's RAW file.
+        UnreadableImageError: The format is unknown or cannot be read here, or the file is a camera's RAW file.
     """
     if path.suffix.lower() in _RAW_SUFFIXES or _RAW.match(head):
         raise UnreadableImageError("it is a camera's RAW file; develop it first (darktable, RawTherapee) and give the 16-bit TIFF")
     found = next((known for known in FORMATS if known.pattern.match(head)), None)
     if found is None:
         begins = f"begins with {head[:8].hex(' ')}" if head else "is empty"
-        raise UnreadableImageError(f"it {begins}, as no {', '.join(known.name for known in FORMATS)} does")
+        raise UnreadableImageError(f"it {begins}, unlike any {', '.join(known.name for known in FORMATS)}")
     if found.name == "AVIF" and not features.check("avif"):
         raise UnreadableImageError("it is AVIF, which this Pillow cannot read; install Pillow 11.3 or later")
     if found.name == "HEIF" and not has_heif():
@@ -79,10 +82,21 @@ def format_of(path: Path, head: bytes) -> ImageFormat:
 
 
 def has_heif() -> bool:
-    """Whether pillow-heif is installed; it is made known to Pillow then."""
+    """Return true if pillow-heif is installed, and register it in Pillow."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     import pillow_heif
 
     pillow_heif.register_heif_opener()
     return True
+
+
+def jpeg_ends(data: bytes) -> bool:
+    """Return true if an end marker follows the image data of a JPEG; one inside an earlier segment (of a thumbnail) does not count."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        marker = data[found.end() - 1]
+        if marker == _END_OF_IMAGE:
+            return True
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return False

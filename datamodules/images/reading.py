@@ -1,4 +1,4 @@
-"""From a file to a `Photo`: 8 bits through Pillow, 16 bits, which Pillow would reduce to 8 without a word, through OpenCV."""
+"""Reading a file as a `Photo`: 8 bits by Pillow, 16 bits by OpenCV, because Pillow would silently reduce them to 8."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from datamodules.conversion.images import jpeg_ends
-from datamodules.images.formats import HEAD, ImageFormat, UnreadableImageError, format_of
-from datamodules.images.metadata import exif_of, orientation_of, turn_upright, xmp_of
-from datamodules.images.photo import Photo
+from datamodules.images.formats import HEAD, ImageFormat, UnreadableImageError, format_of, jpeg_ends
+from datamodules.images.photo import Photo, exif_of, orientation_of, turn_upright, xmp_of
 
 MAX_PIXELS = 178_956_970
-"""Pixels above which an image is taken for a decompression bomb; it is where Pillow refuses."""
+"""Pixels above which an image counts as a decompression bomb, the same limit as Pillow's."""
 
 _MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height, not turned upright, of an image that seems readable: its header is believed, its pixels are not read.
+    """Return width and height, without EXIF orientation, from an image's header; the pixels are not read.
 
     Raises:
-        UnreadableImageError: It is no image that can be read.
+        UnreadableImageError: The file is not a readable image.
     """
     _check_regular(path)
     with open(path, "rb") as file:
@@ -41,10 +39,10 @@ def read_size(path: Path) -> tuple[int, int]:
 def read_photo(path: Path) -> Photo:
     """Read a photograph upright, with its profile and metadata.
 
-    Grey stays grey; palettes, CMYK and YCbCr become RGB; alpha and 16 bits are kept.
+    Gray stays gray; palettes, CMYK and YCbCr become RGB; alpha and 16 bits are kept.
 
     Raises:
-        UnreadableImageError: It is no image that can be read to its last pixel.
+        UnreadableImageError: The file is not an image that can be read to its last pixel.
     """
     _check_regular(path)
     data = path.read_bytes()
@@ -55,26 +53,26 @@ def read_photo(path: Path) -> Photo:
 
 def _check_regular(path: Path) -> None:
     if not stat.S_ISREG(path.stat().st_mode):
-        what = "a folder" if path.is_dir() else "no regular file"
+        what = "a folder" if path.is_dir() else "not a regular file"
         raise UnreadableImageError(f"it is {what}")
 
 
 @contextmanager
 def _damage_is_named(kind: ImageFormat) -> Iterator[None]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what will be an error, or does not matter here
+        with warnings.catch_warnings(action="ignore"):  # they are errors below, or do not matter here
             yield
     except (UnreadableImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"its header promises more than {MAX_PIXELS / 1e6:.0f} megapixels: a decompression bomb") from error
+        raise UnreadableImageError(f"its header has more than {MAX_PIXELS / 1e6:.0f} megapixels: a decompression bomb") from error
     except Exception as error:  # damaged bytes make Pillow raise almost anything
         raise UnreadableImageError(f"its {kind.name} data is damaged or cut short ({type(error).__name__}: {_shown(error)})") from error
 
 
 def _shown(error: Exception) -> str:
-    """The message without the addresses of buffers that Pillow puts in."""
-    return "Pillow does not know what it is" if "BytesIO object" in str(error) or "BufferedReader" in str(error) else str(error)
+    """Return the message without the buffer addresses that Pillow adds."""
+    return "Pillow cannot identify it" if "BytesIO object" in str(error) or "BufferedReader" in str(error) else str(error)
 
 
 def _open(file: io.IOBase, kind: ImageFormat) -> Image.Image:
@@ -100,56 +98,56 @@ def _decode(data: bytes, kind: ImageFormat) -> Photo:
         orientation = _forgiven(orientation_of, image, "orientation", remarks) or 1
         exif, xmp = _forgiven(exif_of, image, "EXIF", remarks), _forgiven(xmp_of, image, "XMP", remarks)
         if kind.name == "HEIF":
-            orientation = 1  # its reader has turned it already
+            orientation = 1  # its reader has rotated it already
     pixels = turn_upright(pixels, orientation)
-    colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)
-    alpha = pixels[:, :, -1] if colours < pixels.shape[2] else None
-    return Photo(pixels[:, :, :colours], alpha, kind, icc, exif, xmp, _usable(dpi), lossless, tuple(remarks))
+    colors = pixels.shape[2] - (pixels.shape[2] % 2 == 0)
+    alpha = pixels[:, :, -1] if colors < pixels.shape[2] else None
+    return Photo(pixels[:, :, :colors], alpha, kind, icc, exif, xmp, _usable(dpi), lossless, tuple(remarks))
 
 
 def _bits(image: Image.Image, data: bytes, kind: ImageFormat) -> int:
-    """Bits of a channel, as far as they decide who decodes."""
+    """Return the bits per channel, as far as they decide which library decodes."""
     if kind.name == "PNG":
         return data[24]
     if kind.name == "TIFF":
         bits = set(image.tag_v2.get(258, (1,)))
         if max(bits) > 16 or image.tag_v2.get(339, (1,))[0] == 3:
-            raise UnreadableImageError("it has floating-point or 32-bit pixels; convert it to 16 bits a channel")
+            raise UnreadableImageError("it has floating-point or 32-bit pixels; convert it to 16 bits per channel")
         return 16 if bits == {16} else 8
     return 8
 
 
 def _decode_deep(data: bytes, kind: ImageFormat) -> np.ndarray:
-    """16 bits a channel, as ``[H, W, 1..4]`` with RGB first."""
+    """Decode 16 bits per channel as ``[H, W, 1..4]`` with RGB first."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        raise UnreadableImageError(f"its 16-bit {kind.name} data is damaged, or of a kind that OpenCV cannot read; save it as RGB or grey")
+        raise UnreadableImageError(f"its 16-bit {kind.name} data is damaged, or of a kind that OpenCV cannot read; save it as RGB or gray")
     if pixels.ndim == 2:
         return pixels[:, :, None]
     if pixels.shape[2] not in (3, 4):
-        raise UnreadableImageError(f"it has {pixels.shape[2]} channels of 16 bits; save it as RGB or grey")
+        raise UnreadableImageError(f"it has {pixels.shape[2]} channels of 16 bits; save it as RGB or gray")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def _decode_plain(image: Image.Image, icc: bytes | None, remarks: list[str]) -> tuple[np.ndarray, bytes | None]:
-    """8 bits a channel as ``[H, W, 1..4]``, and the profile that belongs to them."""
+    """Decode 8 bits per channel as ``[H, W, 1..4]``, with the matching profile."""
     image.load()
     if image.mode in ("F", "I", "LAB", "HSV") or image.mode.startswith("I;16"):
-        raise UnreadableImageError(f"its pixels are of Pillow's mode {image.mode}; convert it to RGB or grey")
+        raise UnreadableImageError(f"its pixels have Pillow's mode {image.mode}; convert it to RGB or gray")
     if image.mode == "CMYK":
         return _from_cmyk(image, icc, remarks), None
     transparent = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode not in _MODES or (transparent and image.mode in ("L", "RGB")):
-        grey = image.mode in ("L", "La")
-        image = image.convert(("LA" if grey else "RGBA") if transparent else "RGB")
+        gray = image.mode in ("L", "La")
+        image = image.convert(("LA" if gray else "RGBA") if transparent else "RGB")
     pixels = np.asarray(image)
     return (pixels[:, :, None] if pixels.ndim == 2 else pixels), icc
 
 
 def _from_cmyk(image: Image.Image, icc: bytes | None, remarks: list[str]) -> np.ndarray:
-    """By the profile where there is one, to sRGB."""
+    """Convert CMYK to sRGB, by its profile if there is one."""
     if icc:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
@@ -160,11 +158,11 @@ def _from_cmyk(image: Image.Image, icc: bytes | None, remarks: list[str]) -> np.
 
 
 def _forgiven(read, image: Image.Image, name: str, remarks: list[str]):
-    """What ``read`` makes of the image, or None and a remark: damaged metadata do not cost the picture."""
+    """Return ``read(image)``, or None with a remark: damaged metadata must not cost the picture."""
     try:
         return read(image)
     except Exception as error:  # damaged metadata make Pillow raise almost anything
-        remarks.append(f"its {name} is damaged and left out ({type(error).__name__})")
+        remarks.append(f"its {name} is damaged and dropped ({type(error).__name__})")
         return None
 
 

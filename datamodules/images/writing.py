@@ -1,4 +1,4 @@
-"""From a `Photo` to the bytes of a file, with its profile and metadata."""
+"""Encoding of a `Photo` as the bytes of a file, with its profile and metadata."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from datamodules.images.formats import PNG, WRITTEN, ImageFormat
-from datamodules.images.metadata import KEPT_OF_TIFF
-from datamodules.images.photo import Photo
+from datamodules.images.photo import KEPT_OF_TIFF, Photo
 
 _DEEP = tuple(kind for kind in WRITTEN if kind.name in ("PNG", "TIFF"))
 _OPAQUE = tuple(kind for kind in WRITTEN if kind.name in ("JPEG", "BMP"))
@@ -23,10 +22,10 @@ _XMP_KEY = "XML:com.adobe.xmp"
 
 
 def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> bytes:
-    """``pixels``, of the shape and type of the photo's own, in the format ``kind`` with all that the photo carries.
+    """Encode ``pixels``, of the photo's shape and type, in the format ``kind`` with the photo's metadata.
 
-    JPEG is written at quality 95 with full colour, AVIF at 90, WebP without loss where it was so. What a format cannot hold is left out:
-    `lost_in` tells.
+    JPEG is written at quality 95 with full chroma, AVIF at 90, WebP lossless if the photo was. What a format cannot hold is dropped;
+    `lost_in` lists it.
     """
     if kind not in _DEEP and pixels.dtype == np.uint16:
         pixels, alpha = (None if part is None else np.round(part / 257).astype(np.uint8) for part in (pixels, photo.alpha))
@@ -45,10 +44,10 @@ def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> b
 
 
 def lost_in(photo: Photo, kind: ImageFormat) -> tuple[str, ...]:
-    """What of ``photo`` the format ``kind`` cannot hold, as remarks."""
+    """Describe the properties of ``photo`` that the format ``kind`` cannot hold."""
     lost = []
     if kind not in _DEEP and photo.pixels.dtype == np.uint16:
-        lost.append(f"{kind.name} holds 8 bits a channel, of its 16")
+        lost.append(f"{kind.name} holds 8 bits per channel, of its 16")
     if kind in _OPAQUE and photo.alpha is not None:
         lost.append(f"{kind.name} does not hold its transparency")
     if kind.name == "BMP" and (photo.icc or photo.exif or photo.xmp):
@@ -70,7 +69,7 @@ def _settings(photo: Photo, kind: ImageFormat, carried: dict) -> dict:
         case "WEBP":
             return carried | {"lossless": photo.lossless, "quality": 80 if photo.lossless else 95, "exact": True}
         case "TIFF":
-            # Pillow's own writer knows EXIF's sub-folders, libtiff's, which can compress, does not.
+            # Pillow's own writer supports EXIF's sub-folders; libtiff's, which can compress, does not.
             return carried if photo.exif else carried | {"compression": "tiff_adobe_deflate"}
         case "BMP":
             return {name: value for name, value in carried.items() if name == "dpi"}
@@ -79,8 +78,8 @@ def _settings(photo: Photo, kind: ImageFormat, carried: dict) -> dict:
 
 
 def _deep_png(photo: Photo, pixels: np.ndarray) -> bytes:
-    """OpenCV writes the pixels, and what is carried is set between its first chunk and the rest."""
-    if pixels.shape[2] == 2:  # OpenCV has no grey with alpha
+    """Encode pixels by OpenCV, and insert the metadata after the first chunk."""
+    if pixels.shape[2] == 2:  # OpenCV has no gray with alpha
         pixels = np.dstack([pixels[:, :, :1]] * 3 + [pixels[:, :, 1:]])
     if pixels.shape[2] > 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
@@ -115,9 +114,9 @@ def _deep_tiff(photo: Photo, pixels: np.ndarray) -> bytes:
         settings |= {"resolution": photo.dpi, "resolutionunit": "INCH"}
     tags = [(700, "B", len(photo.xmp), photo.xmp, True)] if photo.xmp else []
     if photo.exif:
-        told = Image.Exif()
-        told.load(b"Exif\0\0" + photo.exif)
-        tags += [(tag, "s", 0, told[tag], True) for tag in KEPT_OF_TIFF if isinstance(told.get(tag), str) and told[tag].isascii()]
+        tags_of = Image.Exif()
+        tags_of.load(b"Exif\0\0" + photo.exif)
+        tags += [(tag, "s", 0, tags_of[tag], True) for tag in KEPT_OF_TIFF if isinstance(tags_of.get(tag), str) and tags_of[tag].isascii()]
     settings["extratags"] = tags
     tifffile.imwrite(out, pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, **settings)
     return out.getvalue()

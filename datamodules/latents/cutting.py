@@ -1,4 +1,4 @@
-"""The crops that latents are made of: read, decoded and cut in worker processes, in the order they are stored."""
+"""Crops for latents: read, decoded and cut in worker processes, in stored order."""
 
 import hashlib
 import json
@@ -10,19 +10,19 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.augmentation import draw_window
+from datamodules.augmentation import random_window
 from datamodules.decoding import BadSampleError, decode_pair
 from datamodules.degradations import atoms_of_group
 from datamodules.latents.plan import LatentShard
-from datamodules.latents.record import LatentRecord
 from datamodules.rng import named_rng
 from datamodules.shards import RawSample, ShardEntry, ShardIndex, ShardStore, Sidecar, parse_sample, shard_place, sidecar_of
+from datamodules.shards.latents import LatentRecord
 from datamodules.streaming.composed import composed_pair
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop of a pair, uint8 RGB ``[crop, crop, 3]``, flipped as its json says."""
+    """One crop of a pair, uint8 RGB ``[crop, crop, 3]``, flipped as recorded in its json."""
 
     key: str
     lq: np.ndarray
@@ -32,7 +32,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class CutSample:
-    """The crops of one sample; or none, and why."""
+    """Crops of one sample, or the reason why there are none."""
 
     stem: str
     crops: tuple[Crop, ...]
@@ -40,12 +40,12 @@ class CutSample:
 
 
 class CutSamples(Dataset):
-    """Every sample of the shards that are to be made, one shard after the other.
+    """Samples of the shards to encode, shard by shard.
 
     Args:
         source: The shards of images.
-        shards: What is to be made of which of them.
-        record: How.
+        shards: The shards to write, and their sources.
+        record: How the latents are made.
     """
 
     def __init__(self, source: ShardIndex, shards: Sequence[LatentShard], record: LatentRecord) -> None:
@@ -69,7 +69,7 @@ class CutSamples(Dataset):
 
     def _read(self, entry: ShardEntry, number: int) -> RawSample:
         place = shard_place(self.source, entry)
-        if self._sidecar is None or self._sidecar.entry.name != entry.name:  # one after the other, so the last one is all to keep
+        if self._sidecar is None or self._sidecar.entry.name != entry.name:  # shards are read in sequence, so only the last one is kept
             self._sidecar = sidecar_of(self.source, entry, self.store)
         span = self._sidecar.spans[number]
         with self.store.open(place, entry.bytes) as file:
@@ -86,15 +86,15 @@ class CutSamples(Dataset):
             if composed:
                 cut = composed_pair(sample, shard.group, record.crop, rng, flip=record.flip)
                 lq, gt = cut.lq, cut.gt
-                # What the json says of the degraded image is of another one; where the crop lies is not told, it was degraded after.
+                # The json describes another degraded image. The crop was degraded after cutting, so its place is not stored.
                 kept = {name: value for name, value in fields.items() if not name.startswith("lq_")}
                 changed = {"group": shard.group, "atoms": list(atoms_of_group(shard.group)), "composed_from": sample.key}
             else:
-                window = draw_window(pair, record.crop, rng, flip=record.flip)
+                window = random_window(pair, record.crop, rng, flip=record.flip)
                 lq, gt = window.cut(pair.lq), window.cut(pair.gt)
                 kept, changed = fields, {"crop": [window.top, window.left], "turns": window.turns, "mirror": window.mirror}
             changed |= {"width": record.crop, "height": record.crop}
-            # Of the whole images' files these would be wrong, and of the crops they are told anew where these are kept.
+            # These describe the full images; they are recomputed for stored crops.
             kept = {name: value for name, value in kept.items() if not name.endswith(("_sha256", "_orientation"))}
             key = f"{shard.group}/{stem}_c{number:02d}"
             crops.append(Crop(key, np.ascontiguousarray(lq), np.ascontiguousarray(gt), {**kept, **changed}))
@@ -102,7 +102,7 @@ class CutSamples(Dataset):
 
 
 def stored_images(crop: Crop) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The two images of a crop as PNG, by what follows the key, and their checksums for the json."""
+    """Return the two images of a crop as PNG, by the name after the key, and their checksums for the json."""
     encoded = {}
     for side in ("lq", "gt"):
         done, data = cv2.imencode(".png", getattr(crop, side)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])

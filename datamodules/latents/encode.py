@@ -1,43 +1,62 @@
-"""Encoding: from shards of images to shards of latents, each whole or not at all."""
+"""Encoding of shards of images to shards of latents, each written atomically."""
 
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules.collation import stack_images
-from datamodules.conversion.finalize import Rejected, close
-from datamodules.conversion.problems import ConversionStoppedError, FullDiskError, told_when_full
-from datamodules.conversion.run import WHOLE, Part, is_done, remove_stale
 from datamodules.latents.cutting import Crop, CutSample, CutSamples, stored_images
-from datamodules.latents.packing import pack_latents
 from datamodules.latents.plan import LatentPlan
-from datamodules.latents.record import LatentRecord
 from datamodules.shards import LATENTS_NAME, ShardIndex, write_shard
+from datamodules.shards.folder import (
+    WHOLE,
+    ConversionStoppedError,
+    FullDiskError,
+    Part,
+    Rejected,
+    close_folder,
+    is_done,
+    name_full_disk,
+    remove_stale,
+)
+from datamodules.shards.latents import LatentRecord, pack_latents
 from datamodules.streaming.stream import one_thread
-from mimdit.backbone.codec import VAECodec
 
 Sample = dict[str, Any]
 
 
-def encode_shards(plan: LatentPlan, codec: VAECodec, device: torch.device, *, part: Part = WHOLE, workers: int = 0) -> None:
-    """Write the part's shards that are not done yet.
+class Autoencoder(Protocol):
+    """Module whose posterior is stored, such as `mimdit.backbone.codec.VAECodec`."""
+
+    def moments(self, images: torch.Tensor) -> torch.Tensor:
+        """Return mean and log-variance ``[B, 2C, h, w]`` of images ``[B, 3, H, W]`` in 0..1."""
+
+    def to(self, device: torch.device) -> "Autoencoder":
+        """Move to a device."""
+
+    def eval(self) -> "Autoencoder":
+        """Switch to evaluation."""
+
+
+def encode_shards(plan: LatentPlan, codec: Autoencoder, device: torch.device, *, part: Part = WHOLE, workers: int = 0) -> None:
+    """Write the part's missing shards.
 
     Args:
-        plan: What to write; `datamodules.latents.plan.settle` must have put it down.
+        plan: The plan; `datamodules.latents.plan.settle` must have written it.
         codec: The autoencoder of the plan's record.
-        device: Where it works.
-        part: Which of the shards.
-        workers: Processes that read and cut images; 0 does it in this one.
+        device: Device of the autoencoder.
+        part: Part of the shards.
+        workers: Processes that read and cut images; 0 does it in this process.
 
     Raises:
-        ConversionStoppedError: The disk is full. What is finished stays; the same call continues.
+        ConversionStoppedError: The disk is full. Finished shards stay; the same call continues.
         ShardError: A shard of images is missing or damaged.
-        ValueError: Latents came out that are no numbers, or too large for the float type they are to be stored in.
+        ValueError: Latents are not finite, or too large for the float type of the stored latents.
     """
     shards = part.share(plan.shards)
     remove_stale(plan.folder, None if part == WHOLE else [shard.name for shard in shards])
@@ -55,34 +74,34 @@ def encode_shards(plan: LatentPlan, codec: VAECodec, device: torch.device, *, pa
             rejects: list[tuple[str, str]] = []
             samples = encoder.samples(itertools.islice(cut, shard.source.samples), rejects)
             try:
-                with told_when_full(plan.folder):
+                with name_full_disk(plan.folder):
                     write_shard(plan.folder / shard.name, shard.group, samples, rejects)
             except FullDiskError as error:
                 raise ConversionStoppedError(
-                    f"{error} Encoding stopped: {done} of {len(shards)} shards are finished and stay. When that is mended, the same call "
+                    f"{error} Encoding stopped: {done} of {len(shards)} shards are finished and stay. Fix that; then the same call "
                     "continues."
                 ) from error
             done += 1
 
 
 def close_when_done(plan: LatentPlan) -> tuple[ShardIndex, list[Rejected]] | int:
-    """Write the index if all shards are there; else return how many are missing.
+    """Write the index if all shards exist; otherwise return the number of missing ones.
 
-    Parts may do so at the same time: they write the same index.
+    Parts may call this at the same time: they write the same index.
     """
     missing = sum(not is_done(plan.folder, shard.name) for shard in plan.shards)
-    return missing or close(plan.folder, [shard.name for shard in plan.shards], plan.options())
+    return missing or close_folder(plan.folder, [shard.name for shard in plan.shards], plan.options())
 
 
 class _Encoder:
-    """The autoencoder at work, a batch at a time."""
+    """Autoencoder that encodes crops in batches."""
 
-    def __init__(self, codec: VAECodec, device: torch.device, record: LatentRecord) -> None:
+    def __init__(self, codec: Autoencoder, device: torch.device, record: LatentRecord) -> None:
         self.codec, self.device, self.record = codec, device, record
         self.dtype = getattr(torch, record.dtype)
 
     def samples(self, cut: Iterable[CutSample], rejects: list[tuple[str, str]]) -> Iterator[Sample]:
-        """Yield the samples of one shard, in batches of its own, so that its bytes depend on nothing before it; note what has none."""
+        """Yield the samples of one shard, in separate batches, so that its bytes do not depend on others; append rejected samples."""
         waiting: list[Crop] = []
         for sample in cut:
             if sample.problem is not None:
@@ -97,7 +116,7 @@ class _Encoder:
     @torch.inference_mode()
     def _encode(self, crops: list[Crop]) -> Iterator[Sample]:
         images = stack_images([crop.lq for crop in crops] + [crop.gt for crop in crops]).to(self.device)
-        # cuDNN's fastest algorithm may be another at each run; the same call is to give the same bytes.
+        # cuDNN's fastest algorithm may differ between runs; the same call must give the same bytes.
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with deterministic, torch.autocast(self.device.type, torch.bfloat16, enabled=self.record.compute == "bfloat16"):
             moments = self.codec.moments(images)
@@ -107,7 +126,7 @@ class _Encoder:
             if not (lq.isfinite().all() and gt.isfinite().all()):
                 raise ValueError(
                     f"The latents of {crop.key} are not all finite in {self.record.dtype}, computed in {self.record.compute}. Encode with "
-                    "--dtype=float32 and --compute=float32 to see whether the autoencoder is at fault."
+                    "--dtype=float32 and --compute=float32 to check the autoencoder."
                 )
             yield self._sample(crop, lq, gt)
 
@@ -125,5 +144,5 @@ def _counted(loader: DataLoader, bar: tqdm) -> Iterator[CutSample]:
 
 
 def _as_it_is(sample: CutSample) -> CutSample:
-    """Keep the DataLoader from turning arrays into tensors."""
+    """Return a sample unchanged: the DataLoader would turn arrays into tensors."""
     return sample

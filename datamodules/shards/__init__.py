@@ -1,17 +1,14 @@
-"""The shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder.
+"""Shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder. Not in the paper.
 
-A sample is ``<key>.lq.<suffix>``, ``<key>.gt.<suffix>`` (png, jpg, bmp, tif, webp) and ``<key>.json``; the key is
-``<group>/<name>`` and holds no dot. The json says ``group``, ``atoms`` (a list out of `mimdit.core.batch.ATOMS`), ``width``, ``height`` and
-whatever else its maker knew. Beside or in place of the images there may be ``<key>.latents.safetensors``: see `datamodules.latents`.
-Whatever else a tar holds is never read. (ours)
+A sample is ``<key>.lq.<suffix>``, ``<key>.gt.<suffix>`` (png, jpg, bmp, tif, webp) and ``<key>.json``; the key is ``<group>/<name>``
+without a dot. The json has ``group``, ``atoms`` (a list out of `mimdit.core.batch.ATOMS`), ``width``, ``height`` and further fields of its
+writer. Beside or instead of the images there may be ``<key>.latents.safetensors``: see `datamodules.latents`. Other members of a tar are
+never read.
 """
 
-from datamodules.shards.index import INDEX_NAME, SCHEMA, ShardEntry, ShardError, ShardIndex
-from datamodules.shards.locate import open_index, shard_place, sidecar_of
-from datamodules.shards.reader import RawSample, parse_sample, read_shard
-from datamodules.shards.sidecar import SampleSpan, Sidecar, sidecar_path
-from datamodules.shards.store import ShardStore, is_remote
-from datamodules.shards.writer import LATENTS_NAME, shard_name, write_shard
+from datamodules.shards.index import INDEX_NAME, SCHEMA, SampleSpan, ShardEntry, ShardError, ShardIndex, Sidecar, sidecar_path
+from datamodules.shards.store import ShardStore, is_remote, open_index, shard_place, sidecar_of
+from datamodules.shards.tar import LATENTS_NAME, RawSample, parse_sample, read_shard, shard_name, write_shard
 
 __all__ = [
     "INDEX_NAME",

@@ -1,4 +1,4 @@
-"""``index.json``: what a folder of shards holds, and the checks that it still holds it."""
+"""Index of a folder (``index.json``) and sidecars of its tars: their content, and the checks that it is still there."""
 
 import dataclasses
 import hashlib
@@ -12,23 +12,23 @@ from mimdit.core.files import replace_when_whole
 
 INDEX_NAME = "index.json"
 SCHEMA = 1
-"""Version of the layout of index, sidecars and tars; a reader refuses any other."""
+"""Version of the layout of index, sidecars and tars; readers refuse any other."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*\.tar")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*")
-"""What names may be made of: they become parts of paths, of URLs and of shell commands, and an index may be a stranger's."""
+"""Allowed names: they become parts of paths, of URLs and of shell commands, and an index may come from a stranger."""
 
 
 class ShardError(ValueError):
-    """A folder of shards that is missing, damaged or of another version; says which file and what to do."""
+    """A folder of shards that is missing, damaged or of another version; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One tar of the index: its file name, its group, how many samples and bytes it holds, and the SHA-256 of those bytes.
+    """One tar of the index: file name, group, number of samples and bytes, and the SHA-256 of those bytes.
 
     Raises:
-        ShardError: A name is more than letters, digits, ``_``, ``-``, ``+`` and single dots, or a number is none.
+        ShardError: A name contains more than letters, digits, ``_``, ``-``, ``+`` and single dots, or a number is invalid.
     """
 
     name: str
@@ -47,16 +47,16 @@ class ShardEntry:
         for value in (self.samples, self.bytes):
             if not isinstance(value, int) or value < 0:
                 raise ShardError(
-                    f"The entry of {self.name} tells of {value!r} samples or bytes, which is no number. Write the folder anew."
+                    f"The entry of {self.name} has {value!r} samples or bytes, which is not a number. Write the folder anew."
                 )
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The shards of one folder, sorted by name, with the options that made them.
+    """Shards of one folder, sorted by name, with the options that made them.
 
-    ``samples`` of an entry may be below what its tar holds (`first`); the tar's size is always checked in full. ``homes`` says where the
-    tars of an index that was joined from several lie, by their names; all others lie in ``folder``.
+    ``samples`` of an entry may be below the number in its tar (see `first`); the size of the tar is always checked in full. ``homes`` maps
+    tar names to folders in an index joined from several folders; all other tars are in ``folder``.
     """
 
     folder: Path | str
@@ -66,20 +66,20 @@ class ShardIndex:
 
     @classmethod
     def load(cls, folder: str | Path) -> "ShardIndex":
-        """Read ``folder/index.json`` and compare every listed tar's size with it.
+        """Read ``folder/index.json`` and check the size of every listed tar.
 
-        A tar that was cut short is read by webdataset without an error, hence the comparison.
+        The check is needed because webdataset reads a truncated tar without an error.
 
         Raises:
-            ShardError: The folder, the index or a listed tar is missing, the index is of another schema version or not valid, or a
-                tar has another size than listed.
+            ShardError: The folder, the index or a listed tar is missing, the index has another schema version or is invalid, or a tar has
+                another size than listed.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise ShardError(f"The shard folder {folder} does not exist. Give a folder that `mimdit shards …` has written, or write it.")
         path = folder / INDEX_NAME
         if not path.is_file():
-            remedy = "so it is not a finished folder of shards. Let `mimdit shards …` finish writing it."
+            remedy = "so this is not a finished folder of shards. Let `mimdit shards …` finish writing it."
             raise ShardError(f"{path} is missing, {remedy}")
         index = cls.parse(folder, path.read_bytes())
         index.check_sizes()
@@ -87,15 +87,15 @@ class ShardIndex:
 
     @classmethod
     def parse(cls, folder: Path | str, content: bytes) -> "ShardIndex":
-        """Read an index's content; no tar is looked at.
+        """Parse the content of an index, without checking any tar.
 
         Raises:
-            ShardError: It is of another schema version or not valid.
+            ShardError: It has another schema version or is invalid.
         """
         return cls(folder, *_parse(f"{folder}/{INDEX_NAME}", content))
 
     def save(self) -> None:
-        """Write ``index.json`` into the folder, whole or not at all."""
+        """Write ``index.json`` into the folder atomically."""
         content = {
             "schema": SCHEMA,
             "options": self.options,
@@ -106,7 +106,7 @@ class ShardIndex:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
     def check_sizes(self) -> None:
-        """Compare every listed tar's size on disk with the index.
+        """Compare the size of every listed tar with the index.
 
         Raises:
             ShardError: A tar is missing or has another size.
@@ -122,7 +122,7 @@ class ShardIndex:
                 )
 
     def path(self, shard: ShardEntry) -> Path:
-        """Return where the tar of an entry of a local folder lies."""
+        """Return the path of an entry's tar in a local folder."""
         return Path(self.homes.get(shard.name, self.folder)) / shard.name
 
     @property
@@ -132,7 +132,7 @@ class ShardIndex:
 
     @property
     def groups(self) -> dict[str, list[ShardEntry]]:
-        """The shards by group, groups and shards in the order of their names."""
+        """Shards by group; groups and shards are sorted by name."""
         groups: dict[str, list[ShardEntry]] = {}
         for shard in sorted(self.shards, key=lambda shard: (shard.group, shard.name)):
             groups.setdefault(shard.group, []).append(shard)
@@ -140,14 +140,14 @@ class ShardIndex:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each group's names, sample counts and checksums: equal when and only when its samples and their order are."""
+        """SHA-256 of each group's names, sample counts and checksums, equal if and only if its samples and their order are equal."""
         return {
             group: hashlib.sha256(json.dumps([(s.name, s.samples, s.sha256) for s in shards]).encode()).hexdigest()
             for group, shards in self.groups.items()
         }
 
     def first(self, count: int) -> "ShardIndex":
-        """Return an index of only ``count`` samples, spread evenly over the groups, the first of each group.
+        """Return an index of ``count`` samples only, spread evenly over the groups, the first of each group.
 
         Raises:
             ValueError: ``count`` is below 1.
@@ -158,7 +158,7 @@ class ShardIndex:
         sizes = {group: sum(shard.samples for shard in shards) for group, shards in groups.items()}
         quota = dict.fromkeys(groups, 0)
         for _ in range(min(count, self.samples)):
-            # The least filled group that has samples left; ties go to the earlier name.
+            # The least filled group with samples left; ties go to the earlier name.
             group = min((group for group in groups if quota[group] < sizes[group]), key=lambda group: quota[group])
             quota[group] += 1
         kept = []
@@ -172,7 +172,7 @@ class ShardIndex:
 
 
 def _parse(name: str, content: bytes) -> tuple[tuple[ShardEntry, ...], dict[str, Any]]:
-    """Read shards and options from an index's content."""
+    """Parse shards and options from the content of an index."""
     try:
         read = json.loads(content)
         schema = read["schema"]
@@ -182,3 +182,70 @@ def _parse(name: str, content: bytes) -> tuple[tuple[ShardEntry, ...], dict[str,
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ShardError(f"{name} is not a shard index ({type(error).__name__}: {error}). Write the folder anew.") from error
     raise ShardError(f"{name} has schema version {schema!r}; this version of the project reads {SCHEMA}. Write the folder anew.")
+
+
+@dataclass(frozen=True)
+class SampleSpan:
+    """Place of one sample in its tar: ``size`` bytes from byte ``offset`` on, including tar headers."""
+
+    key: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Sidecar of a tar: the tar's entry in the index, the span of every sample in stored order, and the rejected pairs.
+
+    ``rejects`` are names and reasons of pairs that were planned for the tar and could not be used. A shard is done when its sidecar exists.
+    """
+
+    entry: ShardEntry
+    spans: tuple[SampleSpan, ...]
+    rejects: tuple[tuple[str, str], ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write the sidecar beside its tar atomically."""
+        content = {
+            "schema": SCHEMA,
+            "entry": dataclasses.asdict(self.entry),
+            "spans": [dataclasses.astuple(span) for span in self.spans],
+            "rejects": self.rejects,
+        }
+        with replace_when_whole(sidecar_path(folder / self.entry.name)) as path:
+            path.write_text(json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, shard: Path) -> "Sidecar":
+        """Read the sidecar of a tar.
+
+        Raises:
+            ShardError: It is missing, damaged or of another schema version.
+        """
+        path = sidecar_path(shard)
+        if not path.is_file():
+            raise ShardError(f"The sidecar {path} of the shard {shard.name} is missing. Copy it again or write the folder anew.")
+        return cls.parse(str(path), path.read_bytes())
+
+    @classmethod
+    def parse(cls, name: str, content: bytes) -> "Sidecar":
+        """Parse the content of a sidecar; ``name`` is for the errors, which are the same as of `load`."""
+        try:
+            read = json.loads(content)
+            if read["schema"] == SCHEMA:
+                spans = tuple(SampleSpan(*span) for span in read["spans"])
+                entry = ShardEntry(**read["entry"])
+                if any(not 0 <= span.offset < span.offset + span.size <= entry.bytes for span in spans):
+                    raise ShardError(f"{name} lists samples beyond its tar of {entry.bytes} bytes. Write the folder anew.")
+                rejects = tuple((str(name), str(reason)) for name, reason in read.get("rejects", ()))
+                return cls(entry, spans, rejects)
+        except ShardError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{name} is not a sidecar ({type(error).__name__}: {error}). Write the folder anew.") from error
+        raise ShardError(f"{name} has schema version {read['schema']!r}; this version of the project reads {SCHEMA}. Write it anew.")
+
+
+def sidecar_path(shard: Path) -> Path:
+    """Return the path of a tar's sidecar: ``08Haze-000012.json`` for ``08Haze-000012.tar``."""
+    return shard.with_suffix(".json")

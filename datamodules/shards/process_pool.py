@@ -1,4 +1,4 @@
-"""Independent pieces of work in spawned processes of one thread each."""
+"""Run independent tasks in spawned processes of one thread each."""
 
 import os
 import pickle
@@ -14,8 +14,6 @@ from typing import TypeVar
 
 import cv2
 
-from mimdit.core.user_errors import message_to_user
-
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Task = TypeVar("Task")
@@ -23,20 +21,20 @@ Result = TypeVar("Result")
 
 
 def in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Result]]:
-    """Call ``function`` with every task and yield each with its result when it is done; tasks are begun in their order.
+    """Call ``function`` on every task and yield each task with its result once it is done; tasks start in their order.
 
-    The first error ends it: tasks that have begun are finished, the others are not begun. An error that is the user's to mend is raised
-    here as it was raised there.
+    The first error ends the work: running tasks are completed, the others do not start. The error is raised here as in the other process,
+    with the traceback of that process as a note.
 
     Args:
-        function: A function of a module; it and the tasks are pickled.
-        tasks: What to call it with.
+        function: A module-level function; it and the tasks are pickled.
+        tasks: Its arguments.
         workers: Processes, each with one thread; 1 works in this process.
 
     Raises:
         ValueError: ``workers`` is below 1.
         ChildProcessError: A process was killed.
-        RuntimeError: A bug, with its traceback in the other process.
+        RuntimeError: An error that cannot be pickled, with its traceback in the other process.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1.")
@@ -53,14 +51,14 @@ def in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], work
                 yield running.pop(future), _result(future.result())
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                f"A worker process was killed, most likely because the memory was used up. Give fewer workers than {workers}."
+                f"A worker process was killed, most likely because memory ran out. Give fewer workers than {workers}."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    """Prepare a process: one thread, and an end when the process that started it was killed, as it would wait for work for ever."""
+    """Limit a process to one thread, and end it when its parent was killed: it would wait for work for ever."""
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -72,24 +70,24 @@ def _end_with_parent() -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process hands over instead of an exception: Python loses the place it was raised at, and cannot unpickle every one."""
+    """An error of another process: Python loses its traceback, and cannot unpickle every exception."""
 
     error: Exception | None
     text: str
 
 
 def _guarded(function: Callable[[Task], Result], task: Task) -> Result | _Failure:
-    """Call the function in the other process."""
+    """Call the function in the other process, and return its error as a value."""
     try:
         return function(task)
-    except Exception as error:  # every error is handed over
-        return _Failure(error if message_to_user(error) is not None and _survives_pickling(error) else None, traceback.format_exc())
+    except Exception as error:  # raised by `_result` in the parent
+        return _Failure(error if _survives_pickling(error) else None, traceback.format_exc())
 
 
 def _survives_pickling(error: Exception) -> bool:
     try:
         return str(pickle.loads(pickle.dumps(error))) == str(error)
-    except Exception:  # whatever its class does on the way, it does not survive
+    except Exception:  # pickling runs the code of its class, which may raise anything
         return False
 
 
@@ -98,12 +96,13 @@ def _result(result: Result | _Failure) -> Result:
         return result
     if result.error is None:
         raise RuntimeError(f"A worker process failed:\n{result.text}")
+    result.error.add_note(f"In a worker process:\n{result.text}")
     raise result.error
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Let processes that are started meanwhile use one thread each; the variables must be set before numpy loads."""
+    """Limit processes started in this block to one thread each; the variables must be set before numpy loads."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

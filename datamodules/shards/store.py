@@ -1,47 +1,50 @@
-"""Where shards lie: opening them for positioned reads, from local disks directly, from anywhere else through a local cache."""
+"""Access to shards: open what a config names, for positioned reads, local ones directly and remote ones through a local cache."""
 
+import dataclasses
+import glob
 import hashlib
 import os
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.shards.index import ShardError
+from datamodules.shards.index import INDEX_NAME, ShardEntry, ShardError, ShardIndex, Sidecar
 from mimdit.core.files import replace_when_whole
 
 _CHUNK = 1 << 20
 
 
 def is_remote(place: str) -> bool:
-    """Whether ``place`` is a URL or command that webdataset's openers read as a stream (``https://…``, ``gs://…``, ``pipe:…``)."""
+    """Return true for a URL or command that webdataset's openers read as a stream (``https://…``, ``gs://…``, ``pipe:…``)."""
     return "://" in place or is_pipe(place)
 
 
 def is_pipe(place: str) -> bool:
-    """Whether ``place`` is a shell command whose output is read."""
+    """Return true for a shell command whose output is read."""
     return place.strip().lower().startswith("pipe:")
 
 
 def place_of(folder: str, name: str) -> str:
-    """Where file ``name`` of a folder is: ``{}`` in a URL stands for the name, else it is appended."""
+    """Return the place of file ``name`` in a folder: the name replaces ``{}`` in a URL, else it is appended."""
     if is_remote(folder):
         return folder.replace("{}", name) if "{}" in folder else f"{folder.rstrip('/')}/{name}"
     return str(Path(folder) / name)
 
 
 class ShardStore:
-    """Opens shards and the small files beside them.
+    """Opener of shards and the small files beside them.
 
-    Positioned reads need a file that can seek. Local files are opened as they are, unless a cache is set; what cannot seek is copied
-    whole into the cache first, and there the file longest unused goes when the bound is passed. Processes may share a cache: a file
-    appears under its name when it is whole, and one that is removed stays readable for who has it open.
+    Positioned reads need a seekable file. Local files are opened directly, unless a cache is set; other files are first copied into the
+    cache, from which the least recently used one is removed at the size limit. Processes may share a cache: a file appears under its name
+    when it is complete, and a removed file stays readable for processes that have it open.
 
     Args:
-        cache: Folder of local copies; None reads local shards in place, and remote ones not at all.
-        cache_gib: Most GiB of copies to keep; one shard is always kept.
-        timeout: Seconds that copying one shard may take before it counts as missing.
-        attempts: How often a copy is tried.
-        allow_pipes: Whether ``pipe:`` places are run, by a shell with this process's rights. False refuses them, wherever they come from.
+        cache: Folder of local copies; None reads local shards directly and refuses remote ones.
+        cache_gib: Maximum size of the copies in GiB; one shard is always kept.
+        timeout: Seconds to copy one shard before it counts as missing.
+        attempts: Attempts to copy a shard.
+        allow_pipes: If true, ``pipe:`` places run in a shell with this process's rights; otherwise they are refused.
     """
 
     def __init__(
@@ -64,13 +67,13 @@ class ShardStore:
         """Open a shard of ``size`` bytes, seekable and unbuffered.
 
         Raises:
-            ShardError: It is missing, has another size, took too long to copy, is remote while no cache is set, or a ``pipe:`` that is
-                not allowed.
+            ShardError: It is missing, has another size, took too long to copy, is remote without a cache, or is a ``pipe:`` that is not
+                allowed.
         """
         self._refuse_pipe(place)
         if self.cache is None:
             if is_remote(place):
-                raise ShardError(f"{place} cannot be read at positions. Set data.cache to a local folder, where shards are copied first.")
+                raise ShardError(f"{place} is remote and not seekable. Set data.cache to a local folder for copies of the shards.")
             try:
                 return _open_local(place, size)
             except OSError as error:
@@ -83,14 +86,14 @@ class ShardStore:
                 file = _open_local(str(copy), size)
                 os.utime(copy)
                 return file
-            except OSError as error:  # also where another process made room between the copy and the opening
+            except OSError as error:  # also if another process removed the copy before it was opened
                 if attempt == self.attempts:
                     raise ShardError(f"The shard {place} could not be copied in {attempt} attempts ({error}).") from error
                 time.sleep(min(2.0**attempt, 30.0) if is_remote(place) else 0.0)
         raise AssertionError("the last attempt returns or raises")
 
     def read_small(self, place: str) -> bytes:
-        """Read an index or a sidecar whole, anew each time.
+        """Read an index or a sidecar, anew each time.
 
         Raises:
             ShardError: It is missing, cannot be read, or is a ``pipe:`` that is not allowed.
@@ -103,10 +106,10 @@ class ShardStore:
             raise ShardError(f"{place} cannot be read ({error}). Is it a finished folder of shards?") from error
 
     def _refuse_pipe(self, place: str) -> None:
-        """Raise where a place is a command and none may run."""
+        """Raise if a place is a command and commands are not allowed."""
         if is_pipe(place) and not self.allow_pipes:
             raise ShardError(
-                f"{place!r} is a shell command, which is run only where the config says so. If you trust whoever wrote it, set "
+                f"{place!r} is a shell command, which runs only if the config allows it. If you trust its author, set "
                 "data.allow_pipes: true."
             )
 
@@ -118,13 +121,13 @@ class ShardStore:
             while chunk := source.read(_CHUNK):
                 copied += target.write(chunk)
                 if time.monotonic() - started > self.timeout:
-                    raise OSError(f"{copied} of {size} bytes in {self.timeout:.0f} s; shard_timeout allows no more")
+                    raise OSError(f"{copied} of {size} bytes in {self.timeout:.0f} s, the limit of shard_timeout")
             if copied != size:
                 raise OSError(f"{copied} bytes came, the index lists {size}")
         self._make_room(copy)
 
     def _make_room(self, newest: Path) -> None:
-        """Remove the copies that were not used for longest until the bound holds."""
+        """Remove the least recently used copies until the size limit holds."""
         found = []
         for path in self.cache.glob("*.tar"):
             try:
@@ -141,13 +144,13 @@ class ShardStore:
 
 
 def _stream(place: str) -> BinaryIO:
-    """Open a place, to be read once from front to back: what is remote through webdataset's openers.
+    """Open a place to read it once from front to back, remote ones through webdataset's openers.
 
-    What is not must not get there: they would run a local file's name that starts as a command does.
+    Local places must not reach those: they would run a file name that starts like a command.
     """
     if not is_remote(place):
         return open(place, "rb")
-    from webdataset.gopen import gopen  # here: it imports torch, which the processes that write shards do without
+    from webdataset.gopen import gopen  # imported here because it imports torch, which processes that write shards do not need
 
     return gopen(place)
 
@@ -161,7 +164,87 @@ def _open_local(path: str, size: int) -> BinaryIO:
 
 
 def _flat(place: str) -> str:
-    """A file name that no other place has, ending as the shard's own."""
+    """Return a file name that is unique to a place and ends like the shard's own."""
     tail = place.rstrip("/").split("/")[-1].split(" ")[0]
     tail = tail if tail.endswith(".tar") else "shard.tar"
     return f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{tail}"
+
+
+def open_index(places: str | list[str], store: ShardStore) -> ShardIndex:
+    """Read the index of ``places``, joined if there are several.
+
+    A place is a local folder, a glob of folders (``data/foundir-*``), a glob of tars inside a folder (``data/foundir/0?*.tar``), or the URL
+    of a folder (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where a file name replaces ``{}``, which the store
+    must allow).
+
+    Raises:
+        ShardError: A place matches nothing, an index or a local tar is missing or damaged, two folders have shards of one name, or their
+            latents cannot form one batch.
+    """
+    places = [places] if isinstance(places, str) else list(places)
+    if not places:
+        raise ShardError("No folder of shards is named. Give at least one.")
+    indices = [index for place in places for index in _open(place, store)]
+    return indices[0] if len(indices) == 1 else _join(indices)
+
+
+def sidecar_of(index: ShardIndex, shard: ShardEntry, store: ShardStore) -> Sidecar:
+    """Read the sidecar of an index's entry, local or remote.
+
+    Raises:
+        ShardError: It is missing, damaged, or lists fewer samples than the index.
+    """
+    folder = index.homes.get(shard.name, str(index.folder))
+    name = Path(shard.name).with_suffix(".json").name
+    place = place_of(folder, name)
+    sidecar = Sidecar.parse(place, store.read_small(place))
+    if len(sidecar.spans) < shard.samples:
+        raise ShardError(f"{place} lists {len(sidecar.spans)} samples, the index {shard.samples}: it is from another tar. Copy it again.")
+    return sidecar
+
+
+def shard_place(index: ShardIndex, shard: ShardEntry) -> str:
+    """Return the place of an entry's tar."""
+    return place_of(index.homes.get(shard.name, str(index.folder)), shard.name)
+
+
+def _open(place: str, store: ShardStore) -> list[ShardIndex]:
+    """Return the indices of one place."""
+    if is_remote(place):
+        return [ShardIndex.parse(place, store.read_small(place_of(place, INDEX_NAME)))]
+    if not glob.has_magic(place):
+        return [ShardIndex.load(place)]
+    folder, pattern = Path(place).parent, Path(place).name
+    if (folder / INDEX_NAME).is_file():
+        index = ShardIndex.load(folder)
+        shards = tuple(shard for shard in index.shards if fnmatch(shard.name, pattern))
+        if not shards:
+            raise ShardError(f"No shard that {folder / INDEX_NAME} lists matches {pattern}. Its groups: {', '.join(index.groups)}.")
+        return [dataclasses.replace(index, shards=shards)]
+    folders = sorted(path for path in glob.glob(place) if (Path(path) / INDEX_NAME).is_file())
+    if not folders:
+        raise ShardError(f"{place} matches no folder of shards (one with an {INDEX_NAME}).")
+    return [ShardIndex.load(path) for path in folders]
+
+
+def _join(indices: list[ShardIndex]) -> ShardIndex:
+    homes: dict[str, str] = {}
+    for index in indices:
+        for shard in index.shards:
+            if shard.name in homes:
+                raise ShardError(f"{homes[shard.name]} and {index.folder} both have a shard {shard.name}. Convert both into one folder.")
+            homes[shard.name] = str(index.folder)
+    if len({_latents_of(index) for index in indices}) > 1:
+        contents = "; ".join(f"{index.folder} holds {_latents_of(index) or 'only images'}" for index in indices)
+        raise ShardError(f"These folders cannot form one batch: {contents}. Encode all with one autoencoder and one crop.")
+    shards = tuple(sorted((shard for index in indices for shard in index.shards), key=lambda shard: shard.name))
+    return ShardIndex(", ".join(str(index.folder) for index in indices), shards, indices[0].options, homes)
+
+
+def _latents_of(index: ShardIndex) -> str | None:
+    """Describe the properties that cached latents of one batch must share; None if there are no latents."""
+    latents = index.options.get("latents")
+    if latents is None:
+        return None
+    images = " with images" if latents["images"] else ""
+    return f"latents of {latents['crop']} pixels by the autoencoder of sha256 {latents['codec']['sha256']}{images}"

@@ -1,33 +1,30 @@
-"""Listing what a source of image pairs holds: FoundIR as it is released or unpacked, a list, or any two folders."""
+"""Listing of image pairs: FoundIR as it is released or unpacked, a list, or any two folders."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from datamodules.degradations.groups import atoms_of_group
-from datamodules.sources.archives import Archives
-from datamodules.sources.folders import images_below, visible_folders
-from datamodules.sources.group_names import NO_GROUP, choose_groups, is_group
-from datamodules.sources.lists import read_list
+from datamodules.sources.layouts import NO_GROUP, Archives, choose_groups, images_below, is_group, read_list, visible_folders
 from datamodules.sources.pairing import SIDES, FoundImage, Listing, Reject, Side, SourcePair, pair_by_stem
 
-__all__ = ["Listing", "Reject", "SourcePair", "list_foundir", "list_meta", "list_pairs"]
+__all__ = ["Listing", "Reject", "SourcePair", "list_foundir", "list_meta", "list_pair_folders", "list_pairs"]
 
 _Folders = Mapping[str, list[tuple[Side, Path]]]
-"""The folders of ground truths and of degraded images, by group."""
+"""Folders of ground truths and of degraded images, by group."""
 
 
-def list_foundir(root: Path, *, groups: Collection[str] | None = None) -> Listing:
-    """List a data set that is laid out as FoundIR, finding out by looking in which of its layouts.
+def list_pairs(root: Path, *, groups: Collection[str] | None = None) -> Listing:
+    """List the pairs of a source in one of FoundIR's layouts, which is detected.
 
     Args:
-        root: A folder of archives ``<group>.zip`` with their volumes, of ``<group>/{GT,LQ}``, or of ``{GT,LQ}/<group>``; or a text file
-            of "GT, LQ" lines, relative to its own folder.
-        groups: Which groups to list; None is all.
+        root: A folder of archives ``<group>.zip`` with their volumes, of ``<group>/{GT,LQ}``, or of ``{GT,LQ}/<group>``; or a text file of
+            "GT, LQ" lines, relative to its own folder.
+        groups: Groups to list; None for all.
 
     Raises:
-        ValueError: There is none of these layouts, or more than one; a group is missing; an archive lacks a volume or is damaged; or
-            nothing makes a pair. The message names what was found.
+        ValueError: None of these layouts is found, or more than one; a group is missing; an archive lacks a volume or is damaged; or there
+            are no pairs. The message names what was found.
     """
     root = Path(root)
     if root.suffix.lower() == ".txt" and root.is_file():
@@ -50,13 +47,17 @@ def list_foundir(root: Path, *, groups: Collection[str] | None = None) -> Listin
     return _assemble(root, layout, chosen, lambda group: _images_in(folders[group], root), files, skipped)
 
 
+list_foundir = list_pairs
+"""Earlier name of `list_pairs`."""
+
+
 def list_meta(root: Path, meta: Path, *, groups: Collection[str] | None = None) -> Listing:
-    """List the pairs that a text file names, in lines "GT, LQ" of paths below ``root``, such as ``08Haze/GT/1.png, 08Haze/LQ/1.jpg``.
+    """List the pairs in a text file of "GT, LQ" lines with paths below ``root``, such as ``08Haze/GT/1.png, 08Haze/LQ/1.jpg``.
 
     The group is the first folder of a path that is named as one; the stem is the ground truth's path below its group and ``GT/``.
 
     Raises:
-        ValueError: A line is not of this form or names no group, or none of the files is there; the message names the line.
+        ValueError: A line has another form or names no group, or none of the files exists; the message names the line.
     """
     root, meta = Path(root), Path(meta)
     results = list(read_list(root, meta))
@@ -66,11 +67,11 @@ def list_meta(root: Path, meta: Path, *, groups: Collection[str] | None = None) 
     return _listing(root, "list", [result for result in results if result.group in chosen], files, [])
 
 
-def list_pairs(lq: Path, gt: Path, *, group: str) -> Listing:
-    """List the images of two folders, and of the folders in them, that have the same path but for the suffix.
+def list_pair_folders(lq: Path, gt: Path, *, group: str) -> Listing:
+    """List the images of two folders and their sub-folders that have the same path apart from the suffix.
 
     Raises:
-        ValueError: A folder is missing, or one lies in the other; the group's name has an unknown part; or nothing makes a pair.
+        ValueError: A folder is missing, or one is inside the other; the group's name has an unknown part; or there are no pairs.
     """
     atoms_of_group(group)
     folders = {"LQ": Path(os.path.abspath(lq)), "GT": Path(os.path.abspath(gt))}
@@ -79,7 +80,7 @@ def list_pairs(lq: Path, gt: Path, *, group: str) -> Listing:
             raise ValueError(f"{folder} is not a folder.")
     inner, outer = folders["LQ"].resolve(), folders["GT"].resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise ValueError(f"The folders {lq} and {gt} must lie apart: the images of one would be taken for those of the other.")
+        raise ValueError(f"The folders {lq} and {gt} must be separate: images in both would be ambiguous.")
     root = Path(os.path.commonpath(folders.values()))
     sides = [(side, folders[side]) for side in SIDES]
     return _assemble(root, "pair folders", [group], lambda _: _images_in(sides, root), {}, [])
@@ -93,12 +94,12 @@ def _assemble(
     files: dict[str, int],
     skipped: list[str],
 ) -> Listing:
-    """Pair the images of one group after the other."""
+    """Pair the images group by group."""
     return _listing(root, layout, [result for group in groups for result in pair_by_stem(group, images_of(group))], files, skipped)
 
 
 def _listing(root: Path, layout: str, results: list[SourcePair | Reject], files: dict[str, int], skipped: list[str]) -> Listing:
-    """Sort pairs from rejects."""
+    """Separate pairs from rejects."""
     pairs = sorted((result for result in results if isinstance(result, SourcePair)), key=lambda pair: (pair.group, pair.stem))
     rejects = sorted(result for result in results if isinstance(result, Reject))
     if not pairs:
@@ -113,13 +114,13 @@ def _images_in(folders: Iterable[tuple[Side, Path]], root: Path) -> Iterable[Fou
 
 
 def _group_folders(root: Path, skipped: list[str]) -> _Folders:
-    """``<group>/GT`` and ``<group>/LQ``, by group; one of the two is enough to be found."""
+    """Return ``<group>/GT`` and ``<group>/LQ`` by group, also if only one of the two exists."""
     folders = {folder.name: sides for folder in visible_folders(root) if (sides := _sides_in(folder))}
     return _named_as_groups(folders, skipped)
 
 
 def _side_folders(root: Path, skipped: list[str]) -> _Folders:
-    """``GT/<group>`` and ``LQ/<group>``, by group."""
+    """Return ``GT/<group>`` and ``LQ/<group>`` by group."""
     folders: dict[str, list[tuple[Side, Path]]] = {}
     for side, side_folder in _sides_in(root):
         for folder in visible_folders(side_folder):
@@ -140,7 +141,7 @@ def _no_layout(root: Path, candidates: Mapping[str, Collection[str]], skipped: l
     found = "; ".join(f"{layout}: {', '.join(sorted(groups))}" for layout, groups in candidates.items() if groups)
     if found:
         return f"{root} holds more than one layout ({found}), which would give every pair twice. Move all but one to another folder."
-    aside = f" Left aside: {', '.join(skipped)}." if skipped else ""
+    aside = f" Skipped: {', '.join(skipped)}." if skipped else ""
     return (
         f"{root} holds no data set in a layout of FoundIR. Looked for archives <group>.zip with their volumes <group>.z01, …; for folders "
         f"<group>/GT and <group>/LQ; and for folders GT/<group> and LQ/<group>; a group is named like 08Haze or 09Lowlight_Haze.{aside} "

@@ -1,4 +1,4 @@
-"""Stored files, each a file of its own or a member of a zip archive, and reading them."""
+"""Stored files, each a separate file or a member of a zip archive, and their reader."""
 
 import os
 import struct
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.spanned_zip import open_archive
-from datamodules.sources.volumes import Volumes
+from datamodules.sources.spanned_zip import Volumes, open_archive
 
 MOST_DESCRIPTORS = 64
 """Volumes that a reader keeps open at once."""
@@ -20,16 +19,16 @@ _USUAL_EXTRA = 64  # zip 3.0 writes 28 bytes, 48 with Zip64
 
 
 class CorruptMemberError(ValueError):
-    """The stored bytes are bad; the message names the member and what is wrong."""
+    """The stored bytes are damaged; the message names the member and the damage."""
 
 
 class SourceGoneError(ValueError):
-    """A file or volume that was listed is missing, unreadable or of another size; the message names it and the remedy."""
+    """A listed file or volume is missing, unreadable or of another size; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One stored file: a file of its own, or a member of a (spanned) zip archive."""
+    """One stored file: a separate file, or a member of a (spanned) zip archive."""
 
     name: str
     """Path inside the source, with "/", for messages and records: ``08Haze/GT/0347236.jpg``."""
@@ -38,34 +37,34 @@ class Member:
     size: int
     """Bytes of the file itself, uncompressed."""
     offset: int = 0
-    """Zip: of the local header, over all volumes one after the other."""
+    """Zip: offset of the local header, over all volumes one after the other."""
     compressed: int = -1
-    """Zip: bytes as stored; -1 marks a file of its own."""
+    """Zip: bytes as stored; -1 for a separate file."""
     method: int = 0
-    """Zip: 0 stored, 8 deflated."""
+    """Zip: 0 for stored, 8 for deflated."""
     crc: int | None = None
     """Zip: CRC-32 of the file itself, from the central directory."""
 
     def to_list(self) -> list[Any]:
-        """The fields as a short list for JSON; an empty name is that of the source."""
+        """Return the fields as a short list for JSON; an empty name stands for the source's name."""
         name = "" if self.name == self.source else self.name
         zipped = [] if self.compressed < 0 else [self.offset, self.compressed, self.method, self.crc]
         return [name, self.source, self.size, *zipped]
 
     @classmethod
     def from_list(cls, fields: list[Any]) -> "Member":
-        """The member that `to_list` made ``fields`` of."""
+        """Return the member of a `to_list`."""
         name, source, *rest = fields
         return cls(name or source, source, *rest)
 
 
 class MemberReader:
-    """Reads members, each with one positioned read (a member that lies in several volumes: one of each).
+    """Reader of members, each with one positioned read (one per volume if a member spans several).
 
     Args:
         root: The folder that the members' sources are relative to.
-        files: Bytes of the volumes when they were listed, by path below ``root`` (`Listing.files`). A volume that is shorter since then
-            moves what follows it, so without this its members are taken for corrupt ones. None trusts the volumes as they are.
+        files: Bytes of the volumes when they were listed, by path below ``root`` (`Listing.files`). A volume that became shorter shifts all
+            following bytes, so without this its members would count as corrupt. None skips the check.
     """
 
     def __init__(self, root: Path, files: Mapping[str, int] | None = None) -> None:
@@ -86,11 +85,12 @@ class MemberReader:
             os.close(self._descriptors.popitem()[1])
 
     def read(self, member: Member) -> bytes:
-        """Return the bytes of the file that was stored, whole and checked.
+        """Return the checked bytes of a stored file.
 
         Raises:
-            CorruptMemberError: A zip member has another header, size or checksum than the central directory says, or is not deflated data.
-            SourceGoneError: A file or volume is missing, cannot be read or is not as long as it was.
+            CorruptMemberError: The header, size or checksum of a zip member differs from the central directory, or its deflated data is
+                damaged.
+            SourceGoneError: A file or volume is missing, cannot be read or has another size.
         """
         return self._read_file(member) if member.compressed < 0 else self._read_zipped(member)
 
@@ -115,7 +115,7 @@ class MemberReader:
         if signature != b"PK\x03\x04":
             raise _corrupt(member, "its local header is not one")
         if method != member.method or flags & 1:
-            raise _corrupt(member, f"its local header says method {method} and flags {flags:#x}, the directory method {member.method}")
+            raise _corrupt(member, f"its local header has method {method} and flags {flags:#x}, the directory method {member.method}")
         start = _LOCAL.size + name_size + extra_size
         stop = start + member.compressed
         if stop > len(span):
@@ -125,7 +125,7 @@ class MemberReader:
         return _checked(member, _inflated(member, span[start:stop]) if method else span[start:stop])
 
     def _volumes(self, source: str) -> Volumes:
-        """The volumes of an archive, compared with what was listed when they are first needed."""
+        """Return the volumes of an archive, compared with the listing on first use."""
         if source not in self._archives:
             archive = self._root / source
             try:
@@ -147,7 +147,7 @@ class MemberReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _descriptor(self, path: Path) -> int:
-        """The descriptor of a volume; the one that was not used for longest makes room."""
+        """Return the descriptor of a volume; the least recently used one is closed at the limit."""
         if path in self._descriptors:
             self._descriptors.move_to_end(path)
         else:
@@ -165,7 +165,7 @@ def _open(path: Path) -> int:
 
 
 def _read_at(descriptor: int, path: Path, offset: int, length: int) -> bytes:
-    """Read ``length`` bytes; one read gives less only at the file's end, or above 2 GiB."""
+    """Read ``length`` bytes; one read returns fewer only at the end of the file, or above 2 GiB."""
     parts = []
     while length:
         try:
@@ -182,7 +182,7 @@ def _read_at(descriptor: int, path: Path, offset: int, length: int) -> bytes:
 def _inflated(member: Member, data: bytes) -> bytes:
     inflater = zlib.decompressobj(-15)
     try:
-        found = inflater.decompress(data, member.size + 1)  # one more shows that there is more, and does not unpack what a bomb holds
+        found = inflater.decompress(data, member.size + 1)  # one byte more detects excess data without unpacking a bomb
     except zlib.error as error:
         raise _corrupt(member, f"its deflated data is damaged ({error})") from error
     if not inflater.eof and len(found) <= member.size:

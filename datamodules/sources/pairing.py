@@ -1,4 +1,4 @@
-"""Pairs of stored images, and how the images of a group become pairs."""
+"""Pairs of stored images, and how the images of a group are paired."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from datamodules.sources.members import Member
 Side = Literal["GT", "LQ"]
 SIDES: tuple[Side, ...] = ("GT", "LQ")
 IMAGE_SUFFIXES = frozenset({"png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"})
-"""What an image's name ends with, in any case; what it really is, its first bytes tell."""
+"""Suffixes of image names, in any case; the first bytes decide the actual format."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePair:
-    """A degraded image and its ground truth. The stem is unique inside its group and may hold "/" and "."."""
+    """A degraded image and its ground truth. The stem is unique in its group and may contain "/" and "."."""
 
     group: str
     stem: str
@@ -28,7 +28,7 @@ class SourcePair:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reject:
-    """What was listed and is no pair: the group, the stem, and why."""
+    """A listed name that is not a pair: group, stem and reason."""
 
     group: str
     name: str
@@ -37,15 +37,15 @@ class Reject:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds.
+    """Pairs of a source.
 
     Args:
         root: The folder that all sources are relative to.
         layout: "archives", "group folders", "side folders", "list" or "pair folders".
         pairs: Sorted by group and stem.
         rejects: Sorted.
-        files: Bytes by path below ``root`` of every volume of an archive and of a list; nothing for folders.
-        skipped: What was left aside as a whole, and why, for whoever reads the plan.
+        files: Bytes of every volume of an archive and of a list, by path below ``root``; empty for folders.
+        skipped: Skipped archives and folders with reasons, for readers of the plan.
     """
 
     root: Path
@@ -57,7 +57,7 @@ class Listing:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the layout, the pairs, the rejects and the files: equal for equal sources, wherever they lie."""
+        """SHA-256 over the layout, the pairs, the rejects and the files, equal for equal sources in any place."""
         digest = hashlib.sha256()
         for pair in self.pairs:
             digest.update(json.dumps([pair.group, pair.stem, pair.lq.to_list(), pair.gt.to_list()]).encode())
@@ -67,7 +67,7 @@ class Listing:
 
 
 class FoundImage(NamedTuple):
-    """An image on its way into a pair."""
+    """An image that is not paired yet."""
 
     side: Side
     stem: str
@@ -77,7 +77,7 @@ class FoundImage(NamedTuple):
 
 
 def split_image_path(path: str) -> list[str] | None:
-    """The parts of an image's path, the last without its suffix; None if it is no image, hidden, or what macOS adds to a zip."""
+    """Return the parts of an image's path, the last without suffix; None for other files, hidden ones, and macOS's additions to a zip."""
     stem, dot, suffix = path.removeprefix("./").rpartition(".")
     if not dot or suffix.lower() not in IMAGE_SUFFIXES:
         return None
@@ -87,7 +87,7 @@ def split_image_path(path: str) -> list[str] | None:
 
 
 def pair_by_stem(group: str, images: Iterable[FoundImage]) -> Iterator[SourcePair | Reject]:
-    """Yield the pairs of a group sorted by stem; in place of one that is incomplete, ambiguous or unreadable, the reason."""
+    """Yield the pairs of a group sorted by stem; an incomplete, ambiguous or unreadable pair gives a `Reject`."""
     stems: dict[str, list[FoundImage]] = {}
     for image in images:
         stems.setdefault(image.stem, []).append(image)

@@ -1,1 +1,1 @@
-"""The endless training stream: the samples' order (`order`, `mixture`, `partition`), the batches (`stream`), where it stands (`state`)."""
+"""Endless training stream: sample order (`order`, `mixture`, `partition`), batches (`stream`) and resumable state (`state`)."""

@@ -1,7 +1,6 @@
-"""Groups without training data of their own: composed on the fly from another group's clean images.
+"""Groups without training data of their own, composed on the fly from another group's clean images. Not in the paper.
 
-FoundIR's training archives have nothing for three of its test groups, 18Lowlight_Blur_Noise, 19Lowlight_Blur_JPEG and
-20Lowlight_Noise_JPEG. (ours)
+FoundIR's training archives lack three of its test groups: 18Lowlight_Blur_Noise, 19Lowlight_Blur_JPEG and 20Lowlight_Noise_JPEG.
 """
 
 import numpy as np
@@ -17,7 +16,7 @@ def check_composed(composed: dict[str, str], groups: list[str]) -> None:
     """Check a map from composed groups to the groups whose clean images they degrade.
 
     Raises:
-        ValueError: A composed group is there already or cannot be made, or a source is not there.
+        ValueError: A composed group has shards already or cannot be made, or a source is missing.
     """
     for group, source in composed.items():
         if source not in groups:

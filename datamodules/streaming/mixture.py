@@ -1,7 +1,7 @@
-"""How much of each group an epoch takes, and where each group's line stands: the mixture of the training stream.
+"""Mixture of the training stream: samples of each group per epoch, and positions in the groups' orders. Not in the paper.
 
-A group's line never starts over. Epoch e continues it by the group's quota; without weights the quota is the group's size, so an epoch is
-one pass over everything. (ours; FoundIR trains on isolated groups first, then on all, arXiv 2412.01427)
+A group's order never starts over: epoch e continues it by the group's quota. Without weights the quota is the group's size, so that an
+epoch uses every sample once. (FoundIR trains on isolated groups first, then on all, arXiv 2412.01427.)
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mixture:
-    """Quotas of the chosen groups, in samples an epoch, and the positions of all groups' lines at ``first_epoch``.
+    """Quotas of the chosen groups, in samples per epoch, and the positions in all groups' orders at ``first_epoch``.
 
-    ``bases`` also keeps the positions of groups that are not chosen now, for the day they are chosen again.
+    ``bases`` also keeps the positions of groups that are not chosen now, in case they are chosen again.
     """
 
     quotas: dict[str, int]
@@ -26,11 +26,11 @@ class Mixture:
         return sum(self.quotas.values())
 
     def start(self, group: str, epoch: int) -> int:
-        """Position of a group's line at which ``epoch`` begins; passes over the group are counted through."""
+        """Return the position in a group's order at which ``epoch`` begins, counted over all repeats of the group."""
         return self.bases.get(group, 0) + (epoch - self.first_epoch) * self.quotas.get(group, 0)
 
     def followed_by(self, quotas: dict[str, int], *, first_epoch: int) -> "Mixture":
-        """The mixture of other quotas from ``first_epoch`` on: every group's line continues where this one leaves it then."""
+        """Return the mixture with other quotas from ``first_epoch`` on; every group's order continues from its position there."""
         groups = sorted({*self.bases, *self.quotas, *quotas})
         return Mixture(dict(quotas), {group: self.start(group, first_epoch) for group in groups}, first_epoch)
 
@@ -47,19 +47,19 @@ class Mixture:
 def make_quotas(
     sizes: dict[str, int], *, groups: list[str] | None = None, weights: dict[str, float] | None = None, temperature: float | None = None
 ) -> dict[str, int]:
-    """Share out an epoch, as long as the chosen groups together, among them.
+    """Distribute an epoch, as long as the chosen groups together, among them.
 
     Args:
-        sizes: Samples of every group there is.
-        groups: The chosen groups; None for all, or for those that ``weights`` names.
+        sizes: Samples of all groups.
+        groups: The chosen groups; None for all, or for the keys of ``weights``.
         weights: Relative number of samples of each chosen group; None for their sizes.
-        temperature: Takes ``size ** (1 / temperature)`` for weights: 1 is the sizes, large values make all groups alike.
+        temperature: Weights are ``size ** (1 / temperature)``: 1 gives the sizes, large values make all groups alike.
 
     Raises:
-        ValueError: A name is unknown, a weight is missing, negative or all are zero, or both weights and temperature are given.
+        ValueError: A name is unknown, a weight is missing or negative, all are zero, or both weights and temperature are given.
     """
     if weights is not None and temperature is not None:
-        raise ValueError("data.weights and data.temperature are both set; each says how much of a group to take. Set one of them.")
+        raise ValueError("data.weights and data.temperature are both set; each sets the samples of a group. Set one of them.")
     chosen = list(groups) if groups is not None else sorted(weights) if weights is not None else sorted(sizes)
     for name in (*chosen, *(weights or ())):
         if name not in sizes:
@@ -84,7 +84,7 @@ def make_quotas(
 
 
 def _largest_remainders(weights: dict[str, float], total: int) -> dict[str, int]:
-    """Whole numbers proportional to ``weights`` that add up to ``total``, at least one each."""
+    """Return whole numbers proportional to ``weights`` that sum to ``total``, at least one each."""
     shares = {group: weight / sum(weights.values()) * total for group, weight in weights.items()}
     quotas = {group: max(1, int(share)) for group, share in shares.items()}
     by_remainder = sorted(shares, key=lambda group: (quotas[group] - shares[group], group))

@@ -1,8 +1,9 @@
-"""The order of the training stream: pure arithmetic on (seed, epoch, position), so that any position can be reached without replay.
+"""Order of the training stream: a function of (seed, epoch, position), so that any position is reached without replay. Not in the paper.
 
-Pass ``p`` over a group is a line: its shards permuted by (seed, group, p), the samples inside each by (seed, group, p, shard). Epoch ``e``
-continues each group's line by the group's quota (`datamodules.streaming.mixture`); the groups' lines are interleaved by a permutation of
-group labels drawn from (seed, e). This one line is cut by sample count among the consumers (`datamodules.streaming.partition`). (ours)
+Each group has an endless order: repeat ``r`` shows its shards permuted by (seed, group, r), and the samples inside each shard permuted by
+(seed, group, r, shard). Epoch ``e`` continues each group's order by the group's quota (`datamodules.streaming.mixture`), and interleaves
+the groups by a permutation of group labels drawn from (seed, e). The resulting order of an epoch is cut by sample count among the consumers
+(`datamodules.streaming.partition`).
 """
 
 import logging
@@ -20,23 +21,23 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One use of a sample: the stored sample, the group it was drawn for, and which pass over that group this is."""
+class SampleUse:
+    """One use of a sample: the stored sample, the group it is used for, and how often the group's samples were all used before."""
 
     sample: RawSample
     group: str
-    turn: int
+    repeat: int
 
 
-class Line:
-    """The endless line of samples over shards.
+class SampleOrder:
+    """Endless order of the samples in shards.
 
     Args:
         index: The shards.
-        mixture: How much of each group an epoch takes; None for all of everything.
+        mixture: Samples of each group per epoch; None for all samples of all groups.
         seed: Seed of the order.
         store: Opens the shards; None for local ones.
-        sources: Where the samples of a group that has no shards come from: another group's name. See `datamodules.streaming.composed`.
+        sources: For a group without shards, the group whose samples it uses; see `datamodules.streaming.composed`.
         slow: Seconds of reading one sample after which its shard is reported as slow.
 
     Raises:
@@ -63,46 +64,46 @@ class Line:
         self.slow = slow
 
     def __len__(self) -> int:
-        """Number of samples of one epoch."""
+        """Return the number of samples in one epoch."""
         return self.mixture.samples
 
-    def read(self, epoch: int, start: int, stop: int) -> Iterator[Draw]:
-        """Yield the samples ``start`` to ``stop`` − 1 of an epoch's line, opening only the shards they lie in, one a group at a time.
+    def read(self, epoch: int, start: int, stop: int) -> Iterator[SampleUse]:
+        """Yield the samples ``start`` to ``stop`` − 1 of an epoch, opening only their shards, one per group at a time.
 
-        Of a shard that cannot be opened or read, samples without content come that tell the `RawSample.problem`.
+        A shard that cannot be opened or read yields samples without content but with a `RawSample.problem`.
         """
         groups = sorted(self.mixture.quotas)
         labels = self._labels(groups, epoch)
-        passed = np.bincount(labels[:start], minlength=len(groups))
+        before = np.bincount(labels[:start], minlength=len(groups))
         wanted = np.bincount(labels[start:stop], minlength=len(groups))
-        lines = [
-            self._read_group(group, self.mixture.start(group, epoch) + int(before), int(count))
-            for group, before, count in zip(groups, passed, wanted)
+        orders = [
+            self._read_group(group, self.mixture.start(group, epoch) + int(passed), int(count))
+            for group, passed, count in zip(groups, before, wanted)
         ]
         try:
             for label in labels[start:stop]:
-                yield next(lines[label])
+                yield next(orders[label])
         finally:
-            for line in lines:
-                line.close()
+            for order in orders:
+                order.close()
 
     def _labels(self, groups: list[str], epoch: int) -> np.ndarray:
-        """Return which group each position of an epoch's line belongs to, int16 ``[len(self)]``."""
+        """Return the group of each position of an epoch, int16 ``[len(self)]``."""
         labels = np.repeat(np.arange(len(groups), dtype=np.int16), [self.mixture.quotas[group] for group in groups])
         return named_rng(self.seed, epoch, "groups").permutation(labels)
 
-    def _read_group(self, group: str, position: int, wanted: int) -> Iterator[Draw]:
-        """Yield ``wanted`` samples of a group's line from ``position`` on, through as many passes as it takes."""
+    def _read_group(self, group: str, position: int, wanted: int) -> Iterator[SampleUse]:
+        """Yield ``wanted`` samples of a group's order from ``position`` on, over as many repeats as needed."""
         shards = self.shards[group]
         size = sum(shard.samples for shard in shards)
         while wanted:
-            turn, skipped = divmod(position, size)
-            for shard in (shards[i] for i in named_rng(self.seed, turn, "shards", group).permutation(len(shards))):
+            repeat, skipped = divmod(position, size)
+            for shard in (shards[i] for i in named_rng(self.seed, repeat, "shards", group).permutation(len(shards))):
                 taken = max(0, min(wanted, shard.samples - skipped))
                 if taken:
-                    order = named_rng(self.seed, turn, "samples", group, shard.name).permutation(shard.samples)
+                    order = named_rng(self.seed, repeat, "samples", group, shard.name).permutation(shard.samples)
                     for sample in self._read_shard(shard, order[skipped : skipped + taken].tolist()):
-                        yield Draw(sample, group, turn)
+                        yield SampleUse(sample, group, repeat)
                 skipped = max(0, skipped - shard.samples)
                 position, wanted = position + taken, wanted - taken
                 if not wanted:

@@ -1,8 +1,7 @@
-"""The endless training stream: batches cut from the line by the workers, each batch carrying its reader's position.
+"""Endless training stream: workers cut batches from the sample order, and each batch carries its consumer's position. Not in the paper.
 
 A consumer is one worker process of one rank (without worker processes: the rank itself); there are ``world_size × max(1, num_workers)`` of
-them. Its position is (lap, offset in its slice of that lap), and that is all there is to its state: see `datamodules.streaming.partition`.
-(ours)
+them. A consumer's whole state is its position, (pass, offset in its slice of the pass): see `datamodules.streaming.partition`.
 """
 
 import itertools
@@ -17,23 +16,61 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from datamodules.augmentation import crop_and_flip
 from datamodules.collation import collate, collate_latents
 from datamodules.decoding import BadSampleError, LatentPair, Pair, decode_latents, decode_pair
-from datamodules.latents.record import LatentRecord
 from datamodules.rng import named_rng
-from datamodules.streaming.bad_samples import BadSamples, TooManyBadSamplesError
+from datamodules.shards.latents import LatentRecord
 from datamodules.streaming.composed import composed_pair
-from datamodules.streaming.order import Draw, Line
-from datamodules.streaming.partition import Laps
-from datamodules.streaming.progress import Progress
+from datamodules.streaming.order import SampleOrder, SampleUse
+from datamodules.streaming.partition import Partition, Progress
 from mimdit.core.batch import Batch
 
 _log = logging.getLogger(__name__)
 
 
-class StreamBatch(Batch):
-    """A training batch, and where its consumer stands after it: [consumer, lap, offset], plain integers that stay off the device.
+class TooManyBadSamplesError(ValueError):
+    """More distinct samples, or shards, than allowed could not be used; the message lists them."""
 
-    ``draw`` names each pair's use: the pass over its group, its key and the number of the crop. What is random about it is drawn from the
-    seed and this name, so neither ranks nor workers nor resumption change it.
+
+class BadSamples:
+    """Distinct bad samples and lost shards found so far, by place, with the reason.
+
+    Args:
+        limit: Distinct samples tolerated.
+        shard_limit: Distinct shards tolerated that cannot be opened or read.
+    """
+
+    def __init__(self, limit: int, shard_limit: int) -> None:
+        self.limit, self.shard_limit = limit, shard_limit
+        self.reasons: dict[str, str] = {}
+        """Reason for each sample."""
+        self.lost_shards: dict[str, str] = {}
+        """Reason for each shard; all its samples are skipped until it can be read again."""
+
+    def add(self, place: str, reason: str, whole_shard: bool) -> bool:
+        """Count a sample, or a whole shard, and return true if it is new.
+
+        Raises:
+            TooManyBadSamplesError: The count exceeds the limit now.
+        """
+        known = self.lost_shards if whole_shard else self.reasons
+        if place in known:
+            return False
+        known[place] = reason
+        if len(known) > (self.shard_limit if whole_shard else self.limit):
+            what, name = ("shards", "max_lost_shards") if whole_shard else ("samples", "max_bad_samples")
+            listing = "\n".join(f"- {reason}" for reason in known.values())
+            limit = self.shard_limit if whole_shard else self.limit
+            raise TooManyBadSamplesError(
+                f"{len(known)} training {what} could not be used, more than {name}={limit} allows. "
+                f"Repair the shards, or raise {name} if the rest is enough:\n{listing}"
+            )
+        return True
+
+
+class StreamBatch(Batch):
+    """Training batch with its consumer's position after it: [consumer, pass, offset], plain integers that stay off the device.
+
+    ``draw`` names the use of each pair: the repeat of its group, its key and the number of the crop. All random choices for a pair depend
+    on the seed and this name only, so ranks, workers and resumption do not change them.
     """
 
     draw: list[str]
@@ -41,36 +78,36 @@ class StreamBatch(Batch):
 
 
 class TrainStream(IterableDataset):
-    """Whole batches of decoded, cropped pairs, or of cached latents, without end.
+    """Endless batches of decoded, cropped pairs, or of cached latents.
 
-    Rank and world size are given, never looked up: in a spawned worker there is neither a process group nor an environment to ask, and
-    every rank would read the same.
+    Rank and world size are arguments: a spawned worker has neither a process group nor an environment to read them from, and every rank
+    would read the same samples.
 
     Args:
-        line: The order of the samples.
-        batch_size: Pairs a batch.
+        order: Order of the samples.
+        batch_size: Pairs per batch.
         crop: Side of the random square window in pixels.
         crops: Windows cut from each decoded image; divides ``batch_size``.
-        laps: How the line is cut; None for a run that starts.
-        composed: Groups that are made from another's clean images.
-        flip: Whether to turn and mirror at random.
-        latents: How the shards' latents were made, to deliver those; None to deliver images. Latents are neither cropped nor flipped here.
-        frozen: Whether to draw crops and flips once for all epochs (for overfitting on purpose).
-        rank: This process's number.
-        world_size: How many processes train.
+        partition: Partition of the order among consumers; None for a new run.
+        composed: Groups that are made from another group's clean images.
+        flip: If true, rotate by quarter turns and mirror at random.
+        latents: Record of the shards' latents, to deliver those; None to deliver images. Latents are neither cropped nor flipped here.
+        frozen: If true, all epochs use the same crops and flips (for overfitting on purpose).
+        rank: Rank of this process.
+        world_size: Number of ranks.
         num_workers: Worker processes of this rank; 0 reads in the training process.
         max_bad_samples: Distinct unusable samples tolerated.
-        max_lost_shards: Distinct shards that cannot be read tolerated.
+        max_lost_shards: Distinct unreadable shards tolerated.
     """
 
     def __init__(
         self,
-        line: Line,
+        order: SampleOrder,
         *,
         batch_size: int,
         crop: int,
         crops: int = 1,
-        laps: Laps | None = None,
+        partition: Partition | None = None,
         composed: frozenset[str] = frozenset(),
         flip: bool = True,
         latents: LatentRecord | None = None,
@@ -82,10 +119,10 @@ class TrainStream(IterableDataset):
         max_lost_shards: int = 10,
     ) -> None:
         super().__init__()
-        self.line = line
+        self.order = order
         self.batch_size = batch_size
         self.crop, self.crops = crop, crops
-        self.laps = laps or Laps(len(line))
+        self.partition = partition or Partition(len(order))
         self.composed = composed
         self.flip = flip
         self.latents = latents
@@ -96,71 +133,71 @@ class TrainStream(IterableDataset):
         self.limits = max_bad_samples, max_lost_shards
         # Shared memory: persistent workers keep their copy of this dataset, and must learn where a new iteration starts.
         self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
-        self.start_from(Progress(self.workers, self.laps.first))
+        self.start_from(Progress(self.workers, self.partition.first))
 
     def start_from(self, progress: Progress) -> None:
-        """Let the next iteration continue where ``progress`` stands.
+        """Let the next iteration continue from ``progress``.
 
-        The DataLoader asks worker 0 first, always; so worker 0 takes the consumer whose turn it is.
+        The DataLoader always takes the first batch from worker 0, so worker 0 becomes the consumer of the next batch.
         """
         for worker in range(self.workers):
-            consumer = (progress.turn + worker) % self.workers
+            consumer = (progress.next_consumer + worker) % self.workers
             self._starts[worker] = torch.tensor([consumer, *progress.positions[consumer]])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield `StreamBatch`es, each with a further entry ``bad``: what was skipped since the last, as arguments of `BadSamples.add`."""
+        """Yield `StreamBatch`es with a further entry ``bad``: the samples skipped since the last one, as arguments of `BadSamples.add`."""
         info = get_worker_info()
         local, *start = self._starts[info.id if info else 0].tolist()
         consumer = self.rank * self.workers + local
         bad = BadSamples(*self.limits)
         collated = collate if self.latents is None else collate_latents
         pairs: list[Pair | LatentPair] = []
-        draws: list[str] = []
+        names: list[str] = []
         skipped: list[tuple[str, str, bool]] = []
         unusable = 0
-        for lap, offset, draw in self._draws(consumer, *start):
+        for pass_number, offset, use in self._uses(consumer, *start):
             try:
-                crops = self._crops(draw)
+                crops = self._crops(use)
                 pairs += crops
-                draws += [f"{draw.turn}/{draw.sample.key}/{number}" for number in range(len(crops))]
+                names += [f"{use.repeat}/{use.sample.key}/{number}" for number in range(len(crops))]
                 unusable = 0
             except BadSampleError as error:
                 unusable += 1
-                skipped.append((draw.sample.place, str(error), draw.sample.problem is not None))
+                skipped.append((use.sample.place, str(error), use.sample.problem is not None))
                 bad.add(*skipped[-1])
-                if unusable > len(self.line):
-                    raise TooManyBadSamplesError(f"No sample of {self.line.index.folder} can be used; the last one: {error}") from error
+                if unusable > len(self.order):
+                    raise TooManyBadSamplesError(f"No sample of {self.order.index.folder} can be used; the last one: {error}") from error
             if len(pairs) == self.batch_size:
-                yield {**collated(pairs), "draw": draws, "position": [consumer, lap, offset], "bad": skipped}
-                pairs, draws, skipped = [], [], []
+                yield {**collated(pairs), "draw": names, "position": [consumer, pass_number, offset], "bad": skipped}
+                pairs, names, skipped = [], [], []
 
-    def _draws(self, consumer: int, lap: int, offset: int) -> Iterator[tuple[int, int, Draw]]:
+    def _uses(self, consumer: int, pass_number: int, offset: int) -> Iterator[tuple[int, int, SampleUse]]:
         """Yield a consumer's samples from a position on, each with the position after it."""
-        for current in itertools.count(lap):
-            for part in self.laps.ranges(current, consumer, self.consumers, offset):
-                for draw in self.line.read(*part):
+        for current in itertools.count(pass_number):
+            for part in self.partition.ranges(current, consumer, self.consumers, offset):
+                for use in self.order.read(*part):
                     offset += 1
-                    yield current, offset, draw
+                    yield current, offset, use
             offset = 0
 
-    def _crops(self, draw: Draw) -> list[Pair] | list[LatentPair]:
-        """Decode a sample and cut its crops, each with the draws that belong to its key, its pass and its number."""
+    def _crops(self, use: SampleUse) -> list[Pair] | list[LatentPair]:
+        """Decode a sample and cut its crops; the random choices for each depend on the key, the repeat and the number of the crop."""
         if self.latents is not None:
-            return [decode_latents(draw.sample, self.latents.shape)]
-        turn = 0 if self.frozen else draw.turn
-        rngs = [named_rng(self.line.seed, turn, "sample", draw.sample.key, number) for number in range(self.crops)]
-        if draw.group in self.composed and not draw.sample.problem:
-            return [composed_pair(draw.sample, draw.group, self.crop, rng, flip=self.flip) for rng in rngs]
-        pair = decode_pair(draw.sample)
+            return [decode_latents(use.sample, self.latents.shape)]
+        repeat = 0 if self.frozen else use.repeat
+        rngs = [named_rng(self.order.seed, repeat, "sample", use.sample.key, number) for number in range(self.crops)]
+        if use.group in self.composed and not use.sample.problem:
+            return [composed_pair(use.sample, use.group, self.crop, rng, flip=self.flip) for rng in rngs]
+        pair = decode_pair(use.sample)
         return [crop_and_flip(pair, self.crop, rng, flip=self.flip) for rng in rngs]
 
 
 class StreamLoader(DataLoader):
-    """A DataLoader over a `TrainStream` whose every iteration continues where the counted batches end, and which counts bad samples.
+    """DataLoader of a `TrainStream` whose iterations continue after the last counted batch; counts bad samples.
 
     Args:
         stream: The batches.
-        progress: What was consumed; read at the start of an iteration, never written here.
+        progress: Counted batches; read at the start of an iteration, never changed here.
         options: Further arguments of ``torch.utils.data.DataLoader``.
     """
 
@@ -173,7 +210,7 @@ class StreamLoader(DataLoader):
         """Yield batches without end.
 
         Raises:
-            TooManyBadSamplesError: This rank's workers met too many distinct samples or shards that cannot be used.
+            TooManyBadSamplesError: The workers of this rank found too many distinct unusable samples or shards.
         """
         self.progress.forget_pending()
         self.dataset.start_from(self.progress)
@@ -189,5 +226,5 @@ class StreamLoader(DataLoader):
 
 
 def one_thread(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker process: its thread pool does not survive a fork, and cores are counted by workers."""
+    """Limit OpenCV to one thread in a worker process: its thread pool does not survive a fork, and workers already use all cores."""
     cv2.setNumThreads(0)

@@ -1,1 +1,1 @@
-"""What is made rather than found: clean scenes to train on, photographs degraded to validate and test, and the quickstart's shards."""
+"""Generated data: clean scenes to train on, degraded photographs to validate and test on, and the quickstart's shards."""

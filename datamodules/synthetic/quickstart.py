@@ -1,7 +1,7 @@
-"""The quickstart's shards: made scenes and crops of a folder's photographs to train on, other photographs to validate and test on.
+"""The quickstart's shards: generated scenes and crops of a folder's photographs to train on, other photographs to validate and test on.
 
-Every sample is drawn from (seed, its number) and every shard's content is planned before any is written, so the bytes depend neither on
-the number of processes nor on interruptions.
+Every sample is drawn from (seed, number of the sample), and the content of every shard is planned before any is written. So the bytes
+depend neither on the number of processes nor on interruptions.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from datamodules.degradations import CLEAN, GROUPS, degrade
 from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
 from datamodules.shards.process_pool import in_processes
-from datamodules.synthetic.crops import draw_crop, read_photograph
-from datamodules.synthetic.photographs import TEST, VALIDATION, photograph_crop
+from datamodules.synthetic.photographs import TEST, VALIDATION, photograph_crop, random_crop, read_photograph
 from datamodules.synthetic.scenes import make_scene
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -27,10 +26,10 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one sample is made: a clean image of ``size`` pixels, degraded as ``group`` says with ``formulas``.
+    """Parameters of one sample: a clean image of ``size`` pixels, degraded as ``group`` says with ``formulas``.
 
-    The clean image is a scene from ``seed`` (``source`` is ``"scene"``), a crop of the file ``photograph`` of the folder of training
-    photographs (``"folder"``), with another tone where ``retoned``, or else the middle of scikit-image's photograph ``source``.
+    ``source`` is ``"scene"`` for a scene from ``seed``, ``"folder"`` for a crop of the file ``photograph`` of the training photographs
+    (with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used.
     """
 
     key: str
@@ -44,14 +43,14 @@ class Recipe:
     formulas: str = "original"
 
     def fields(self) -> dict[str, Any]:
-        """Return what is stored beside the pixels; what came later is left out at its default, so that older bytes stay as they are."""
+        """Return the fields stored beside the pixels, without later additions at their defaults, so that older bytes stay the same."""
         late = {each.name: each.default for each in dataclasses.fields(self) if each.default is not dataclasses.MISSING}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in late or value != late[name]}
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Training photographs: their folder, the file names in it, the share of samples made from them, and of those the share retoned."""
+    """Training photographs: folder, file names in it, fraction of samples made from them, and of those the fraction retoned."""
 
     folder: Path
     names: tuple[str, ...]
@@ -80,11 +79,10 @@ def train_recipes(
     photographs: Photographs | None = None,
     formulas: str = "original",
 ) -> list[Recipe]:
-    """Plan the training samples: a share ``clean`` undegraded, the rest over FoundIR's groups, single atoms twice as often as coupled.
+    """Plan the training samples: a fraction ``clean`` undegraded, the rest over FoundIR's groups, single atoms twice as often as coupled.
 
-    Undegraded images teach the model to leave alone what needs nothing. Severities are uniform in ``min_severity``..``max_severity``.
-    A share of the samples is made from ``photographs`` instead of scenes: their groups, severities and seeds are the same either way.
-    Not in the paper.
+    Undegraded images teach the model to leave clean images unchanged. Severities are uniform in ``min_severity``..``max_severity``. A
+    fraction of the samples is made from ``photographs`` instead of scenes, with the same groups, severities and seeds. Not in the paper.
     """
     degraded = [group for group in GROUPS if group != CLEAN]
     odds = np.array([2.0 if len(GROUPS[group]) == 1 else 1.0 for group in degraded])
@@ -99,7 +97,7 @@ def train_recipes(
 
 
 def _of_photograph(recipe: Recipe, photographs: Photographs, rng: np.random.Generator) -> Recipe:
-    """Turn a share of the scenes into crops; the draws keep their order whatever the shares, so other shares change as little as can be."""
+    """Turn a fraction of the scenes into crops; the order of random numbers does not depend on the fractions."""
     crop, name, retoned = rng.random() < photographs.share, photographs.names[rng.integers(len(photographs.names))], rng.random()
     if not crop:
         return recipe
@@ -134,19 +132,19 @@ def plan_shards(folder: Path, recipes: list[Recipe], shard_size: int, photograph
 def write_folders(
     folders: dict[Path, list[Recipe]], options: dict[str, Any], *, shard_size: int, workers: int, photographs: Path | None = None
 ) -> None:
-    """Write every folder's shards that are not there yet, then its index.
+    """Write every folder's missing shards, then its index.
 
     Args:
         folders: The samples of each folder.
-        options: What the samples were made with; recorded in each index.
-        shard_size: Samples a shard.
+        options: Options of the samples; recorded in each index.
+        shard_size: Samples per shard.
         workers: Processes, each with one thread; 1 works in this process.
         photographs: Folder of the photographs that samples name.
     """
     plans = {folder: plan_shards(folder, recipes, shard_size, photographs) for folder, recipes in folders.items()}
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".*.tmp"):  # left by a process that was killed
+        for stale in folder.glob(".*.tmp"):  # left behind by a killed process
             stale.unlink()
     todo = [plan for listed in plans.values() for plan in listed if not _is_done(plan)]
     total = sum(len(recipes) for recipes in folders.values())
@@ -166,7 +164,7 @@ def _written(plans: list[ShardPlan], workers: int) -> Iterator[ShardPlan]:
 
 
 def _is_done(plan: ShardPlan) -> bool:
-    """A shard is done when its sidecar exists, lists the planned samples, and the tar has the size it says."""
+    """Return true if a shard's sidecar exists and lists the planned samples, and its tar has the recorded size."""
     if not plan.path.with_suffix(".json").is_file() or not plan.path.is_file():
         return False
     sidecar = Sidecar.load(plan.path)
@@ -180,11 +178,11 @@ def write_plan(plan: ShardPlan) -> None:
 
 
 def make_sample(recipe: Recipe, photographs: Path | None = None) -> dict[str, Any]:
-    """Make a stored sample: clean image, degraded image, both as PNG, and what they are.
+    """Make a stored sample: clean image and degraded image as PNG, and their description.
 
     Args:
-        recipe: What to make.
-        photographs: The folder of the photograph that the recipe names, if any.
+        recipe: Parameters of the sample.
+        photographs: Folder of the photograph in the recipe, if any.
 
     Raises:
         ValueError: The photograph cannot be read or is too small.
@@ -206,8 +204,8 @@ def _clean_image(recipe: Recipe, photographs: Path | None) -> np.ndarray:
     if recipe.source == "scene":
         return make_scene(recipe.size, seed=recipe.seed)
     if recipe.source == "folder":
-        assert photographs is not None, "a recipe that names a file needs its folder"
-        return draw_crop(read_photograph(photographs / recipe.photograph), recipe.size, seed=recipe.seed, retoned=recipe.retoned)
+        assert photographs is not None, "a recipe with a file name needs the folder"
+        return random_crop(read_photograph(photographs / recipe.photograph), recipe.size, seed=recipe.seed, retoned=recipe.retoned)
     return photograph_crop(recipe.source, recipe.size)
 
 
@@ -233,9 +231,9 @@ def quickstart_folders(
     train_photographs: Photographs | None = None,
     formulas: str = "original",
 ) -> dict[Path, list[Recipe]]:
-    """Plan all samples of the quickstart: folders ``train``, ``validation`` (one draw of each photograph and group) and ``test``.
+    """Plan all samples of the quickstart: folders ``train``, ``validation`` (each photograph and group once) and ``test``.
 
-    ``train_photographs``, ``formulas`` and the limits of the severity concern ``train`` only: validation and test stay comparable.
+    ``train_photographs``, ``formulas`` and the severity limits apply to ``train`` only: validation and test stay comparable.
     """
     chosen = {"photographs": train_photographs, "formulas": formulas, "min_severity": min_severity, "max_severity": max_severity}
     photographs = {"size": photograph_size, "severities": severities, "seed": seed}

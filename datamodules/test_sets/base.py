@@ -1,4 +1,4 @@
-"""What a benchmark is to the evaluation: a list of images to restore, most with a ground truth, and what could not be paired."""
+"""Base of test sets: a list of images to restore, most with a ground truth, and the images without a partner."""
 
 import re
 from abc import ABC, abstractmethod
@@ -17,7 +17,14 @@ Images = tuple[np.ndarray, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of a benchmark. ``key`` is unique in its group, ``load`` reads and decodes; it can be sent to another process."""
+    """An image of a test set.
+
+    Attributes:
+        group: Degradation group.
+        key: Name that is unique in its group.
+        degradations: What degraded it, `mimdit.core.batch.ATOMS` and others.
+        load: Function that reads and decodes it; it can be pickled.
+    """
 
     group: str
     key: str
@@ -27,7 +34,7 @@ class Entry:
 
 @dataclass
 class Contents:
-    """The images of a benchmark, and a line for each that has no partner."""
+    """The images of a test set, and a line for each image without a partner."""
 
     entries: list[Entry] = field(default_factory=list)
     unpaired: list[str] = field(default_factory=list)
@@ -38,21 +45,23 @@ class Contents:
         return self
 
 
-class Benchmark(ABC):
-    """A benchmark in one layout.
+class TestSet(ABC):
+    """A test set in one layout.
 
     Args:
-        root: The folder that holds it.
+        root: Folder of the test set.
         groups: Groups to evaluate; null is all.
-        keys: A regular expression that an image's key must contain to be evaluated, such as ``severity(080|100)``; null is all.
+        keys: Regular expression; only images whose keys contain it are evaluated, such as ``severity(080|100)``; null is all.
         crop: Cut input and truth centrally to multiples of this many pixels before anything else, as PromptIR's protocol does with 16; null
             is the layout's own protocol, 1 leaves the images whole.
-        metrics: Metrics for this benchmark alone, beside those of all.
-        allow_unpaired: Evaluate the pairs although some images have no partner; they are listed all the same.
+        metrics: Further metrics, for this test set only.
+        allow_unpaired: If true, evaluate the pairs although some images have no partner; those are listed in the results.
     """
 
+    __test__ = False  # pytest collects classes of this name
+
     CROP = 1
-    """The protocol's own cropping."""
+    """Cropping of the layout's own protocol."""
 
     def __init__(
         self,
@@ -72,7 +81,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def find(self) -> Contents:
-        """List what is under the root, all groups.
+        """List the images of all groups under the root.
 
         Raises:
             ValueError: The root is not laid out like this.
@@ -80,13 +89,13 @@ class Benchmark(ABC):
 
     @cached_property
     def contents(self) -> Contents:
-        """The images of the groups that are asked for, in their order.
+        """The images of the chosen groups, in their order.
 
         Raises:
             ValueError: The root is missing or not laid out like this, or lacks a group.
         """
         if not self.root.exists():
-            raise ValueError(f"{self.root} does not exist; give the folder that holds the benchmark")
+            raise ValueError(f"{self.root} does not exist; give the folder that holds the test set")
         found = self.find()
         if self.groups is not None:
             present = {entry.group for entry in found.entries}
@@ -97,14 +106,16 @@ class Benchmark(ABC):
             found = Contents([entry for entry in found.entries if self.keys.search(entry.key)], found.unpaired)
         if not found.entries:
             unpaired = f"; without a partner: {'; '.join(found.unpaired[:5])}" if found.unpaired else ""
-            raise ValueError(
-                f"{self.root} holds no image that {type(self).__name__} knows how to evaluate, or none of the keys asked for{unpaired}"
-            )
+            raise ValueError(f"{self.root} holds no image in the layout of {type(self).__name__}, or none with the chosen keys{unpaired}")
         (name, times), *_ = Counter((entry.group, entry.key) for entry in found.entries).most_common(1)
         assert times == 1, f"{name} is listed {times} times"
         return found
 
     def protocol(self) -> dict[str, Any]:
-        """What its numbers depend on, for the results."""
+        """Return the settings that its numbers depend on, for the results."""
         keys = None if self.keys is None else self.keys.pattern
         return {"layout": type(self).__name__, "root": str(self.root), "groups": self.groups, "keys": keys, "crop": self.crop}
+
+
+Benchmark = TestSet
+"""Older name of `TestSet`, for users' own subclasses."""

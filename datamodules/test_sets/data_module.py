@@ -1,4 +1,4 @@
-"""The LightningDataModule of evaluation: any number of benchmarks at once, every image on one rank."""
+"""LightningDataModule of evaluation: any number of test sets at once, every image on one rank."""
 
 from typing import Any
 
@@ -9,62 +9,77 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.collation import stack_images
 from datamodules.streaming.stream import one_thread
-from datamodules.test_sets.base import Benchmark, Entry
+from datamodules.test_sets.base import Entry, TestSet
 from mimdit.core.batch import ATOMS, Batch
 
 SHOWN = 10
-"""Unpaired images that an error names."""
+"""Most unpaired images in an error."""
 
 
-class BenchmarkDataModule(L.LightningDataModule):
-    """The images of benchmarks, one by one, as `mimdit.core.batch.Batch` with ``benchmark``; without ``gt`` where there is no truth.
+class TestSetDataModule(L.LightningDataModule):
+    """The images of test sets, one by one, as `mimdit.core.batch.Batch` with ``test_set``; without ``gt`` where there is no truth.
 
-    Over several ranks each has the same number of images: where they do not divide, the first come again, so that sharded models, whose
-    ranks step together, can be tested; who scores must count by benchmark, group and key.
+    Every rank has the same number of images, so that sharded models, whose ranks step together, can be tested: where the images do not
+    divide, the first come again. Scores must therefore be counted once by test set, group and key.
 
     Args:
-        benchmarks: Benchmarks by the names they have in the results.
-        num_workers: Worker processes a rank that read and decode; 0 reads in the testing process.
-        prefetch: Images each worker process prepares ahead.
-        limit: Images of each group to take at most, spread evenly, for a quick look; 0 is all.
+        test_sets: Test sets by their names in the results.
+        benchmarks: Older name of ``test_sets``, which it replaces where both are given.
+        num_workers: Worker processes per rank that read and decode; 0 reads in the testing process.
+        prefetch: Images that each worker process prepares ahead.
+        limit: Most images of each group, spread evenly, for a quick look; 0 is all.
+
+    Raises:
+        ValueError: There is no test set, or a number is out of range.
     """
 
-    def __init__(self, benchmarks: dict[str, Benchmark], *, num_workers: int = 1, prefetch: int = 2, limit: int = 0) -> None:
+    __test__ = False  # pytest collects classes of this name
+
+    def __init__(
+        self,
+        test_sets: dict[str, TestSet] | None = None,
+        *,
+        benchmarks: dict[str, TestSet] | None = None,
+        num_workers: int = 1,
+        prefetch: int = 2,
+        limit: int = 0,
+    ) -> None:
         super().__init__()
-        if not benchmarks:
-            raise ValueError("data.benchmarks is empty; give at least one, such as GoPro: {class_path: PairFolders, init_args: {root: …}}")
+        test_sets = test_sets if benchmarks is None else benchmarks
+        if not test_sets:
+            raise ValueError("data.test_sets is empty; give at least one, such as GoPro: {class_path: PairFolders, init_args: {root: …}}")
         for name, value, least in (("num_workers", num_workers, 0), ("prefetch", prefetch, 1), ("limit", limit, 0)):
             if value < least:
                 raise ValueError(f"data.{name} is {value}; it must be at least {least}.")
-        self.benchmarks, self.num_workers, self.prefetch, self.limit = benchmarks, num_workers, prefetch, limit
+        self.test_sets, self.num_workers, self.prefetch, self.limit = test_sets, num_workers, prefetch, limit
         self._images: _Images | None = None
 
     def setup(self, stage: str) -> None:
-        """List all benchmarks before the first image is restored.
+        """List all test sets before the first image is restored.
 
         Raises:
-            ValueError: A benchmark is not laid out as it should be, or has images without a partner and does not allow that; the message
+            ValueError: A test set is not laid out as it should be, or has images without a partner and does not allow that; the message
                 names them.
         """
         listed: list[tuple[str, int, Entry]] = []
         complaints = []
-        for name, benchmark in self.benchmarks.items():
-            contents = benchmark.contents
-            if contents.unpaired and not benchmark.allow_unpaired:
+        for name, test_set in self.test_sets.items():
+            contents = test_set.contents
+            if contents.unpaired and not test_set.allow_unpaired:
                 more = f" and {len(contents.unpaired) - SHOWN} more" if len(contents.unpaired) > SHOWN else ""
                 complaints.append(f"{name}: {len(contents.unpaired)} unpaired ({'; '.join(contents.unpaired[:SHOWN])}{more})")
-            entries = spread(contents.entries, self.limit) if self.limit else contents.entries
-            listed += [(name, benchmark.crop, entry) for entry in entries]
+            entries = spread_evenly(contents.entries, self.limit) if self.limit else contents.entries
+            listed += [(name, test_set.crop, entry) for entry in entries]
         if complaints:
-            raise ValueError(f"{'. '.join(complaints)}. Complete the set, or evaluate the pairs alone: allow_unpaired: true")
+            raise ValueError(f"{'. '.join(complaints)}. Complete the set, or evaluate only the pairs: allow_unpaired: true")
         self._images = _Images(listed)
 
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
-        """What each benchmark's numbers depend on, the metrics it wants beside those of all, and what was left out as unpaired."""
+        """Settings that each test set's numbers depend on, its further metrics, and the images that were left out as unpaired."""
         return {
-            name: benchmark.protocol() | {"metrics": benchmark.metrics, "unpaired": benchmark.contents.unpaired, "limit": self.limit}
-            for name, benchmark in self.benchmarks.items()
+            name: test_set.protocol() | {"metrics": test_set.metrics, "unpaired": test_set.contents.unpaired, "limit": self.limit}
+            for name, test_set in self.test_sets.items()
         }
 
     def test_dataloader(self) -> DataLoader:
@@ -83,8 +98,23 @@ class BenchmarkDataModule(L.LightningDataModule):
         return DataLoader(self._images, batch_size=1, sampler=sampler, **options, **workers)
 
 
-def spread(entries: list[Entry], limit: int) -> list[Entry]:
-    """At most ``limit`` entries of each group, evenly over it, in their order."""
+class BenchmarkDataModule(TestSetDataModule):
+    """Older name of `TestSetDataModule`."""
+
+    def __init__(
+        self,
+        benchmarks: dict[str, TestSet] | None = None,
+        *,
+        test_sets: dict[str, TestSet] | None = None,
+        num_workers: int = 1,
+        prefetch: int = 2,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(test_sets, benchmarks=benchmarks, num_workers=num_workers, prefetch=prefetch, limit=limit)
+
+
+def spread_evenly(entries: list[Entry], limit: int) -> list[Entry]:
+    """Return at most ``limit`` entries of each group, evenly spread over it, in their order."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.group, []).append(entry)
@@ -96,7 +126,7 @@ def spread(entries: list[Entry], limit: int) -> list[Entry]:
 
 
 class _Images(Dataset):
-    """All benchmarks' images in a row, with their benchmark's name and cropping."""
+    """All test sets' images in a row, with the name and the cropping of their test set."""
 
     def __init__(self, listed: list[tuple[str, int, Entry]]) -> None:
         self.listed = listed
@@ -109,7 +139,7 @@ class _Images(Dataset):
         lq, gt = (image if image is None else crop_centrally(image, crop) for image in entry.load())
         hot = np.array([atom in entry.degradations for atom in ATOMS], np.float32)
         return {
-            "benchmark": name,
+            "test_set": name,
             "group": entry.group,
             "key": entry.key,
             "degradations": list(entry.degradations),
@@ -120,7 +150,7 @@ class _Images(Dataset):
 
 
 def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
-    """The central part of ``[H, W, 3]`` whose sides are multiples of ``multiple``, as PromptIR's ``crop_img`` cuts it.
+    """Return the central part of ``[H, W, 3]`` with sides that are multiples of ``multiple``, as PromptIR's ``crop_img``.
 
     Raises:
         ValueError: The image is smaller than ``multiple``.
@@ -134,6 +164,6 @@ def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
 
 def _one(samples: list[dict[str, Any]]) -> Batch:
     (sample,) = samples
-    batch = {name: [sample[name]] for name in ("benchmark", "group", "key", "degradations")}
+    batch = {name: [sample[name]] for name in ("test_set", "group", "key", "degradations")}
     batch |= {name: stack_images([sample[name]]) for name in ("lq", "gt") if sample[name] is not None}
     return batch | {"degradation": torch.from_numpy(sample["degradation"])[None]}

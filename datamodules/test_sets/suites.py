@@ -1,24 +1,28 @@
-"""Test sets that come together under one root, as all-in-one restoration papers lay them out."""
+"""Suites: several test sets under one root, as all-in-one restoration papers lay them out."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.test_sets.base import Benchmark, Contents
-from datamodules.test_sets.files import pair_folders
-from datamodules.test_sets.noise import SIGMAS, noisy_images
+from datamodules.test_sets.base import Contents, TestSet
+from datamodules.test_sets.files import SIGMAS, noisy_images, pair_folders
 
 HAZE = (r"_[^/]*$", "")
-"""``0025_0.8_0.1`` is of the truth ``0025``."""
+"""``0025_0.8_0.1`` belongs to the truth ``0025``."""
 
 RAIN = (r"rain-(\d+)$", r"norain-\1")
-"""``rain-012`` is of the truth ``norain-012``, where names differ."""
+"""``rain-012`` belongs to the truth ``norain-012``, where names differ."""
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """One set of a suite: its folders below the root, ``gt`` None for clean images that are made noisy on the way."""
+class SuitePart:
+    """One test set of a suite.
 
-    __test__ = False  # pytest would take it for a test
+    Attributes:
+        lq: Folder of the degraded images below the root.
+        gt: Folder of the truths; None for clean images that are made noisy when they are read.
+        degradation: What degraded the images.
+        truth_name: A regular expression and its replacement that make a truth's name of an image's, where they differ.
+    """
 
     lq: str
     gt: str | None
@@ -26,17 +30,17 @@ class TestSet:
     truth_name: tuple[str, str] | None = None
 
 
-class _Suite(Benchmark):
-    """Those of its sets that are there; each is a group, a noisy one a group for each sigma.
+class _Suite(TestSet):
+    """The sets of a suite that are present; each is a group, a noisy one a group for each sigma.
 
     Args:
         root: The folder that holds the sets, or one whose ``test`` does.
-        sets: Which sets to take; null is all that are there.
-        sigmas: Standard deviations of the noise that is added, on 0..255.
-        **options: As in `Benchmark`.
+        sets: Sets to take; null is all that are present.
+        sigmas: Standard deviations of the added noise, on 0..255.
+        **options: As in `TestSet`.
     """
 
-    SETS: dict[str, TestSet]
+    SETS: dict[str, SuitePart]
 
     def __init__(self, root: str, *, sets: list[str] | None = None, sigmas: list[int] | None = None, **options) -> None:
         super().__init__(root, **options)
@@ -53,15 +57,15 @@ class _Suite(Benchmark):
             raise ValueError(f"{self.root} {wrong}; {type(self).__name__} looks there, and in test/ there, for {looked}")
         contents = Contents()
         for name in chosen:
-            test, home = self.SETS[name], present[name]
-            if test.gt is None:
-                contents += noisy_images(name, home / test.lq, self.sigmas)
+            part, home = self.SETS[name], present[name]
+            if part.gt is None:
+                contents += noisy_images(name, home / part.lq, self.sigmas)
             else:
-                contents += pair_folders(name, home / test.lq, home / test.gt, (test.degradation,), test.truth_name)
+                contents += pair_folders(name, home / part.lq, home / part.gt, (part.degradation,), part.truth_name)
         return contents
 
-    def _home(self, test: TestSet) -> Path | None:
-        wanted = [folder for folder in (test.lq, test.gt) if folder is not None]
+    def _home(self, part: SuitePart) -> Path | None:
+        wanted = [folder for folder in (part.lq, part.gt) if folder is not None]
         return next((home for home in (self.root, self.root / "test") if all((home / folder).is_dir() for folder in wanted)), None)
 
 
@@ -70,18 +74,18 @@ class PromptIR(_Suite):
 
     Args:
         root: The folder that holds ``derain``, ``dehaze``, ``denoise``, or one whose ``test`` does.
-        **options: ``sets``, ``sigmas`` (of the noise added to the denoising sets) and those of `Benchmark`.
+        **options: ``sets``, ``sigmas`` (of the noise added to the denoising sets) and those of `TestSet`.
     """
 
     CROP = 16
     SETS = {
-        "Rain100L": TestSet("derain/Rain100L/input", "derain/Rain100L/target", "rain", RAIN),
-        "SOTS": TestSet("dehaze/input", "dehaze/target", "haze", HAZE),
-        "CBSD68": TestSet("denoise/bsd68", None, "noise"),
-        "Urban100": TestSet("denoise/urban100", None, "noise"),
-        "Kodak24": TestSet("denoise/kodak24", None, "noise"),
-        "GoPro": TestSet("deblur/gopro/input", "deblur/gopro/target", "blur"),
-        "LOL": TestSet("enhance/lol/input", "enhance/lol/target", "lowlight"),
+        "Rain100L": SuitePart("derain/Rain100L/input", "derain/Rain100L/target", "rain", RAIN),
+        "SOTS": SuitePart("dehaze/input", "dehaze/target", "haze", HAZE),
+        "CBSD68": SuitePart("denoise/bsd68", None, "noise"),
+        "Urban100": SuitePart("denoise/urban100", None, "noise"),
+        "Kodak24": SuitePart("denoise/kodak24", None, "noise"),
+        "GoPro": SuitePart("deblur/gopro/input", "deblur/gopro/target", "blur"),
+        "LOL": SuitePart("enhance/lol/input", "enhance/lol/target", "lowlight"),
     }
 
     def __init__(self, root: str, **options) -> None:
@@ -93,15 +97,15 @@ class MoCEIR(_Suite):
 
     Args:
         root: The folder that holds ``deraining``, ``dehazing`` and so on.
-        **options: ``sets``, ``sigmas`` (of the noise added to the denoising sets) and those of `Benchmark`.
+        **options: ``sets``, ``sigmas`` (of the noise added to the denoising sets) and those of `TestSet`.
     """
 
     SETS = {
-        "Rain100L": TestSet("deraining/Rain100L/rainy", "deraining/Rain100L/gt", "rain", RAIN),
-        "SOTS": TestSet("dehazing/SOTS/outdoor/hazy", "dehazing/SOTS/outdoor/gt", "haze", HAZE),
-        "CBSD68": TestSet("denoising/cBSD68/original_png", None, "noise"),
-        "GoPro": TestSet("deblurring/GoPro/test/input", "deblurring/GoPro/test/target", "blur"),
-        "LOL": TestSet("llie/LOLv1/Test/input", "llie/LOLv1/Test/target", "lowlight"),
+        "Rain100L": SuitePart("deraining/Rain100L/rainy", "deraining/Rain100L/gt", "rain", RAIN),
+        "SOTS": SuitePart("dehazing/SOTS/outdoor/hazy", "dehazing/SOTS/outdoor/gt", "haze", HAZE),
+        "CBSD68": SuitePart("denoising/cBSD68/original_png", None, "noise"),
+        "GoPro": SuitePart("deblurring/GoPro/test/input", "deblurring/GoPro/test/target", "blur"),
+        "LOL": SuitePart("llie/LOLv1/Test/input", "llie/LOLv1/Test/target", "lowlight"),
     }
 
     def __init__(self, root: str, **options) -> None:
@@ -113,19 +117,19 @@ class InstructIR(_Suite):
 
     Args:
         root: The folder ``test-data``.
-        **options: ``sets`` and those of `Benchmark`.
+        **options: ``sets`` and those of `TestSet`.
     """
 
     SETS = {
         **{
-            f"{name} sigma{sigma}": TestSet(f"denoising_testsets/{name}_{sigma}", f"denoising_testsets/{name}", "noise")
+            f"{name} sigma{sigma}": SuitePart(f"denoising_testsets/{name}_{sigma}", f"denoising_testsets/{name}", "noise")
             for name in ("CBSD68", "urban100", "Kodak24")
             for sigma in SIGMAS
         },
-        "Rain100L": TestSet("Rain100L/input", "Rain100L/target", "rain", RAIN),
-        "SOTS": TestSet("SOTS/IN", "SOTS/GT", "haze", HAZE),
-        "LOL": TestSet("LOL/low", "LOL/high", "lowlight"),
-        "GoPro": TestSet("GoPro/input", "GoPro/target", "blur"),
+        "Rain100L": SuitePart("Rain100L/input", "Rain100L/target", "rain", RAIN),
+        "SOTS": SuitePart("SOTS/IN", "SOTS/GT", "haze", HAZE),
+        "LOL": SuitePart("LOL/low", "LOL/high", "lowlight"),
+        "GoPro": SuitePart("GoPro/input", "GoPro/target", "blur"),
     }
 
     def __init__(self, root: str, **options) -> None:

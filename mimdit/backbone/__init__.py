@@ -1,4 +1,4 @@
-"""The diffusion transformer that knows what clean images look like, and the codecs between images and its latents."""
+"""Pretrained diffusion transformer, and the codecs between images and its latents."""
 
 from mimdit.backbone.codec import PixelCodec, VAECodec
 from mimdit.backbone.dit import DiTBackbone

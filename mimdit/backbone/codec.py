@@ -7,50 +7,50 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from mimdit.backbone.pretrained import load_pretrained
-from mimdit.flow import keyed_generator
+from mimdit.core.rng import keyed_generator
 
 POSTERIORS = ("mean", "sample")
 
 
 class PixelCodec(nn.Module):
-    """Latents are the pixels themselves, in -1..1: for small models. (ours)"""
+    """Identity codec for small models: latents are the pixels, in -1..1. Not in the paper."""
 
     channels, downscale = 3, 1
     pointwise = True
-    """Whether a pixel alone makes a latent, and a latent alone a pixel: then images may be cut anywhere."""
+    """True where each latent depends on one pixel and each pixel on one latent: images may then be cut anywhere."""
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """Images in 0..1 to fp32 latents in -1..1; there is nothing to draw."""
+        """Encode images in 0..1 as fp32 latents in -1..1; ``draws`` is unused."""
         return images.float() * 2 - 1
 
     def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """Raise ValueError: pixels have no posterior, so cached latents are of another codec."""
+        """Raise ValueError: pixels have no posterior, so cached latents belong to another codec."""
         raise ValueError(
             "the batch holds latents of an autoencoder, but this backbone works on pixels (PixelCodec); give it the VAECodec that made "
             "them, or train on images (data.latents: false, or shards without latents)"
         )
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents to fp32 images, not clamped."""
+        """Decode latents to fp32 images, not clamped."""
         return (latents.float() + 1) / 2
 
 
 class VAECodec(nn.Module):
-    """A frozen diffusers ``AutoencoderKL``; latents are ``(z - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
+    """Frozen diffusers ``AutoencoderKL`` with latents ``(z - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
 
-    It works in the precision of its weights or of autocast; the posterior's arithmetic, scaling and shift, latents and images are fp32.
+    The autoencoder runs in the precision of its weights or of autocast; posterior arithmetic, scale and shift, latents and images are fp32.
 
     Args:
         pretrained: Folder of the autoencoder (with ``config.json``), a pipeline's folder with a ``vae`` sub-folder, or a hub id of either.
-        variant: Which set of its weights to read, such as ``fp16``; None for the plain one.
+        variant: Variant of the weights, such as ``fp16``; None for the plain one.
         revision: Branch, tag or commit of a hub id.
-        posterior: What ``z`` is in training: the posterior's ``mean``, or a ``sample`` of it. Inference takes the mean.
-        tiling: Whether images larger than the autoencoder's own ``sample_size`` go through it in overlapping tiles. That bounds memory, and
-            changes the result a little: its norms see a tile instead of the image.
-        slicing: Whether the images of a batch go through it one by one. That bounds memory.
+        posterior: Value of ``z`` in training: the posterior's ``mean``, or a ``sample`` of it. Inference uses the mean.
+        tiling: If true, process images above the autoencoder's ``sample_size`` in overlapping tiles. That bounds memory and changes the
+            result slightly, because norms are computed over a tile instead of the image.
+        slicing: If true, process the images of a batch one by one, which bounds memory.
 
     Raises:
-        ValueError: It is no autoencoder, its files are missing, broken or incomplete, or ``posterior`` is unknown.
+        ValueError: ``pretrained`` is not an autoencoder, its files are missing, broken or incomplete, or ``posterior`` is unknown.
     """
 
     pointwise = False
@@ -81,21 +81,21 @@ class VAECodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """Images ``[B, 3, H, W]`` in 0..1 to fp32 latents.
+        """Encode images ``[B, 3, H, W]`` in 0..1 as fp32 latents.
 
-        ``draws`` are the images' `draw_names` in training: where the posterior is sampled, each image's noise is drawn by its own, so
-        ranks, workers and the place in the batch change no sample. Without them it is the posterior's mean.
+        ``draws`` are the images' `mimdit.core.batch.draw_names` in training. They key the noise of a sampled posterior, so that ranks,
+        workers and the position in the batch change no sample. Without them the latents are the posterior's mean.
         """
         return self.from_moments(self.moments(images), draws)
 
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> torch.Tensor:
-        """Images ``[B, 3, H, W]`` in 0..1 to the posterior's mean and log-variance, ``[B, 2C, h, w]``, neither shifted nor scaled."""
+        """Return the posterior's mean and log-variance ``[B, 2C, h, w]``, neither shifted nor scaled, of images in 0..1."""
         posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """The fp32 latents of `moments`, just computed or read from shards of any float type; ``draws`` as for `encode`."""
+        """Return fp32 latents from `moments`, computed now or cached in any float type; ``draws`` as in `encode`."""
         latents, logvar = moments.float().chunk(2, dim=1)
         if self.posterior == "sample" and draws is not None:
             generators = [keyed_generator("posterior", draw) for draw in draws]
@@ -104,6 +104,6 @@ class VAECodec(nn.Module):
         return (latents - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents to fp32 images, not clamped."""
+        """Decode latents to fp32 images, not clamped."""
         decoded = self.vae.decode((latents.float() / self.scale + self.shift).to(self.vae.dtype)).sample
         return (decoded.float() + 1) / 2

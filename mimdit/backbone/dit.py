@@ -1,4 +1,4 @@
-"""DiTBackbone: a diffusers transformer, unforked, with its codec and prompt. Fitted on its own, it is the pretraining stage."""
+"""DiTBackbone: an unforked diffusers transformer with its codec and prompt; fitting it alone is the pretraining stage."""
 
 from __future__ import annotations
 
@@ -16,57 +16,61 @@ from torch import nn
 from mimdit.backbone import pixart, sd3
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.family import Family
-from mimdit.backbone.identity import Identity, identity, leave_out, put_back
+from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
 from mimdit.backbone.pretrained import Origin, load_pretrained
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.core.batch import Batch, draw_names
-from mimdit.flow import FlowMatching, keyed_generator
-from mimdit.training.optimization import parameter_groups
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching, draw_path
+from mimdit.training.losses import check_flow_loss, flow_error
+from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
 
 FAMILIES: tuple[Family, ...] = (sd3, pixart)
-"""The families that are known; a checkpoint's ``_class_name`` chooses."""
+"""The supported families; a checkpoint's ``_class_name`` selects one."""
 
 KINDS = tuple(family.KIND for family in FAMILIES)
 DTYPES = ("float32", "bfloat16")
 
 
 class DiTBackbone(L.LightningModule):
-    """A diffusion transformer of one of the `FAMILIES` that takes residuals after each block: frozen, trained, or frozen with adapters.
+    """Diffusion transformer that takes residuals after its blocks: frozen, trained, or frozen with adapters (paper: the pretrained DiT).
+
+    The paper does not name its base model.
 
     Args:
         pretrained: ``embedded`` for the small one that comes with the package, a diffusers folder (a transformer, or a pipeline with a
             ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
-        variant: Which set of its weights to read, such as ``fp16``; None for the plain one.
+        variant: Variant of the weights, such as ``fp16``; None for the plain one.
         revision: Branch, tag or commit of a hub id.
-        architecture: Arguments of the transformer, where pretrained is None, as in its ``config.json``; ``_class_name`` among them names
-            another class than ``SD3Transformer2DModel``.
-        prediction: What the transformer's output stands for: ``velocity``, or ``sample``, the clean latent, which is turned into a velocity
-            (arXiv 2511.13720). None for what is stored with the weights; ``velocity`` where nothing is.
+        architecture: Arguments of the transformer where ``pretrained`` is None, as in its ``config.json``; ``_class_name`` among them
+            names another class than ``SD3Transformer2DModel``.
+        prediction: Meaning of the transformer's output: ``velocity``, or ``sample``, the clean latent, which is converted to a velocity
+            (arXiv 2511.13720). None for the one stored with the weights, ``velocity`` where none is stored.
         sigma_min: Least divisor of that conversion, ``(z - x) / max(sigma, sigma_min)``.
-        flow_loss_on: What the pretraining's error is taken on, ``velocity`` or ``sample``: the second weighs noisy steps more.
-        codec: Between images and latents; None for pixels.
-        prompt: Safetensors file of the prompt embeddings, of ``mimdit prompts encode``; None for a token of zeros.
-        prompt_text: Which of the file's prompts, where it holds several.
-        unconditional_text: Which of the file's prompts stands for no prompt, in guidance and where the prompt is dropped.
-        prompt_dropout: Share of training samples, 0..1, that get this one instead (classifier-free guidance, arXiv 2207.12598).
-        trainable: Whether a restorer trains it too. Fitted on its own it always trains.
-        lora: Adapters, which train instead of the transformer's own weights; None for none.
+        flow_loss_on: Quantity whose error is the pretraining loss: ``velocity`` or ``sample``, which weights noisy steps more.
+        codec: Conversion between images and latents; None for pixels.
+        prompt: Safetensors file of prompt embeddings, of ``mimdit prompts encode``; None for one token of zeros.
+        prompt_text: Prompt to use, where the file holds several.
+        unconditional_text: Prompt that stands for no prompt, in guidance and where the prompt is dropped.
+        prompt_dropout: Fraction of training samples, 0..1, that get the unconditional prompt (classifier-free guidance, arXiv 2207.12598).
+        trainable: If true, a restorer trains the transformer too. Fitted alone it always trains.
+        lora: Adapters that train instead of the transformer's own weights; None for none.
         dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
-            int8 folder of ``mimdit export`` brings its own.
-        compile: Whether the transformer's blocks are compiled, each by itself (``torch.compile``).
-        checkpointing: Whether the blocks' activations are computed again in the backward pass instead of being kept.
-        flow: Path and draw of sigma for pretraining; None for SD3's. Only ``source: noise`` makes sense here.
-        optimizer: Optimiser of the pretraining.
-        scheduler: Its learning-rate schedule, stepped every optimiser step.
+            int8 folder of ``mimdit export`` has a precision of its own.
+        compile: If true, compile each transformer block (``torch.compile``).
+        checkpointing: If true, recompute the blocks' activations in the backward pass instead of storing them.
+        flow: Path and distribution of sigma for pretraining; None for SD3's. Use ``source: noise`` here.
+        optimizer: Optimizer of the pretraining.
+        scheduler: Its learning-rate schedule, stepped once per optimizer step.
         seed: Seed of noise and sigma in pretraining.
 
     Raises:
-        ValueError: The folder holds no transformer of a known family, the architecture has an unknown key, codec and transformer disagree
-            about the latent channels, or options exclude each other.
+        ValueError: The folder holds no transformer of a supported family, the architecture has an unknown key, codec and transformer
+            disagree about the latent channels, or options exclude each other.
     """
 
     def __init__(
@@ -137,20 +141,20 @@ class DiTBackbone(L.LightningModule):
 
     @property
     def family(self) -> Family:
-        """What knows how to call this transformer."""
+        """Family of the transformer."""
         return next(family for family in FAMILIES if isinstance(self.transformer, family.KIND))
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
-        """Images ``[B, 3, H, W]`` in 0..1 to latents ``[B, C, h, w]`` fp32; ``draws`` as the codec's ``encode`` takes them."""
+        """Encode images ``[B, 3, H, W]`` in 0..1 as latents ``[B, C, h, w]``, fp32; ``draws`` as in the codec's ``encode``."""
         return self.codec.encode(images, draws)
 
     def encode_side(self, batch: Batch, side: str, draws: list[str] | None = None) -> torch.Tensor:
-        """Latents of the ``lq`` or ``gt`` of ``batch``, from its cached posterior where the batch holds one, else from its images."""
+        """Return latents of the ``lq`` or ``gt`` of ``batch``, from its cached posterior if it has one, else from its images."""
         cached = batch.get(f"{side}_latent")
         return self.encode(batch[side], draws) if cached is None else self.codec.from_moments(cached, draws)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents to images, fp32, not clamped."""
+        """Decode latents to images, fp32, not clamped."""
         return self.codec.decode(latents)
 
     def velocity(
@@ -169,67 +173,65 @@ class DiTBackbone(L.LightningModule):
         Args:
             latents: The noisy latents.
             sigma: Their noise levels, in 0..1.
-            residuals: Residual l ``[B, N, D]`` of L is added after transformer block l (not after the last); fewer than L are stretched
-                over the depth.
-            guidance: At g other than 1 a second, unconditional evaluation v_0 follows, and the result is ``v_0 + g (v - v_0)``
-                (classifier-free guidance).
-            dropped: ``[B]``, the images whose prompt is the unconditional one.
-            anchor: ``[B, C, h, w]``; where given, the clean latent is ``anchor`` plus the output of the transformer with ``output_layer``
-                in place of its last layer. Not in the paper.
-            output_layer: See ``anchor``.
+            residuals: L tensors ``[B, N, D]``; residual l is added after transformer block l, but not after the last. Fewer than L are
+                stretched over the depth. None for no steering.
+            guidance: Guidance scale g. At 1 the transformer runs once. At any other value it also computes the unconditional velocity
+                v_0, and the result is ``v_0 + g (v - v_0)`` (classifier-free guidance).
+            dropped: Booleans ``[B]``, true for images that get the unconditional prompt; None for no image.
+            anchor: Anchor ``[B, C, h, w]`` of the predicted clean latent, which then is ``anchor`` plus the output of the transformer with
+                ``output_layer`` in place of its last layer. Not in the paper.
+            output_layer: Replacement of the transformer's last layer; see ``anchor``.
+
+        Raises:
+            ValueError: ``guidance`` is not 1 and there is no unconditional prompt.
         """
-        last = {"anchor": anchor, "output_layer": output_layer}
+        prompts = [dropped]
         if guidance != 1:
             self.prompts.require_unconditional(f"guidance={guidance}")
-            without = self._predict(latents, sigma, residuals, torch.ones(len(latents), dtype=torch.bool), **last).float()
-            return without + guidance * (self._predict(latents, sigma, residuals, dropped, **last).float() - without)
-        return self._predict(latents, sigma, residuals, dropped, **last)
+            prompts = [torch.ones(len(latents), dtype=torch.bool), dropped]
+        velocities = []
+        for whose in prompts:
+            with replaced_output(self.transformer, output_layer):
+                output = self._predict(latents, sigma, residuals, whose)
+            if anchor is not None:
+                output = anchor.float() + output.float()
+            is_sample = anchor is not None or self.prediction == "sample"
+            velocities.append(sample_to_velocity(output, latents, sigma, self.sigma_min) if is_sample else output)
+        if guidance == 1:
+            return velocities[0]
+        without, conditional = (velocity.float() for velocity in velocities)
+        return without + guidance * (conditional - without)
 
     forward = velocity
 
     @property
     def prediction(self) -> str:
-        """The meaning of the transformer's output, one of `mimdit.backbone.prediction.PREDICTIONS`."""
+        """Meaning of the transformer's output, one of `mimdit.backbone.prediction.PREDICTIONS`."""
         return prediction_of(self.transformer)
 
     def least_divisor(self, anchored: bool = False) -> float:
-        """Return the least divisor where the velocity is made of a sample, predicted or anchored; 0 where it is predicted itself."""
+        """Return the least divisor of the conversion from sample to velocity; 0 where the transformer predicts the velocity itself."""
         return self.sigma_min if anchored or self.prediction == "sample" else 0.0
 
     def _predict(
-        self,
-        latents: torch.Tensor,
-        sigma: torch.Tensor,
-        residuals: list[torch.Tensor] | None,
-        dropped: torch.Tensor | None,
-        *,
-        anchor: torch.Tensor | None,
-        output_layer: nn.Module | None,
-    ) -> torch.Tensor:
-        with replaced_output(self.transformer, output_layer):
-            output = self._output(latents, sigma, residuals, dropped)
-        if anchor is not None:
-            return sample_to_velocity(anchor.float() + output.float(), latents, sigma, self.sigma_min)
-        return sample_to_velocity(output, latents, sigma, self.sigma_min) if self.prediction == "sample" else output
-
-    def _output(
         self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, dropped: torch.Tensor | None
     ) -> torch.Tensor:
+        """Evaluate the transformer, in the precision of its weights; sigma stays fp32."""
         tokens, pooled = self.prompts(len(latents), dropped)
         dtype = self.transformer.dtype
-        if residuals is not None and dtype != torch.float32:  # fp32 ones would raise the token stream above the weights' precision
+        if residuals is not None and dtype != torch.float32:  # fp32 residuals would promote the token stream to fp32
             residuals = [residual.to(dtype) for residual in residuals]
-        return self.family.velocity(self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals)
+        return self.family.predict(self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals)
 
     def drop_prompts(self, draws: list[str], seed: int) -> torch.Tensor | None:
-        """Whose prompt is dropped in training, ``[B]`` booleans drawn by the seed and each image's `draw_names`; None for nobody's."""
+        """Draw the images whose prompt is dropped in training: booleans ``[B]``, keyed by seed and `draw_names`; None without dropout."""
         if self.prompt_dropout == 0:
             return None
         drawn = [torch.rand((), dtype=torch.float32, generator=keyed_generator("prompt", seed, draw)) for draw in draws]
         return torch.stack(drawn) < self.prompt_dropout
 
     def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
-        """Mean squared error on the clean images of ``batch``, of what ``flow_loss_on`` names; noise is drawn by (seed, step, key)."""
+        """Return the flow-matching loss on the clean images of ``batch``; noise is keyed by seed, step and image."""
         draws = draw_names(batch, step)
         clean = self.encode_side(batch, "gt", draws)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
@@ -239,28 +241,27 @@ class DiTBackbone(L.LightningModule):
         return flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=self.least_divisor()).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """One step of flow-matching pretraining."""
+        """Run one step of flow-matching pretraining."""
         loss = self.flow_loss(batch, self.global_step, drop_prompts=True)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["key"]))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same loss on held-out images, with the prompt, and the same noise at every validation."""
+        """Log the same loss on held-out images, with the prompt and with the same noise at every validation."""
         self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["key"]), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        """Everything trains but the codec, and the text stream of the last block, which nothing reads; or the adapters alone."""
+        """Optimize the transformer, or only its adapters where there are any; the codec stays frozen."""
         if self.lora is None and self.transformer.dtype != torch.float32:
             raise ValueError("dtype: bfloat16 is for weights that stay frozen, but this backbone trains; use float32, or add lora")
-        optimizer = self.make_optimizer(parameter_groups(self.transformer))
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        return optimizer_and_schedule(self.transformer, self.make_optimizer, self.make_scheduler)
 
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
-        """Let train what a restorer trains: the transformer, its adapters or nothing; nothing too where no loss has ``reached`` it.
+        """Set ``requires_grad`` for training by a restorer: of the transformer, of its adapters, or of nothing.
 
-        ``own_output`` is False where another layer stands for the transformer's last one, which then gets no gradient, nor do its adapters.
+        Args:
+            reached: If false, no loss reaches the transformer, and nothing trains.
+            own_output: If false, another layer replaces the transformer's last one, which then gets no gradient, nor do its adapters.
         """
         self.requires_grad_(self.trainable and reached)
         self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)
@@ -269,97 +270,68 @@ class DiTBackbone(L.LightningModule):
             if is_adapter(name):
                 parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
 
+    def setup(self, stage: str) -> None:
+        """Refuse cached training latents of another autoencoder than the codec."""
+        if stage == "fit":
+            check_training_latents(self.trainer.datamodule, self.codec)
+
     def compile_blocks(self) -> None:
-        """Compile the transformer's blocks, each by itself."""
+        """Compile each transformer block."""
         for block in self.transformer.transformer_blocks:
             block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
-        """What a sharded strategy gathers together: each of the transformer's blocks, and what is around them."""
+        """Return the modules that a sharded strategy gathers together: each transformer block, and the transformer around them."""
         return [*([block] for block in self.transformer.transformer_blocks), [self.transformer]]
 
     def frozen_state(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """What a restorer's checkpoints leave out: the codec, and the transformer but for its adapters, unless it trains."""
+        """Return the weights that a restorer's checkpoints omit: the codec and, unless it trains, the transformer without its adapters."""
         frozen = f"{prefix}codec." if self.trainable else prefix
         return {name: tensor for name, tensor in self.state_dict(prefix=prefix).items() if name.startswith(frozen) and not is_adapter(name)}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Fitted alone: with adapters, leave the weights out that they were trained on."""
+        """Omit the frozen weights from a checkpoint of adapters."""
         if self.lora is not None:
             leave_out(checkpoint, self.frozen_state(), self.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put those back, if they are the same."""
+        """Restore the omitted weights, after a check that they are those of the training."""
         if self.lora is not None:
             put_back(checkpoint, self.frozen_state(), self.frozen_identity)
 
     @cached_property
     def frozen_identity(self) -> dict[str, Identity]:
-        """The `identity` of each part that checkpoints leave out: the codec, and the transformer unless all of it trains.
+        """`identity` of each part that checkpoints omit: the codec and, unless it trains, the transformer.
 
-        Those weights never change, so they are read once.
+        Computed once, because those weights never change.
         """
         parts = {"codec": self.codec} if self.trainable else {"transformer": self.transformer, "codec": self.codec}
         return {name: identity(part) for name, part in parts.items() if part.state_dict()}
 
     def load_lora(self, folder: str | Path) -> None:
-        """Read the adapters in ``folder`` into this backbone, which gets them if it has none; ValueError where they do not fit."""
+        """Load the adapters in ``folder``, and add adapters first where there are none; ValueError if they do not fit."""
         self.lora = load_lora(self.transformer, folder)
 
     def round_weights(self, dtype: torch.dtype) -> None:
-        """Give the transformer's weights the values that they have in ``dtype``, and the identity that goes with them."""
+        """Round the transformer's weights to ``dtype`` and keep their own type; the identity changes with them."""
         own = self.transformer.dtype
         self.transformer.to(dtype).to(own)
         vars(self).pop("frozen_identity", None)
 
     def quantize(self, dtype: torch.dtype) -> None:
-        """Hold the transformer's linear layers in int8 and compute in ``dtype`` (`mimdit.backbone.int8`); its identity changes with it."""
+        """Quantize the transformer's linear layers to int8 and compute in ``dtype`` (`mimdit.backbone.int8`); the identity changes."""
         self.transformer = quantize_transformer(self.transformer, dtype)
         self.family.prepare(self.transformer)
         self.transformer.requires_grad_(False)
         vars(self).pop("frozen_identity", None)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the transformer in diffusers' layout, safetensors, in ``dtype``; int8 as it is; of adapters these alone, in fp32."""
+        """Write the transformer in diffusers' layout, safetensors, in ``dtype`` (int8 unchanged), or only its adapters, in fp32."""
         if self.lora is not None:
             save_lora(self.transformer, folder)
             return
         transformer = self.transformer if is_int8(self.transformer) else copy.deepcopy(self.transformer).to(dtype)
         transformer.save_pretrained(folder, safe_serialization=True)
-
-
-def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise like ``latents`` and ``sigma [B]``, drawn by the seed and each image's `draw_names`: ranks and resumption change no sample."""
-    generators = [keyed_generator(seed, draw) for draw in draws]
-    sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
-    return noise.to(latents.device), sigma.to(latents.device)
-
-
-def flow_error(velocity: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor, *, on: str, sigma_min: float = 0.0) -> torch.Tensor:
-    """Return the squared error ``[B]`` of each image's velocity, or of the clean latent that it implies.
-
-    Args:
-        velocity: Predicted, ``[B, C, h, w]``.
-        target: Of the path.
-        sigma: Noise levels ``[B]`` in 0..1.
-        on: ``velocity`` or ``sample``.
-        sigma_min: Where the velocity was made of a predicted sample, the least divisor of that conversion; the target is converted alike,
-            so that the true sample has no error at any sigma. 0 for a velocity that was predicted itself.
-    """
-    divisor = sigma.float().clamp_min(sigma_min)
-    if sigma_min > 0:
-        target = target * (sigma.float() / divisor)[:, None, None, None]
-    error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
-    return error if on == "velocity" else error * divisor.square()
-
-
-def check_flow_loss(on: str, sigma_min: float) -> None:
-    """Raise ValueError where the flow loss cannot be taken on ``on``, or ``sigma_min`` is out of range."""
-    if on not in ("velocity", "sample"):
-        raise ValueError(f"flow_loss_on {on!r} is unknown; choose velocity or sample")
-    if not 0 < sigma_min < 1:
-        raise ValueError(f"sigma_min={sigma_min} is outside (0, 1); 0.05 is usual")
 
 
 def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:
@@ -375,15 +347,15 @@ def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropo
 
 def _check_int8(trainable: bool, lora: LoRA | None) -> None:
     if trainable or lora is not None:
-        raise ValueError("an int8 transformer is for use, not for training; train the one it was made from")
+        raise ValueError("an int8 transformer is for inference, not for training; train the one it was quantized from")
 
 
 def _make_transformer(architecture: dict) -> ModelMixin:
-    """A transformer with random weights."""
+    """Return a transformer with random weights."""
     kinds = {kind.__name__: kind for kind in KINDS}
     name = architecture.get("_class_name", sd3.KIND.__name__)
     if name not in kinds:
-        raise ValueError(f"architecture: _class_name {name!r} is of no known family; choose one of {', '.join(kinds)}")
+        raise ValueError(f"architecture: _class_name {name!r} is of no supported family; choose one of {', '.join(kinds)}")
     arguments = {key: value for key, value in architecture.items() if not key.startswith("_")}
     prediction = arguments.pop("prediction_type", "velocity")  # in a config.json, but no argument of diffusers' class
     known = inspect.signature(kinds[name].__init__).parameters

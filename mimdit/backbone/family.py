@@ -1,4 +1,4 @@
-"""What a family of diffusion transformers must provide for `DiTBackbone` to work with it unforked."""
+"""Protocol of a family of diffusion transformers, through which `DiTBackbone` uses them unforked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a transformer that codec, prompts, conditioner and tiling are fitted to.
+    """Sizes of a transformer that codec, prompts, conditioner and tiling must match.
 
     Args:
         latent_channels: Channels C of the latents.
         token_patch: Latent pixels per token, in each direction.
         token_dim: Width D of the image tokens.
         num_layers: Blocks L.
-        max_size: Latent pixels of the longest side that its positions reach.
+        max_size: Longest side, in latent pixels, that the position embedding covers.
         text_width: Width of a text token.
-        pooled_width: Width of the pooled text embedding; 0 where it takes none.
+        pooled_width: Width of the pooled text embedding; 0 for none.
     """
 
     latent_channels: int
@@ -35,24 +35,24 @@ class Geometry:
 
 
 class Family(Protocol):
-    """A module of functions, such as `mimdit.backbone.sd3`; `mimdit.backbone.dit.FAMILIES` lists them.
+    """Module with these functions, such as `mimdit.backbone.sd3`; `mimdit.backbone.dit.FAMILIES` lists the families.
 
-    ``KIND`` is the diffusers class, and ``LORA_TARGETS`` ends the names of the linears that adapters go to by default.
+    ``KIND`` is the diffusers class. ``LORA_TARGETS`` are endings of the names of the linear layers that get adapters by default.
     """
 
     KIND: type[ModelMixin]
     LORA_TARGETS: Sequence[str]
 
     def geometry(transformer: ModelMixin) -> Geometry:
-        """Its sizes, from its config."""
+        """Return the sizes of ``transformer``, from its config."""
 
     def prepare(transformer: ModelMixin) -> None:
-        """What must be done once to a transformer before it can take residuals."""
+        """Prepare ``transformer`` for residuals; called once."""
 
     def unread(transformer: ModelMixin) -> set[nn.Module]:
-        """Linears whose output no velocity depends on: adapters there would never learn."""
+        """Return linear layers that do not influence the output: adapters there would never learn."""
 
-    def velocity(
+    def predict(
         transformer: ModelMixin,
         latents: torch.Tensor,
         sigma: torch.Tensor,
@@ -60,8 +60,14 @@ class Family(Protocol):
         pooled: torch.Tensor,
         residuals: list[torch.Tensor] | None,
     ) -> torch.Tensor:
-        """Its answer ``[B, C, h, w]`` to ``latents`` of that shape at ``sigma [B]`` in 0..1, fp32, and a prompt ``[B, T, W]``, ``[B, P]``.
+        """Return the transformer's output ``[B, C, h, w]``; `DiTBackbone.prediction` is its meaning.
 
-        Residual i of n, ``[B, N, D]``, is added to the image tokens after each of the blocks ``i L / n`` up to ``(i + 1) L / n``, but not
-        after the last block. All but sigma has the transformer's precision.
+        Args:
+            transformer: The transformer.
+            latents: Noisy latents ``[B, C, h, w]``, in the transformer's precision, as all floats but ``sigma``.
+            sigma: Noise levels ``[B]`` in 0..1, fp32.
+            tokens: Text tokens ``[B, T, W]``.
+            pooled: Pooled text embedding ``[B, P]``.
+            residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks ``i L / n`` up to
+                ``(i + 1) L / n``, but not after the last block. None for none.
         """

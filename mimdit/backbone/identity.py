@@ -1,4 +1,4 @@
-"""Which backbone a checkpoint was trained on: its frozen weights are gigabytes and can be had again, if it is known which they are."""
+"""Identity of frozen weights: checkpoints omit gigabytes that can be loaded again, and store which weights they were."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Identity = dict[str, str | None]
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values of everything in ``module``'s state but its adapters, floats rounded to bf16.
+    """Return the SHA-256 of names, shapes and values of ``module``'s state without adapters, floats rounded to bf16.
 
-    The rounding makes it the same whether the module was loaded for fp32, bf16-mixed or bf16-true work; adapters neither enter it nor
-    change the names; int8 weights count as the floats that they stand for. (ours)
+    The rounding makes the digest independent of the precision that the module was loaded with (fp32, bf16-mixed, bf16-true). Adapters
+    neither count nor change the names; int8 weights count as their dequantized values.
     """
     digest = hashlib.sha256()
     config = getattr(module, "config", {})
-    if (prediction := config.get("prediction_type", "velocity")) != "velocity":  # digests of velocity models stay as they were
+    if (prediction := config.get("prediction_type", "velocity")) != "velocity":  # velocity models keep their digests
         digest.update(f"prediction_type\x1f{prediction}\x1f".encode())
     for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
-        if isinstance(tensor, DTensor):  # sliced over ranks, which all come here
+        if isinstance(tensor, DTensor):  # sharded over ranks, which all take part
             tensor = tensor.full_tensor()
         rounded = tensor.detach().dequantize().bfloat16() if tensor.is_floating_point() else tensor.detach()
         digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
@@ -35,39 +35,39 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def identity(module: nn.Module) -> Identity:
-    """``source`` and ``revision`` of a model (what ``load_pretrained`` was given and found), and the ``sha256`` of its weights."""
+    """Return ``source`` and ``revision`` of a model, from ``load_pretrained``, and the ``sha256`` of its weights."""
     origin = getattr(module, "origin", Origin("random weights"))
     return {"source": origin.source, "revision": origin.revision, "sha256": weights_sha256(module)}
 
 
 def check_identity(saved: dict[str, Identity], present: dict[str, Identity]) -> None:
-    """Refuse parts of a backbone whose weights are not those that a checkpoint was trained on, wherever they were read from.
+    """Check that the parts of a backbone have the weights that a checkpoint was trained on, whatever their source.
 
     Args:
-        saved: The ``DiTBackbone.frozen_identity`` in the checkpoint.
-        present: That of the backbone at hand.
+        saved: ``DiTBackbone.frozen_identity`` of the checkpoint.
+        present: ``DiTBackbone.frozen_identity`` of the backbone.
 
     Raises:
-        ValueError: The weights of a part are others; both identities are named.
+        ValueError: The weights of a part differ; the message has both identities.
     """
     for name in saved.keys() & present.keys():
         if saved[name]["sha256"] != present[name]["sha256"]:
             raise ValueError(
-                f"the checkpoint was trained on another {name}: it knows {_words(saved[name])}, but this backbone has "
+                f"the checkpoint was trained on another {name}: it needs {_words(saved[name])}, but this backbone has "
                 f"{_words(present[name])}; load it with the {name} it was trained on"
             )
 
 
 def check_latents(recorded: Identity, codec: nn.Module, place: str) -> None:
-    """Refuse cached latents that another autoencoder than the backbone's made.
+    """Check that cached latents were encoded by the backbone's autoencoder.
 
     Args:
-        recorded: The `identity` of the codec that made them.
-        codec: The backbone's.
-        place: Where they are, for the error.
+        recorded: The `identity` of the codec that encoded them.
+        codec: The backbone's codec.
+        place: Location of the latents, for the error.
 
     Raises:
-        ValueError: The codec's weights are others, or it has none; both are named.
+        ValueError: The codec's weights differ, or it has none; the message has both identities.
     """
     present = identity(codec)
     if recorded["sha256"] != present["sha256"]:
@@ -78,23 +78,30 @@ def check_latents(recorded: Identity, codec: nn.Module, place: str) -> None:
         )
 
 
+def check_training_latents(datamodule: object, codec: nn.Module) -> None:
+    """Refuse a data module whose cached training latents another autoencoder made; see `check_latents`."""
+    if (latents := getattr(datamodule, "latent_codec", None)) is not None:
+        recorded, place = latents
+        check_latents(recorded, codec, place)
+
+
 def leave_out(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
-    """Take the weights named in ``frozen`` out of a checkpoint, but for their identities: they can be had again from where they came."""
+    """Remove the ``frozen`` weights from a checkpoint and store their identities instead; they can be loaded from their source."""
     checkpoint["frozen"] = identities
     for name in frozen:
         checkpoint["state_dict"].pop(name, None)
 
 
 def put_back(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
-    """Put ``frozen`` weights back, if they are those it was trained on, so that loading stays strict for all others.
+    """Add the ``frozen`` weights to a checkpoint, after a check of their identities; loading stays strict for all others.
 
     Raises:
-        ValueError: They are others; see `check_identity`.
+        ValueError: The weights differ from those of the training; see `check_identity`.
     """
     if "frozen" in checkpoint:
         check_identity(checkpoint["frozen"], identities)
     else:
-        warnings.warn("the checkpoint does not say which backbone it was trained on, and this one is taken for it", stacklevel=3)
+        warnings.warn("the checkpoint does not record the backbone that it was trained on; this one is assumed", stacklevel=3)
     for name, tensor in frozen.items():
         checkpoint["state_dict"].setdefault(name, tensor)
 

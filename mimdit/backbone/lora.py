@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) on a frozen transformer, put there by peft; files as diffusers writes and reads them."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on a frozen transformer, added by peft, in the file format of diffusers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mimdit.core.files import replace_when_whole
 
 FILE = "pytorch_lora_weights.safetensors"
 
-_ADAPTER = ".default"  # peft's name of the only adapter, in the name of each of its weights
+_ADAPTER = ".default"  # peft's name of the only adapter, part of the name of each weight
 _PREFIX = "transformer."
 _METADATA = "lora_adapter_metadata"
 
 
 @dataclass
 class LoRA:
-    """Which linears of the transformer get an adapter ``x -> W x + (alpha / rank) B A x``; B begins as zero, A as normal numbers.
+    """Adapters ``x -> W x + (alpha / rank) B A x`` of linear layers; B is zero and A normal at initialization.
 
     Args:
         rank: Rows of A and columns of B.
         alpha: Strength of the adapters; None for ``rank``, a factor of 1.
-        targets: Ends of the linears' names, such as ``attn.to_q`` or ``ff.net.2``; None for all projections of the attention.
-        blocks: Numbers of the transformer blocks they are sought in, from 0; None for the whole transformer.
-        pretrained: Folder of trained adapters to start from, as ``mimdit export`` or diffusers wrote it.
+        targets: Endings of the layers' names, such as ``attn.to_q`` or ``ff.net.2``; None for all projections of the attention.
+        blocks: Indices of the transformer blocks that get adapters, from 0; None for the whole transformer.
+        pretrained: Folder of trained adapters to start from, written by ``mimdit export`` or diffusers.
     """
 
     rank: int = 16
@@ -44,10 +44,10 @@ class LoRA:
 
 
 def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
-    """Put the adapters in, fp32, and freeze all other weights. As B is zero, the transformer's answer stays what it was, to the bit.
+    """Add the adapters, in fp32, and freeze all other weights. B is zero: the transformer's output does not change, to the bit.
 
     Raises:
-        ValueError: The rank is below 1, a block does not exist, nothing has such a name, or ``lora.pretrained`` is of other adapters.
+        ValueError: The rank is below 1, a block does not exist, no layer has such a name, or ``lora.pretrained`` holds other adapters.
     """
     if lora.rank < 1:
         raise ValueError(f"lora rank={lora.rank} must be at least 1; to train no adapters leave lora out")
@@ -59,17 +59,17 @@ def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter's name is that of an adapter's weight."""
+    """Return true if ``name`` is that of an adapter's weight."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 def base_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a module as it would be without adapters: their weights left out, all others under their own names."""
+    """Return the state of a module without its adapters, under the names that it has without them."""
     return {name.replace(".base_layer.", "."): tensor for name, tensor in module.state_dict().items() if not is_adapter(name)}
 
 
 def save_lora(transformer: ModelMixin, folder: str | Path) -> None:
-    """Write the adapters of ``transformer``, fp32, as `FILE`, which diffusers' ``load_lora_adapter`` and its pipelines read."""
+    """Write the adapters of ``transformer``, fp32, to `FILE` in ``folder``; diffusers' ``load_lora_adapter`` reads it."""
     weights = {name: tensor for name, tensor in transformer.state_dict().items() if is_adapter(name)}
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in _config(transformer).to_dict().items()}
     metadata = {"format": "pt", _METADATA: json.dumps({_PREFIX + name: value for name, value in config.items()}, indent=2, sort_keys=True)}
@@ -79,19 +79,19 @@ def save_lora(transformer: ModelMixin, folder: str | Path) -> None:
 
 
 def load_lora(transformer: ModelMixin, folder: str | Path) -> LoRA:
-    """Read adapters that `save_lora` or diffusers wrote into ``transformer``, which gets them if it has none yet.
+    """Load adapters written by `save_lora` or diffusers into ``transformer``; add adapters first if it has none.
 
     Returns:
-        What they are.
+        The configuration of the adapters.
 
     Raises:
-        ValueError: The file is missing, broken or does not say what it holds, or the transformer, or what it has already, is different.
+        ValueError: The file is missing, broken or has no configuration, or the adapters do not fit the transformer or its adapters.
     """
     weights, config = _read(Path(folder) / FILE)
     if not hasattr(transformer, "peft_config"):
         try:
             _inject(transformer, config)
-        except ValueError as error:  # peft's, where no module has such a name
+        except ValueError as error:  # from peft, where no module has such a name
             raise ValueError(f"{folder} holds adapters of another transformer: {error}; give the backbone they were trained on") from error
     live = {name: tensor for name, tensor in transformer.state_dict().items() if is_adapter(name)}
     present = _config(transformer)
@@ -110,11 +110,11 @@ def load_lora(transformer: ModelMixin, folder: str | Path) -> LoRA:
 def _inject(transformer: ModelMixin, config: LoraConfig) -> None:
     if isinstance(transformer, PeftAdapterMixin):
         transformer.add_adapter(config)
-    else:  # diffusers offers no adapters for this class; peft does not mind
+    else:  # diffusers has no adapters for this class, but peft does
         inject_adapter_in_model(config, transformer)
     for name, parameter in transformer.named_parameters():
         if is_adapter(name):
-            parameter.data = parameter.data.float()  # peft makes them in the precision of the frozen weight
+            parameter.data = parameter.data.float()  # peft creates them in the precision of the frozen weight
 
 
 def _config(transformer: ModelMixin) -> LoraConfig:
@@ -122,7 +122,7 @@ def _config(transformer: ModelMixin) -> LoraConfig:
 
 
 def _target_names(transformer: ModelMixin, family: Family, lora: LoRA) -> list[str]:
-    """Full names of the linears that get an adapter."""
+    """Return the full names of the linear layers that get an adapter."""
     blocks = transformer.transformer_blocks
     wrong = [block for block in lora.blocks or () if not 0 <= block < len(blocks)]
     if wrong:
@@ -135,12 +135,12 @@ def _target_names(transformer: ModelMixin, family: Family, lora: LoRA) -> list[s
     missing = [end for end, named in found.items() if not named]
     if not any(found.values()) or (missing and lora.targets is not None):
         known = sorted({name.split(".", 2)[-1] for name in names})
-        raise ValueError(f"lora targets {', '.join(missing)}: no linear that the velocity reads ends so; there are {', '.join(known)}")
+        raise ValueError(f"lora targets {', '.join(missing)}: no linear layer in use has such a name; there are {', '.join(known)}")
     return sorted({name for named in found.values() for name in named})
 
 
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], LoraConfig]:
-    """Weights by their names in the transformer, and their config."""
+    """Return the weights by their names in the transformer, and their config."""
     remedy = "give a folder of adapters that mimdit export, or save_lora_weights of diffusers 0.35 or later, wrote"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; {remedy}")
@@ -149,8 +149,8 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], LoraConfig]:
             weights = {name.removeprefix(_PREFIX): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             config = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
         config = LoraConfig(**{name.removeprefix(_PREFIX): value for name, value in config.items()}) if config else None
-    except (SafetensorError, json.JSONDecodeError, TypeError) as error:  # TypeError: a field that this peft does not know
+    except (SafetensorError, json.JSONDecodeError, TypeError) as error:  # TypeError: a field unknown to this version of peft
         raise ValueError(f"{file} cannot be read ({error}); {remedy}") from error
     if config is None:
-        raise ValueError(f"{file} does not say rank and targets of its adapters; {remedy}")
+        raise ValueError(f"{file} has no metadata of rank and targets; {remedy}")
     return {name.replace(".weight", f"{_ADAPTER}.weight"): tensor for name, tensor in weights.items()}, config

@@ -1,8 +1,8 @@
-"""PixArt (arXiv 2310.00426, 2403.04692): a plain DiT that reads its text by cross-attention.
+"""PixArt (arXiv 2310.00426, 2403.04692): a plain DiT with cross-attention to the text.
 
-Its released weights predict the noise of DDPM's path, and its variance, not the velocity of a straight path: nothing here converts the one
-into the other. So a PixArt backbone is a start to fine-tune on the velocity (``trainable``, or ``lora``), not a model that restores while
-it is frozen. Its prompts are T5's tokens alone, all attended to: there is no mask.
+The released weights predict the noise of DDPM's path and its variance, not the velocity of a straight path, and nothing here converts one
+to the other. A PixArt backbone is therefore a starting point for fine-tuning (``trainable`` or ``lora``); frozen, it does not restore.
+Prompts are T5 tokens without a mask.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mimdit.backbone.family import Geometry
 KIND = PixArtTransformer2DModel
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
-_AUTOENCODER_DOWNSCALE = 8  # of the images whose size PixArt-alpha's 1024-pixel weights are told
+_AUTOENCODER_DOWNSCALE = 8  # of the image size that PixArt-alpha's 1024-pixel weights take as input
 _BLOCK = inspect.signature(BasicTransformerBlock.forward)
 
 
 def geometry(transformer: PixArtTransformer2DModel) -> Geometry:
-    """Its sizes. Its positions stretch with the image, so they reach as far as the images it was trained on."""
+    """Return the sizes. Position embeddings stretch with the image; ``max_size`` is the size of the training images."""
     config = transformer.config
     return Geometry(
         latent_channels=config.in_channels,
@@ -39,17 +39,17 @@ def geometry(transformer: PixArtTransformer2DModel) -> Geometry:
 
 
 def prepare(transformer: PixArtTransformer2DModel) -> None:
-    """Let each block take from its arguments the residual that belongs before it; see `velocity`."""
+    """Register a hook on each block that adds the residual before it; see `predict`."""
     for layer, block in enumerate(transformer.transformer_blocks):
         block.register_forward_pre_hook(partial(_add_residual, layer), with_kwargs=True)
 
 
 def unread(transformer: PixArtTransformer2DModel) -> set[nn.Module]:
-    """Every linear of it is read."""
+    """Return nothing: every linear layer influences the output."""
     return set()
 
 
-def velocity(
+def predict(
     transformer: PixArtTransformer2DModel,
     latents: torch.Tensor,
     sigma: torch.Tensor,
@@ -57,12 +57,12 @@ def velocity(
     pooled: torch.Tensor,
     residuals: list[torch.Tensor] | None,
 ) -> torch.Tensor:
-    """The first C channels of its answer are the velocity; the others, its variance, go unread.
+    """Return the first C channels of the transformer's output; the others, the variance, are unused.
 
-    The residuals travel in an argument that every block is handed on, not in a variable beside the model: gradient checkpointing runs the
-    blocks once more in the backward pass, when another call may have come between.
+    Residuals are passed in an argument that every block gets, not in a variable beside the model: gradient checkpointing runs the blocks
+    again in the backward pass, after other calls.
     """
-    answer = transformer(
+    output = transformer(
         hidden_states=latents,
         encoder_hidden_states=tokens,
         timestep=sigma * 1000,
@@ -70,20 +70,20 @@ def velocity(
         cross_attention_kwargs=None if residuals is None else {"residuals": residuals, "num_layers": transformer.config.num_layers},
         return_dict=False,
     )[0]
-    return answer[:, : latents.shape[1]]
+    return output[:, : latents.shape[1]]
 
 
 def _size(latents: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Height and width of the images in pixels ``[B, 2]``, and their ratio ``[B, 1]``, fp32."""
+    """Return height and width of the images in pixels ``[B, 2]``, and their ratio ``[B, 1]``, fp32."""
     height, width = (side * _AUTOENCODER_DOWNSCALE for side in latents.shape[2:])
     size = torch.tensor([[height, width, height / width]], device=latents.device).expand(len(latents), -1)
     return {"resolution": size[:, :2], "aspect_ratio": size[:, 2:]}
 
 
-@torch.compiler.disable  # a compiled block is the same code for all layers only without its number
+@torch.compiler.disable  # the layer number would force a compiled version per block
 def _add_residual(layer: int, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    """Before block ``layer``, which is after block ``layer - 1``, add what is meant for there, and keep it from the attention."""
-    call = _BLOCK.bind(block, *args, **kwargs)  # checkpointed, a block is given by position what it is otherwise given by name
+    """Add the residual that belongs after block ``layer - 1``, and remove the residuals from the attention's arguments."""
+    call = _BLOCK.bind(block, *args, **kwargs)  # checkpointing passes by position what is otherwise passed by name
     steering = call.arguments.get("cross_attention_kwargs")
     if steering is None:
         return None

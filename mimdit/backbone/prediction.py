@@ -1,4 +1,4 @@
-"""What a transformer's output stands for, and how it becomes a velocity."""
+"""Meaning of a transformer's output (velocity or sample) and its conversion to a velocity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from diffusers import ModelMixin
 from torch import nn
 
 PREDICTIONS = ("velocity", "sample")
-"""``velocity``: the output is ``v = eps - x``. ``sample``: it is the clean latent (x-prediction, arXiv 2511.13720)."""
+"""``velocity``: the output is ``v = eps - x``. ``sample``: the output is the clean latent x (x-prediction, arXiv 2511.13720)."""
 
 _KEY = "prediction_type"
 
 
 def prediction_of(transformer: ModelMixin) -> str:
-    """Return the prediction that is stored with a transformer's weights; ``velocity`` where its config has none."""
+    """Return the prediction stored with a transformer's weights; ``velocity`` where its config has none."""
     return transformer.config.get(_KEY, "velocity")
 
 
@@ -39,11 +39,11 @@ def sample_to_velocity(sample: torch.Tensor, latents: torch.Tensor, sigma: torch
 
 @contextmanager
 def replaced_output(transformer: ModelMixin, layer: nn.Module | None) -> Iterator[None]:
-    """Let ``layer`` stand for the transformer's last linear layer, ``proj_out``, which keeps its weights; None changes nothing."""
+    """Replace the transformer's last linear layer, ``proj_out``, by ``layer`` within the context; None changes nothing."""
     if layer is None:
         yield
         return
-    # A forward hook would run the layer that it replaces too.
+    # A forward hook would also run the replaced layer.
     last, dtype = transformer.proj_out, next(layer.parameters()).dtype
     own = vars(last).get("forward")
     last.forward = lambda hidden_states: layer(hidden_states.to(dtype))
@@ -56,7 +56,7 @@ def replaced_output(transformer: ModelMixin, layer: nn.Module | None) -> Iterato
 
 
 def zero_output_layer(transformer: ModelMixin) -> nn.Linear:
-    """Return a new linear layer of the sizes of the transformer's last one, zero: with it the transformer's output is zero."""
+    """Return a new zero linear layer with the sizes of the transformer's last one; with it the transformer's output is zero."""
     last = transformer.proj_out
     layer = nn.Linear(last.in_features, last.out_features, device=last.weight.device)
     nn.init.zeros_(layer.weight)

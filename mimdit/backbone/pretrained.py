@@ -1,4 +1,7 @@
-"""Reading a diffusers model from a folder or the hub, and refusing what is not one instead of filling it with random weights."""
+"""Loading of diffusers models from a folder or the Hugging Face hub; incomplete files are refused, not filled with random weights.
+
+Most clusters have no network, and many weights are gated: the errors name the commands that fetch the files elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import diffusers
+import huggingface_hub
 from diffusers import ModelMixin
+from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from mimdit.backbone.hub import EXAMPLE, download, looks_like_hub_id
 from mimdit.backbone.int8 import compute_dtype
 
 Model = TypeVar("Model", bound=ModelMixin)
 
+_EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
 _STEM = "diffusion_pytorch_model"
 
 # diffusers keeps the field that `mimdit.backbone.prediction` adds to a config, but warns that it ignores it.
@@ -25,7 +30,7 @@ logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "pre
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model was read from: a folder or hub id as it was given, and the hub's commit."""
+    """Source of a model: a folder or hub id as it was given, and the hub's commit."""
 
     source: str
     revision: str | None = None
@@ -39,27 +44,20 @@ def load_pretrained(
     variant: str | None = None,
     revision: str | None = None,
 ) -> Model:
-    """A model in fp32, or int8, every weight and every field of its config from ``pretrained``; ``origin`` tells from where.
+    """Load a model in fp32, or int8, with every weight and every field of its config from ``pretrained``; its ``origin`` names the source.
 
     Args:
-        kind: The diffusers class, or those that it may be of: its config says which it is.
+        kind: The diffusers class, or a tuple of those allowed; the model's config names the one.
         pretrained: A folder of the model (``config.json``, safetensors, whole or sharded), a pipeline's folder with ``subfolder``, or a
             hub id of either.
-        subfolder: The model's place in a pipeline, such as ``transformer``.
-        variant: Which of several sets of weights to read, such as ``fp16``; None for the plain one.
+        subfolder: Folder of the model in a pipeline, such as ``transformer``.
+        variant: Variant of the weights, such as ``fp16``; None for the plain one.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        ValueError: It is no such model, its files are missing, broken, incomplete or not safetensors, or the hub does not give them.
+        ValueError: There is no such model, its files are missing, broken, incomplete or not safetensors, or they cannot be downloaded.
     """
-    folder, commit = Path(pretrained), None
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision {revision!r} belongs to a hub id, but {folder} is a folder; leave revision out")
-    elif looks_like_hub_id(str(pretrained)):
-        folder, commit = download(str(pretrained), _patterns(subfolder, variant), revision=revision)
-    else:
-        raise ValueError(f"{str(pretrained)!r} is neither a folder nor a hub id such as {EXAMPLE}")
+    folder, commit = locate(pretrained, _patterns(subfolder, variant), revision=revision)
     folder, kind = _model_folder(kind if isinstance(kind, tuple) else (kind,), folder, subfolder)
     unreadable = f"{pretrained} cannot be read as a diffusers {kind.__name__}"
     _check_weights(folder, variant, unreadable)
@@ -74,8 +72,32 @@ def load_pretrained(
     return model
 
 
+def locate(
+    pretrained: str | Path, patterns: list[str], *, revision: str | None = None, wanted: str = "a folder"
+) -> tuple[Path, str | None]:
+    """Return a local folder for a folder or hub id, and the hub's commit; files of a hub id come from its cache or are downloaded.
+
+    Args:
+        pretrained: A folder, or a hub id ``owner/repository``.
+        patterns: Shell patterns of the paths needed from a repository.
+        revision: Branch, tag or commit of a hub id; None for the main branch.
+        wanted: Description of the folder for error messages.
+
+    Raises:
+        ValueError: ``pretrained`` is neither, or there is no such repository or revision, it is gated, or the hub cannot be reached and the
+            cache lacks files.
+    """
+    if Path(pretrained).is_dir():
+        if revision is not None:
+            raise ValueError(f"revision {revision!r} belongs to a hub id, but {pretrained} is a folder; leave revision out")
+        return Path(pretrained), None
+    if not _looks_like_hub_id(str(pretrained)):
+        raise ValueError(f"{str(pretrained)!r} is neither {wanted} nor a hub id such as {_EXAMPLE}")
+    return _download(str(pretrained), patterns, revision)
+
+
 def _patterns(subfolder: str, variant: str | None) -> list[str]:
-    """The files to fetch: config and weights of one variant, of a pipeline's part or a bare model."""
+    """Return patterns of the config and the weights of one variant, in a pipeline's folder or in the model's own."""
     mark = f".{variant}" if variant else ""
     weights = [f"{_STEM}{mark}.safetensors", f"{_STEM}{mark}-?????-of-?????.safetensors", f"{_STEM}-?????-of-?????{mark}.safetensors"]
     names = ["config.json", f"{_STEM}.safetensors.index{mark}.json", *weights]
@@ -83,7 +105,7 @@ def _patterns(subfolder: str, variant: str | None) -> list[str]:
 
 
 def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) -> tuple[Path, type[Model]]:
-    """Where the model's ``config.json`` is, ``folder/subfolder`` or ``folder``, and the class that it names."""
+    """Return the folder with the model's ``config.json``, ``folder/subfolder`` or ``folder``, and the class that it names."""
     places = [place for place in (folder / subfolder, folder) if (place / "config.json").is_file()]
     if not places:
         found = f"no config.json is in it or in its {subfolder} sub-folder"
@@ -102,7 +124,7 @@ def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) 
 
 
 def _check_fields(kind: type[Model], config: dict, folder: Path) -> None:
-    """Diffusers would leave out a field that it does not know, and run another model than the one that was saved."""
+    """Refuse unknown config fields: diffusers would ignore them and run another model than the saved one."""
     known = {*inspect.signature(kind.__init__).parameters, "quantization_config", "prediction_type"}
     unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
     if unknown:
@@ -137,3 +159,38 @@ def _check_found(found: dict, pretrained: str | Path, kind: type[Model]) -> None
                 f"the weights in {pretrained} {fault.format(len(names))} this {kind.__name__}, {sorted(names)[0]} among them; "
                 "copy or save it anew"
             )
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    """Return true for names of the form ``owner/repository``."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _download(repository: str, patterns: list[str], revision: str | None) -> tuple[Path, str]:
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise ValueError(_explained(repository, patterns, revision, error)) from error
+    return folder, folder.name
+
+
+def _explained(repository: str, patterns: list[str], revision: str | None, error: Exception) -> str:
+    page = f"https://huggingface.co/{repository}"
+    include = " ".join(f"'{top}'" for top in sorted({pattern.split("/")[0] + "/*" for pattern in patterns if "/" in pattern}))
+    at = f" --revision {revision}" if revision else ""
+    fetch = f"hf download {repository}{at} --include {include} --local-dir FOLDER"
+    if isinstance(error, GatedRepoError):
+        why = f"it is gated on the hub: accept its license at {page} and log in (hf auth login, or HF_TOKEN), or do both elsewhere, run"
+    elif isinstance(error, RepositoryNotFoundError | HFValidationError):
+        return (
+            f"{repository!r} is no folder here and no repository of the hub that you may see: correct the spelling, or, if it is private, "
+            f"log in (hf auth login, or HF_TOKEN); a hub id looks like {_EXAMPLE}"
+        )
+    elif isinstance(error, RevisionNotFoundError):
+        return f"{repository} has no revision {revision!r} on the hub; choose a branch, tag or commit listed at {page}/commits/main"
+    else:
+        why = (
+            f"it is no folder here, and the hub cannot be reached or is switched off (HF_HUB_OFFLINE), nor is it whole in the hub's cache "
+            f"({huggingface_hub.constants.HF_HUB_CACHE}; {type(error).__name__}): on a machine with network access run"
+        )
+    return f"{repository} cannot be read: {why} `{fetch}`, copy FOLDER to where this runs, and give its path instead of the hub id"

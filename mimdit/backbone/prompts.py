@@ -1,4 +1,4 @@
-"""Precomputed prompt embeddings: no text encoder is in memory while training."""
+"""Precomputed prompt embeddings: no text encoder is in memory during training or inference."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from mimdit.core.files import replace_when_whole
 
 
 class PromptEmbeddings(nn.Module):
-    """One prompt for all images, the same tokens in training and at inference, and the one that stands for no prompt.
+    """Embeddings of one prompt for all images, and of the unconditional prompt; the same tokens in training and at inference.
 
-    Both come from one file, so they have the same number of tokens.
+    Both come from one file and have the same number of tokens.
 
     Args:
         token_width: Width of a text token.
-        pooled_width: Width of the pooled embedding; 0 where the transformer takes none, and none is asked of the file.
+        pooled_width: Width of the pooled embedding; 0 where the transformer takes none, and the file needs none.
         file: Safetensors file of ``mimdit prompts encode``: ``prompt_embeds [T, token_width]`` and ``pooled_prompt_embeds [pooled_width]``,
-            or ``[P, ...]`` of both for P prompts; None for one token of zeros, which a backbone pretrained here without text knows as its
-            only prompt.
-        text: Which of the file's prompts; None for its only one.
-        unconditional: Which of the file's prompts stands for no prompt; it is missed only by who asks for it.
+            or ``[P, ...]`` of both for P prompts; None for one token of zeros, the only prompt of a backbone pretrained without text.
+        text: Prompt to use, of those in the file; None for its only one.
+        unconditional: Prompt that stands for no prompt; it may be missing, see `require_unconditional`.
 
     Raises:
-        ValueError: The file cannot be read, a tensor is missing, its width is not the transformer's, or ``text`` is not in the file, or is
-            needed to choose.
+        ValueError: The file cannot be read, a tensor is missing or has another width than the transformer, ``text`` is not in the file, or
+            ``text`` is None and the file holds several prompts.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class PromptEmbeddings(nn.Module):
         self.register_buffer("pooled_prompt_embeds", tensors["pooled_prompt_embeds"].reshape(rows, pooled_width), persistent=False)
 
     def require_unconditional(self, why: str) -> None:
-        """Raise ValueError where there is no unconditional prompt beside the prompt; ``why`` names the option that needs it."""
+        """Raise ValueError if there is no unconditional prompt beside the prompt; ``why`` names the option that needs it."""
         if not self.has_unconditional:
             raise ValueError(
                 f"{why} needs the prompt {self.unconditional!r} beside another one, and this backbone has none; write both into one file "
@@ -70,7 +69,7 @@ class PromptEmbeddings(nn.Module):
             )
 
     def forward(self, batch: int, dropped: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[B, T, token_width]`` and ``[B, pooled_width]``: the prompt, or the unconditional one where ``dropped [B]`` is true."""
+        """Return tokens ``[B, T, token_width]`` and pooled ``[B, pooled_width]``, the unconditional ones where ``dropped [B]`` is true."""
         if dropped is None:
             return self.prompt_embeds[:1].expand(batch, -1, -1), self.pooled_prompt_embeds[:1].expand(batch, -1)
         rows = dropped.to(self.prompt_embeds.device).long()
@@ -78,7 +77,7 @@ class PromptEmbeddings(nn.Module):
 
 
 def write_prompts(file: Path, prompts: list[str], tokens: torch.Tensor, pooled: torch.Tensor, *, made_with: str) -> None:
-    """Write the embeddings ``[P, T, D]`` and ``[P, D']`` of P prompts, a single one without its first dimension, and the prompts' text."""
+    """Write embeddings ``[P, T, D]`` and ``[P, D']`` of P prompts with their texts; a single prompt without its first dimension."""
     tensors = {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
     if len(prompts) == 1:
         tensors = {name: tensor[0] for name, tensor in tensors.items()}
@@ -88,7 +87,7 @@ def write_prompts(file: Path, prompts: list[str], tokens: torch.Tensor, pooled: 
 
 
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Tensors of a file, and the texts of its prompts."""
+    """Return the tensors of a file and the texts of its prompts."""
     remedy = "give a safetensors file with prompt_embeds and pooled_prompt_embeds"
     if not file.is_file():
         raise ValueError(f"prompt embeddings {file} do not exist; {remedy}")
@@ -102,7 +101,7 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def _choose(file: str, prompts: list[str], text: str | None) -> int:
-    """Place of ``text`` among the prompts of a file."""
+    """Return the index of ``text`` among the prompts of a file."""
     listed = ", ".join(map(repr, prompts)) or "prompts without their text"
     if text is not None and text not in prompts:
         raise ValueError(f"prompt embeddings {file}: prompt text {text!r} is not among {listed}; choose one of them")

@@ -13,7 +13,7 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 
 
 def geometry(transformer: SD3Transformer2DModel) -> Geometry:
-    """Its sizes; the reach of its positions is that of the table in its weights."""
+    """Return the sizes; ``max_size`` is that of the position table in the weights."""
     config = transformer.config
     return Geometry(
         latent_channels=config.in_channels,
@@ -27,15 +27,15 @@ def geometry(transformer: SD3Transformer2DModel) -> Geometry:
 
 
 def prepare(transformer: SD3Transformer2DModel) -> None:
-    """Nothing: diffusers' own argument takes the residuals."""
+    """Do nothing: residuals are an argument of the diffusers class."""
 
 
 def unread(transformer: SD3Transformer2DModel) -> set[nn.Module]:
-    """The queries of the last block's text: what they attend to would become text tokens, and there is no block to read those."""
+    """Return the last block's text queries: they update only text tokens, which nothing reads after the last block."""
     return {transformer.transformer_blocks[-1].attn.add_q_proj}
 
 
-def velocity(
+def predict(
     transformer: SD3Transformer2DModel,
     latents: torch.Tensor,
     sigma: torch.Tensor,
@@ -43,7 +43,7 @@ def velocity(
     pooled: torch.Tensor,
     residuals: list[torch.Tensor] | None,
 ) -> torch.Tensor:
-    """Its answer is the velocity, on its own scale of time, a thousand sigma."""
+    """Return the transformer's output; its timestep is 1000 sigma."""
     return transformer(
         hidden_states=latents,
         encoder_hidden_states=tokens,

@@ -1,4 +1,4 @@
-"""SD3's three text encoders, needed once: they turn prompts into the embeddings that training and inference read from a file."""
+"""SD3's three text encoders, needed once: they compute the prompt embeddings that training and inference read from a file."""
 
 from __future__ import annotations
 
@@ -16,45 +16,39 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from mimdit.backbone.hub import EXAMPLE, download, looks_like_hub_id
+from mimdit.backbone.pretrained import locate
 
 
 def find_pipeline(pipeline: str, *, t5: bool = True, variant: str | None = None, revision: str | None = None) -> Path:
-    """The pipeline's folder, of which the text encoders and tokenizers are fetched where ``pipeline`` is a hub id.
+    """Return the folder of a pipeline; of a hub id, the text encoders and tokenizers are downloaded.
 
     Raises:
-        ValueError: It is neither, or the hub does not give the files.
+        ValueError: ``pipeline`` is neither a folder nor a hub id, or its files cannot be downloaded.
     """
-    if Path(pipeline).is_dir():
-        if revision is not None:
-            raise ValueError(f"revision {revision!r} belongs to a hub id, but {pipeline} is a folder; leave revision out")
-        return Path(pipeline)
-    if not looks_like_hub_id(pipeline):
-        raise ValueError(f"{pipeline!r} is neither a pipeline's folder nor a hub id such as {EXAMPLE}")
     mark = f".{variant}" if variant else ""
     weights = [f"model{mark}.safetensors", f"model{mark}-?????-of-?????.safetensors", f"model-?????-of-?????{mark}.safetensors"]
     patterns = ["transformer/config.json"]
     for number in ("", "_2", "_3")[: 3 if t5 else 2]:
         names = ["config.json", f"model.safetensors.index{mark}.json", *weights]
         patterns += [f"tokenizer{number}/*", *(f"text_encoder{number}/{name}" for name in names)]
-    return download(pipeline, patterns, revision=revision)[0]
+    return locate(pipeline, patterns, revision=revision, wanted="a pipeline's folder")[0]
 
 
 @torch.no_grad()
 def embed_prompts(
     prompts: list[str], folder: Path, *, t5: bool = True, t5_tokens: int = 256, variant: str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of ``prompts`` as SD3 takes them (arXiv 2403.03206, appendix B): CLIP-L beside CLIP-G, then the tokens of T5.
+    """Compute SD3's embeddings of ``prompts`` (arXiv 2403.03206, appendix B): CLIP-L beside CLIP-G, then the tokens of T5.
 
     Args:
-        prompts: P prompts. One that is too long for an encoder is cut there, with a warning.
+        prompts: P prompts. A prompt that is too long for an encoder is cut, with a warning.
         folder: The pipeline's folder.
-        t5: Whether T5 is asked; if not, its tokens are zeros.
-        t5_tokens: Tokens of T5, the prompt padded to them; 0 for none.
-        variant: Which set of the encoders' weights to read, such as ``fp16``.
+        t5: If true, run T5; if false, its tokens are zeros.
+        t5_tokens: Number of T5 tokens, to which prompts are padded; 0 for none.
+        variant: Variant of the encoders' weights, such as ``fp16``; None for the plain one.
 
     Returns:
-        ``[P, 77 + t5_tokens, D]`` and the pooled ``[P, 2048]``, fp32; D is the transformer's ``joint_attention_dim``.
+        Tokens ``[P, 77 + t5_tokens, D]`` and pooled embeddings ``[P, 2048]``, fp32; D is the transformer's ``joint_attention_dim``.
 
     Raises:
         ValueError: There is no prompt, ``t5_tokens`` is negative, or a part of the pipeline is missing or broken.
@@ -65,10 +59,10 @@ def embed_prompts(
     tokens, pooled = [], []
     for number in ("", "_2"):
         tokenizer, encoder = _load(folder, number, CLIPTokenizer, CLIPTextModelWithProjection, variant)
-        length = length or tokenizer.model_max_length  # CLIP-G's own is not asked, as in diffusers
-        said = encoder(_token_ids(tokenizer, prompts, length, f"text_encoder{number}"), output_hidden_states=True)
-        tokens.append(said.hidden_states[-2])
-        pooled.append(said.text_embeds)
+        length = length or tokenizer.model_max_length  # CLIP-G's own limit is ignored, as in diffusers
+        encoded = encoder(_token_ids(tokenizer, prompts, length, f"text_encoder{number}"), output_hidden_states=True)
+        tokens.append(encoded.hidden_states[-2])
+        pooled.append(encoded.text_embeds)
     clip = torch.cat(tokens, dim=-1)
     if clip.shape[-1] > width:
         raise ValueError(_misfit(folder, "CLIP", clip, width))
@@ -88,10 +82,10 @@ def _misfit(folder: Path, name: str, tokens: torch.Tensor, width: int) -> str:
 
 
 def _text_width(folder: Path) -> int:
-    """Width of the transformer's text tokens."""
+    """Return the width of the transformer's text tokens."""
     file = folder / "transformer" / "config.json"
     if not file.is_file():
-        raise ValueError(f"{file} is missing; give the folder of an SD3 pipeline: that file tells how wide its text tokens are")
+        raise ValueError(f"{file} is missing; give the folder of an SD3 pipeline: that file holds the width of its text tokens")
     config = json.loads(file.read_text())
     if "joint_attention_dim" not in config:
         raise ValueError(f"{file} has no joint_attention_dim: it is not of an SD3 transformer; give the folder of an SD3 pipeline")
@@ -101,7 +95,7 @@ def _text_width(folder: Path) -> int:
 def _load(
     folder: Path, number: str, tokens: type[PreTrainedTokenizerBase], kind: type[PreTrainedModel], variant: str | None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """A tokenizer and its encoder in fp32."""
+    """Load a tokenizer and its encoder, in fp32."""
     places = [folder / f"{part}{number}" for part in ("tokenizer", "text_encoder")]
     for place in places:
         if not place.is_dir():

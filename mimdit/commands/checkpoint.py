@@ -1,4 +1,4 @@
-"""``mimdit checkpoint inspect|consolidate``: what is in a checkpoint, and one file from a sharded one."""
+"""``mimdit checkpoint inspect|consolidate``: show the contents of a checkpoint, and merge a sharded one into a file."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from mimdit.distributed.sharded_checkpoint import INDEX, read_index
 
 
 def inspect(checkpoint: str) -> None:
-    """Tell what a checkpoint holds, file or folder, or which is the newest complete one in a folder of several.
+    """Print the contents of a checkpoint, a file or a sharded folder.
 
     Args:
-        checkpoint: A checkpoint of ``mimdit fit``, or the folder that its checkpoints are in.
+        checkpoint: A checkpoint of ``mimdit fit``, or a folder of checkpoints; of these, the newest complete one is used.
     """
     path = _one(checkpoint)
     held = read_checkpoint(path)
     form = f"folder written by {read_index(path)['ranks']} ranks" if path.is_dir() else "single file"
     print(f"{path}: complete, {form}, step {held.get('global_step')}, epoch {held.get('epoch')}")
-    print(f"model: {held.get('hyper_parameters', {}).get('_class_path', 'not said')}")
+    print(f"model: {held.get('hyper_parameters', {}).get('_class_path', 'unknown')}")
     for name, part in held.get("frozen", {}).items():
         print(f"left out: {name}, {part['source']} (sha256 {part['sha256'][:12]}…)")
     for title, average in (("weights", False), ("averaged weights", True)):
         tensors = [tensor for name, tensor in held["state_dict"].items() if name.startswith("ema.") is average]
         print(f"{title}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors):,} values")
     for number, state in enumerate(held.get("optimizer_states", [])):
-        print(f"optimiser {number}: states of {len(state['state'])} parameters")
+        print(f"optimizer {number}: states of {len(state['state'])} parameters")
 
 
 def consolidate(checkpoint: str, file: str) -> None:
-    """Write a sharded checkpoint as the single file that one process, or DDP, would have written.
+    """Merge a sharded checkpoint into the single file that one process, or DDP, would have written.
 
     Args:
-        checkpoint: A sharded checkpoint, or the folder that checkpoints are in, for the newest complete one.
+        checkpoint: A sharded checkpoint, or a folder of checkpoints; of these, the newest complete one is used.
         file: The file to write, such as ``whole.ckpt``.
     """
     path, target = _one(checkpoint), Path(file)
     if target.is_dir():
-        raise ValueError(f"{file} is a folder; name a file to write, such as {target / 'whole.ckpt'}")
+        raise ValueError(f"{file} is a folder; give a file to write, such as {target / 'whole.ckpt'}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(target) as temporary:
         torch.save(read_checkpoint(path), temporary)
@@ -48,7 +48,7 @@ def consolidate(checkpoint: str, file: str) -> None:
 
 
 def _one(checkpoint: str) -> Path:
-    """The checkpoint itself, or the newest complete one in a folder of checkpoints."""
+    """Return the checkpoint itself, or the newest complete one in a folder of checkpoints."""
     path = Path(checkpoint)
     if path.is_dir() and path.suffix != ".ckpt" and not (path / INDEX).exists():
         newest = newest_complete(path)

@@ -1,4 +1,4 @@
-"""``mimdit demo``: restoring on a local web page."""
+"""``mimdit demo``: restore photographs on a local web page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from PIL import Image
 
 from mimdit.commands.loading import load_restorer
-from mimdit.commands.restore import device_named
-from mimdit.commands.tile_size import tile_for_free_memory
+from mimdit.commands.restore import device_named, tile_for_free_memory
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.steering import parse_wishes
+from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 
 if TYPE_CHECKING:
     import gradio
 
 _ABOUT = "One model for haze, blur, noise, JPEG blocks, rain, raindrops and darkness. Everything stays on this machine."
-_STEER_HELP = "What to tell the gates, such as channel=0 or se=2; empty leaves it to them."
+_STEER_HELP = "Factors of the gates: channel=0 disables the channel group, se=2 doubles the weight of se; empty changes nothing."
 
 
 def demo(
@@ -34,30 +34,33 @@ def demo(
     host: str = "127.0.0.1",
     port: int = 7860,
 ) -> None:
-    """Serve a local web page: upload a photograph, compare before and after, and see which experts it was given to.
+    """Serve a local web page: upload a photograph, compare before and after, and see which experts restored it.
 
     Needs gradio: pip install '.[demo]'. Stop it with Ctrl-C.
 
     Args:
-        checkpoint: Folder that mimdit export wrote, or a .ckpt of mimdit fit; null is the default that comes with the package.
+        checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
-        tile: Images of more than so many pixels squared are worked on in pieces of about that area; auto goes by the free memory.
-        host: Address to listen at; 0.0.0.0 lets other machines in.
-        port: Port to listen at; 0 for any that is free.
+        tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
+        host: Address to listen on; 0.0.0.0 admits other machines.
+        port: Port to listen on; 0 for any free one.
     """
     restorer = load_restorer(checkpoint).to(device_named(device))
-    side = tile_for_free_memory(restorer.device) if tile == "auto" else tile
-    restorer.check_settings(tile=side)
-    blocks = page(restorer, side)
+    settings = restorer.sampling_settings(tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile)
+    blocks = page(restorer, settings)
     _, address, _ = blocks.launch(server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, **_look())
     print(f"open {address} (Ctrl-C to stop)", flush=True)
     blocks.block_thread()
 
 
-def page(restorer: Restorer, tile: int) -> gradio.Blocks:
-    """The page around a restorer that works in pieces of ``tile`` pixels squared; ValueError where gradio is missing or too old."""
+def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
+    """Return the page around a restorer, whose controls begin with ``settings``.
+
+    Raises:
+        ValueError: gradio is missing or too old.
+    """
     gradio = _gradio()
-    one_at_a_time, progress_bar = threading.Lock(), gradio.Progress()  # found by gradio among the defaults
+    one_at_a_time, progress_bar = threading.Lock(), gradio.Progress()  # gradio looks for it among the defaults
 
     def restored(
         image: Image.Image | None, steps: float, start: str, steer: str | None, progress: gradio.Progress = progress_bar
@@ -65,19 +68,20 @@ def page(restorer: Restorer, tile: int) -> gradio.Blocks:
         if image is None:
             raise gradio.Error("Upload a photograph first.", print_exception=False)
         seen: list[Routing] = []
-        shares = [0.0]
+        done = 0.0
 
-        def advance(share: float) -> None:
-            shares[0] += share
-            progress(min(1.0, shares[0]))
+        def advance(fraction: float) -> None:
+            nonlocal done
+            done += fraction
+            progress(min(1.0, done))
 
         try:
-            settings = {"steer": parse_wishes(steer) if steer else None, "steps": int(steps), "start": start, "tile": tile}
-            restorer.check_settings(**settings)
+            factors = parse_steer(steer) if steer else None
+            chosen = restorer.sampling_settings(settings, steps=int(steps), start=start, steer=factors)
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
         with one_at_a_time:
-            result = restore_pixels(restorer, np.asarray(image), explain=seen.append, progress=advance, **settings)
+            result = restore_pixels(restorer, np.asarray(image), chosen, explain=seen.append, progress=advance)
         return (image, Image.fromarray(result)), gate_chart(seen[0])
 
     with gradio.Blocks(title="MiM-DiT", analytics_enabled=False) as blocks:
@@ -90,13 +94,13 @@ def page(restorer: Restorer, tile: int) -> gradio.Blocks:
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
                 with gradio.Accordion("Settings", open=False):
                     starts = [start for start in STARTS if start != "estimate" or restorer.conditioner.estimate_head is not None]
-                    steps = gradio.Slider(0, 28, value=restorer.flow.steps, step=1, label="sampler steps")
-                    start = gradio.Radio(starts, value=restorer.flow.start, label="start from")
+                    steps = gradio.Slider(0, 28, value=settings.steps, step=1, label="sampler steps")
+                    start = gradio.Radio(starts, value=settings.start, label="start from")
                     steer = gradio.Textbox(label="steer", info=_STEER_HELP)
             with gradio.Column(scale=2):
                 shown = {"type": "pil", "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 compared = gradio.ImageSlider(label="before | after", max_height=420, elem_id="compared", **shown)
-                chart = gradio.Image(label="the experts it was given to, % of each block's sum", elem_id="gates", **shown)
+                chart = gradio.Image(label="experts in use, % of each block's sum", elem_id="gates", **shown)
         button.click(restored, [given, steps, start, steer], [compared, chart])
     return blocks
 
@@ -113,6 +117,6 @@ def _gradio():
 
 
 def _look() -> dict[str, object]:
-    """The machine's own fonts: the theme's would be fetched from the web."""
+    """Return the look of the page, with the machine's own fonts: the theme's would be fetched from the web."""
     themes = _gradio().themes
     return {"footer_links": [], "theme": themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])}

@@ -1,4 +1,4 @@
-"""``mimdit doctor``: whether a node, or all nodes of a job, can do what a run will ask of them."""
+"""``mimdit doctor``: check that a node, or all nodes of a job, meet the needs of a run."""
 
 import subprocess
 import sys
@@ -12,14 +12,14 @@ import yaml
 
 from datamodules.inspection import look_into
 from datamodules.shards import ShardStore, is_remote
+from mimdit.core.collectives import gather
 from mimdit.diagnosis import Finding, Level, merged, render
-from mimdit.diagnosis.folder import check_folder
-from mimdit.diagnosis.hardware import check_devices, check_memory, usable_cores
-from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, gather, meet
+from mimdit.diagnosis.node import check_devices, check_folder, check_memory, usable_cores
+from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, meet
 from mimdit.diagnosis.software import check_software, software_versions
 
 FAILURE = 1
-"""Exit code where a check failed."""
+"""Exit code if a check failed."""
 
 _SPLITS = ("train", "validation", "test")
 
@@ -31,27 +31,27 @@ def doctor(
     folder: str | None = None,
     timeout: float = 120.0,
 ) -> None:
-    """Check a node before a long run: software, devices, memory, folder, data; and, under srun or torchrun, all ranks together.
+    """Check a node before a long run: software, devices, memory, folder and data; under srun or torchrun, all ranks together.
 
-    Alone it checks the node it runs on. Started on several ranks (srun mimdit doctor …, torchrun … -m mimdit doctor …) it also lets them
-    meet, adds over all of them (NCCL on CUDA, gloo on CPUs) and tells latency and bandwidth, compares versions, code and data, and looks
-    whether each sees what the others write. One line is printed for each check; the exit code is 1 where one failed.
+    A single process checks its own node. On several ranks (srun mimdit doctor …, torchrun … -m mimdit doctor …) it also forms a process
+    group, checks an all-reduce (NCCL on CUDA, gloo on CPU) and measures its latency and bandwidth, compares versions, code and data, and
+    checks that each rank sees the files the others write. It prints one line per check; the exit code is 1 if a check failed.
 
     Args:
-        config: Config files of the run, as for fit. Data and folder are taken from them unless they are given.
-        data: Folders of shards or pairs, as data.train takes them.
-        folder: Folder that the run writes to, on a file system that all nodes share.
-        timeout: Seconds that ranks may take to meet, and to add.
+        config: Config files of the run, as for fit. Data and folder are taken from them unless given.
+        data: Folders of shards or pairs, as for data.train.
+        folder: Folder that the run writes to, on a file system shared by all nodes.
+        timeout: Seconds that ranks may take to meet and to all-reduce, above 0.
     """
     if not timeout > 0:
-        raise ValueError(f"timeout is {timeout}; give seconds above 0.")
+        raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")
     place = find_place()
     findings = [*check_software(), *check_devices(), *check_memory()]
     device, misplaced = _device(place)
     findings += misplaced
     if place.world_size > 1:
         met = meet(place, timeout)
-        if met.level is not Level.OK:  # every rank speaks for itself
+        if met.level is not Level.OK:  # each rank prints its own findings
             _end([*findings, met])
         _end(_together(place, findings, met, device, config or [], data, folder, timeout), speaks=place.rank == 0)
     settings, found = _read_config(config or [])
@@ -70,9 +70,9 @@ def _together(
     folder: str | None,
     timeout: float,
 ) -> list[Finding]:
-    """The checks that need all ranks; what all of them found, on every rank."""
+    """Run the checks that need all ranks; return the merged findings on every rank."""
     settings_found = [_read_config(config) if place.rank == 0 else None]
-    dist.broadcast_object_list(settings_found)  # one rank parses: on a shared file system hundreds would read all packages at once
+    dist.broadcast_object_list(settings_found)  # only one rank parses: hundreds would read all packages from a shared file system at once
     settings, found = settings_found[0]
     common = [met, *found, *_check_size(settings, place.world_size)]
     remedy = "install the same package, from the same checkout, on every node"
@@ -80,7 +80,7 @@ def _together(
     devices = check_agreement("device type", {"device": device.type}, place.name, "give every node the same devices")
     common.append(check_sums(device, timeout) if devices.level is Level.OK else devices)
     mine, checksums = _check_run(settings, data, folder, number=place.rank)
-    remedy = "copy the data anew to the nodes that differ, or name a folder that all share"
+    remedy = "copy the data again to the nodes that differ, or use a folder shared by all"
     common.append(check_agreement("same data", checksums, place.name, remedy) if any(gather(bool(checksums))) else None)
     where = _folder(settings, folder)
     common.append(check_shared_folder(Path(where), place) if where is not None else None)
@@ -92,43 +92,43 @@ def _together(
 
 
 def _device(place: Place) -> tuple[torch.device, list[Finding]]:
-    """The device that Lightning would give this rank."""
+    """Return the device that Lightning would give this rank, and a finding if there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu"), []
     count = torch.cuda.device_count()
     if place.local_rank < count:
         return torch.device("cuda", place.local_rank), []
-    found = f"{place.name} is number {place.local_rank} on its node, which shows it {count} devices"
-    remedy = "under SLURM ask by --gpus-per-node with as many --ntasks-per-node; --gpus-per-task hides the others' devices"
+    found = f"{place.name} has local rank {place.local_rank}, but sees {count} devices on its node"
+    remedy = "under Slurm use --gpus-per-node with an equal --ntasks-per-node; --gpus-per-task hides the devices of other ranks"
     return torch.device("cuda", 0), [Finding.failed("devices", found, remedy)]
 
 
 def _read_config(files: list[str]) -> tuple[dict[str, Any], list[Finding]]:
-    """What ``mimdit fit`` would make of the config files, with all defaults, without building anything."""
+    """Parse the config files as ``mimdit fit`` does, with all defaults, without building anything."""
     if not files:
         return {}, []
     options = [word for file in files for word in ("--config", file)]
     command = [sys.executable, "-m", "mimdit", "fit", *options, "--print_config"]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        lines = [line.strip() for line in told.stderr.splitlines() if line.strip()]
+    parsed = subprocess.run(command, capture_output=True, text=True)
+    if parsed.returncode:
+        lines = [line.strip() for line in parsed.stderr.splitlines() if line.strip()]
         start = max((number for number, line in enumerate(lines) if line.startswith("error:")), default=len(lines) - 3)
-        return {}, [Finding.failed("config", " ".join(lines[max(0, start) :]), "mend the config: mimdit fit would end with this too")]
-    return yaml.safe_load(told.stdout), [Finding.ok("config", f"{', '.join(files)} can be read")]
+        return {}, [Finding.failed("config", " ".join(lines[max(0, start) :]), "correct the config; mimdit fit would fail, too")]
+    return yaml.safe_load(parsed.stdout), [Finding.ok("config", f"{', '.join(files)} can be read")]
 
 
 def _check_size(settings: dict[str, Any], world_size: int) -> list[Finding]:
-    """Whether a config's devices and nodes are as many as there are ranks; it may leave them to Lightning."""
+    """Check that a config's devices and nodes match the number of ranks, unless it leaves them to Lightning."""
     trainer = settings.get("trainer", {})
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
     if not isinstance(devices, int) or devices < 0 or devices * nodes == world_size:
         return []
     found = f"trainer.devices {devices} x trainer.num_nodes {nodes} are {devices * nodes} ranks, but {world_size} were started"
-    return [Finding.failed("ranks", found, "make trainer.devices and trainer.num_nodes those of the job")]
+    return [Finding.failed("ranks", found, "set trainer.devices and trainer.num_nodes to those of the job")]
 
 
 def _check_run(settings: dict[str, Any], data: list[str] | None, folder: str | None, number: int) -> tuple[list[Finding], dict[str, str]]:
-    """The run's folder, its data and its workers on this rank; and checksums of the data."""
+    """Check the folder, the data and the data workers of a run on this rank; return findings and data checksums."""
     findings, checksums = [], {}
     where = _folder(settings, folder)
     if where is not None:
@@ -140,33 +140,33 @@ def _check_run(settings: dict[str, Any], data: list[str] | None, folder: str | N
             findings.append(_check_data(name, places, arguments, number, checksums))
     workers, cores = arguments.get("num_workers", 0), usable_cores()
     if workers > cores:
-        remedy = "ask for more cores a task (--cpus-per-task, and SRUN_CPUS_PER_TASK for srun), or set data.num_workers lower"
+        remedy = "request more cores per task (--cpus-per-task, and SRUN_CPUS_PER_TASK for srun), or lower data.num_workers"
         findings.append(Finding.warning("cores", f"data.num_workers is {workers}, but there are {cores} cores for this process", remedy))
     return findings, checksums
 
 
 def _check_data(name: str, places: str | list[str], arguments: dict[str, Any], number: int, checksums: dict[str, str]) -> Finding:
-    """Look into one of the data sets, and note its checksum."""
-    told = f"{name} ({places})" if name.startswith("data.") else str(places)
+    """Check one data set, and store its checksum in ``checksums``."""
+    title = f"{name} ({places})" if name.startswith("data.") else str(places)
     remote = any(map(is_remote, [places] if isinstance(places, str) else places))
-    with tempfile.TemporaryDirectory() as elsewhere:  # for remote shards where no cache is set
+    with tempfile.TemporaryDirectory() as elsewhere:  # for remote shards without a cache
         cache = arguments.get("cache") or (elsewhere if remote else None)
         store = ShardStore(cache=cache, attempts=1, allow_pipes=arguments.get("allow_pipes", False))
         try:
             look = look_into(places, store, number)
         except (ValueError, OSError) as error:
-            return Finding.failed("data", f"{told}: {error}", "")
+            return Finding.failed("data", f"{title}: {error}", "")
     checksums[name] = look.checksum
-    return Finding.ok("data", f"{told}: {look}")
+    return Finding.ok("data", f"{title}: {look}")
 
 
 def _folder(settings: dict[str, Any], folder: str | None) -> str | None:
-    """The folder that the run writes to, if anything says."""
+    """Return the folder that the run writes to, or None if unknown."""
     return folder if folder is not None else settings.get("trainer", {}).get("default_root_dir")
 
 
 def _end(findings: list[Finding], *, speaks: bool = True) -> None:
-    """Print and leave."""
+    """Print the findings and exit."""
     worst = max(finding.level for finding in findings)
     if speaks:
         counts = {level: sum(finding.level is level for finding in findings) for level in Level}

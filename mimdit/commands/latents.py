@@ -1,15 +1,14 @@
-"""``mimdit shards latents``: what an autoencoder makes of the images, computed once instead of at every step."""
+"""``mimdit shards latents``: encode images by an autoencoder once, instead of at every training step."""
 
 from pathlib import Path
 
 import torch
 
-from datamodules.conversion.finalize import REJECTED_NAME
-from datamodules.conversion.run import WHOLE, Part
 from datamodules.latents.encode import close_when_done, encode_shards
 from datamodules.latents.plan import make_plan, settle
-from datamodules.latents.record import LatentRecord
 from datamodules.shards import ShardStore, open_index
+from datamodules.shards.folder import REJECTED_NAME, WHOLE, Part
+from datamodules.shards.latents import LatentRecord
 from mimdit.backbone.codec import VAECodec
 from mimdit.backbone.identity import identity
 from mimdit.commands.shards import describe
@@ -37,43 +36,42 @@ def latents(
     part: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Encode aligned crops of shards' images by an autoencoder, and write shards of its latents.
+    """Encode aligned crops of images in shards by an autoencoder, and write shards of its latents.
 
-    Each shard of dst is made of one of src. Training reads dst as any folder of shards, and no autoencoder runs in it. Mean and
-    log-variance of the posterior are stored, neither scaled nor sampled. A call that was interrupted, or killed, is continued by the same
-    call; the part that ends last writes the index.
+    Each shard of dst is made from one of src. Training reads dst like any folder of shards, without an autoencoder. Mean and log-variance
+    of the posterior are stored, neither scaled nor sampled. The same call continues an interrupted or killed one; the last part writes the
+    index.
 
     Args:
         src: A finished folder of shards, or a glob of its tars.
         dst: Folder to write the shards of latents to.
         vae: Autoencoder: a diffusers folder (bare, or a pipeline with a vae sub-folder) or a hub id. It must be the codec of the training.
-        variant: Which set of its weights to read, such as fp16.
+        variant: Variant of its weights, such as fp16.
         revision: Branch, tag or commit of a hub id.
-        crop: Side of the square crops in pixels; images smaller than that are rejected.
-        crops: Crops of each pair, drawn by seed, key and number.
-        flip: Turn and mirror the crops at random (8 ways); training cannot do that with latents.
-        groups: Groups to take, such as '[08Haze,13Rain_Haze]'; null is all.
+        crop: Side of the square crops in pixels; smaller images are rejected.
+        crops: Crops of each pair, which depend on seed, key and number.
+        flip: If true, rotate by quarter turns and mirror the crops at random (8 ways); training cannot do that with latents.
+        groups: Groups to encode, such as '[08Haze,13Rain_Haze]'; null is all.
         compose: Groups to compose from the clean images of others, such as '{18Lowlight_Blur_Noise: 02Blur_Noise}'.
-        keep_images: Store the crops as PNG beside their latents; validation needs images.
-        dtype: Float type to store, float16, bfloat16 or float32.
-        compute: Float type that the autoencoder works in, float32 or bfloat16.
-        batch_size: Crops that are encoded at once; twice as many images.
+        keep_images: If true, store the crops as PNG beside their latents; validation needs images.
+        dtype: Float type of the stored latents, float16, bfloat16 or float32.
+        compute: Float type of the autoencoder, float32 or bfloat16.
+        batch_size: Crops encoded at once, each two images.
         seed: Seed of the crops.
-        device: Where the autoencoder works, such as cuda:1; null is cuda where there is one, else cpu.
+        device: Device of the autoencoder, such as cuda:1; null is cuda if there is one, else cpu.
         workers: Processes that read and cut the images; 0 does it in this one.
         part: i/n writes only the i-th of n parts, for job arrays.
-        overwrite: Remove what dst holds of other latents.
+        overwrite: If true, remove other latents from dst.
 
     Raises:
-        ValueError: An option is out of its range, src is not what it should be, dst holds something else, or the disk is full.
+        ValueError: An option is out of range, src is invalid, dst holds something else, or the disk is full.
     """
     chosen = WHOLE if part is None else Part.parse(part)
     if workers < 0:
         raise ValueError(f"workers is {workers}; it must be at least 0.")
     if part is not None and overwrite:
-        raise ValueError(f"overwrite=true with part={part} would remove what other parts have written. Remove {dst} first instead.")
-    place = _device(device)
-    source = open_index(src, ShardStore())
+        raise ValueError(f"overwrite=true with part={part} would remove the shards of other parts. Remove {dst} first instead.")
+    place, source = _device(device), open_index(src, ShardStore())
     codec = VAECodec(vae, variant=variant, revision=revision)
     how = {"crop": crop, "crops": crops, "flip": flip, "seed": seed, "dtype": dtype, "compute": compute, "batch_size": batch_size}
     record = LatentRecord(identity(codec), codec.channels, codec.downscale, **how, images=keep_images)
@@ -82,18 +80,17 @@ def latents(
     encode_shards(plan, codec, place, part=chosen, workers=workers)
     closed = close_when_done(plan)
     if isinstance(closed, int):
-        print(f"Part {part} is done; {closed} of {len(plan.shards)} shards are still to come from the other parts.")
+        print(f"Part {part} is done; {closed} of {len(plan.shards)} shards of other parts are missing.")
         return
     index, rejected = closed
-    print(describe(index))
-    print(f"rejected pairs: {len(rejected)}" + (f", see {plan.folder / REJECTED_NAME}" if rejected else ""))
+    print(describe(index), f"rejected pairs: {len(rejected)}" + (f", see {plan.folder / REJECTED_NAME}" if rejected else ""), sep="\n")
 
 
 def _device(name: str | None) -> torch.device:
-    """The device of that name, which must be there."""
+    """Return the device of that name, after checking that it exists."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); leave it out, or give cpu or cuda:N") from error
+        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); omit it, or give cpu or cuda:N") from error

@@ -1,4 +1,4 @@
-"""What a restorer does on pairs: its quality, how its experts are used, and what each degradation does to its gates."""
+"""Measuring a restorer on pairs: its PSNR, the use of its experts, and its gates by degradation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from mimdit.routing.utilization import UtilizationCounts, utilization
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean PSNR in dB, use of the sub-experts ``[M, G, E]`` as shares of each gate's choices, and the mean gates of each degradation."""
+    """A measurement.
+
+    Attributes:
+        psnr: Mean PSNR in dB.
+        load_MGE: Use of the sub-experts ``[M, G, E]`` as shares of each gate's choices.
+        gates: Mean gates of each degradation.
+    """
 
     psnr: float
     load_MGE: torch.Tensor
@@ -28,7 +34,17 @@ class Measured:
 
 
 def measure(restorer: Restorer, data: str, images: int, title: str) -> Measured:
-    """Restore the first ``images`` pairs of shards or of a folder, in which the groups take turns; ValueError where there are none."""
+    """Restore the first ``images`` pairs of shards or of a folder, one degradation group after another in turns.
+
+    Args:
+        restorer: The restorer.
+        data: Shards, or a folder of pairs.
+        images: Most images to restore.
+        title: Title of the progress bar.
+
+    Raises:
+        ValueError: There are no pairs.
+    """
     pairs = open_pairs(data, ShardStore())
     if not len(pairs):
         raise ValueError(f"{data} holds no pairs; give validation shards, or a folder of pairs")

@@ -1,10 +1,10 @@
-"""``mimdit metrics …``: which metrics are ready, and fetching the weights of those that are not."""
+"""``mimdit metrics …``: list metrics, and fetch their weights. Neither needs pyiqa."""
 
 from mimdit.evaluation.iqa.metric import METRICS, metrics_named
 
 
 def list_metrics() -> None:
-    """Show which metrics are ready, and where the weights of the others belong."""
+    """List the metrics, those that are ready, and the places of the weights that are missing."""
     width = max(map(len, METRICS))
     for metric in METRICS.values():
         kind = "two sets" if metric.of_sets else "with a reference" if metric.reference else "no reference"
@@ -16,10 +16,10 @@ def list_metrics() -> None:
 
 
 def fetch(names: list[str] | None = None) -> None:
-    """Download the weights that metrics lack into the caches that they are loaded from.
+    """Download missing weights of metrics into the caches that they are loaded from.
 
     Args:
-        names: Metrics, such as [lpips, niqe]; null is all.
+        names: Metrics, such as lpips niqe; null is all.
     """
     wanted = {file.place: file for metric in metrics_named(names or METRICS) for file in metric.files if file.problem() is not None}
     for file in wanted.values():

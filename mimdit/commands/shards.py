@@ -1,18 +1,18 @@
-"""``mimdit shards …``: write folders of shards and look at them."""
+"""``mimdit shards …``: write folders of shards and inspect them."""
 
 import json
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.latents.record import LatentRecord
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
-from datamodules.synthetic.crops import list_photographs, photographs_digest
+from datamodules.shards.latents import LatentRecord
+from datamodules.synthetic.photographs import list_photographs, photographs_digest
 from datamodules.synthetic.quickstart import Photographs, quickstart_folders, write_folders
 from mimdit.core.files import replace_when_whole
 
 _PLAN = "plan.json"
 FORMULAS = ("original", "varied")
-"""Sets of formulas that `datamodules.degradations.degrade` draws from."""
+"""Sets of formulas for `datamodules.degradations.degrade`."""
 
 
 def quickstart(
@@ -36,45 +36,36 @@ def quickstart(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write the quickstart's data: made training scenes, degraded photographs for validation and test.
+    """Write the quickstart's data: generated training scenes, degraded photographs for validation and test.
 
-    Shards that are there already are kept, so a call that was interrupted is continued by the same call. The bytes do not depend on the
-    number of workers.
+    Existing shards are kept, so the same call continues an interrupted one. The bytes do not depend on the number of workers.
 
     Args:
         dst: Folder to write; gets train/, validation/ and test/.
-        train_images: Number of made training images.
-        size: Side of the made training images in pixels.
-        clean: Share of training images that stay undegraded, 0..1.
+        train_images: Number of training images.
+        size: Side of the training images in pixels.
+        clean: Fraction of training images that stay undegraded, 0..1.
         photograph_size: Side of the photographs for validation and test in pixels.
-        draws: How often each test photograph is degraded in each group, each time with another seed and the next of the severities.
+        draws: Degradations of each test photograph in each group, each with another seed and the next of the severities.
         severities: Severities of the degraded photographs, each in 0..1; null is 0.3, 0.6 and 0.9.
         min_severity: Smallest severity of the training images, 0..1.
-        max_severity: Largest severity of the training images, 0.1..1; below those of the photographs it tells how restoring carries over.
-        photographs: Folder of photographs whose sharp crops are trained on beside the made images; null is none.
-        photograph_share: Share of the training images that are crops of photographs, 0..1; 1 makes no scenes.
-        retone: Share of the crops that get another natural tone, which their clean image keeps, 0..1.
-        split: Text file that names the photographs to use, one file name a line; null is all of the folder.
-        formulas: Formulas of the degradations of the training images; those of validation and test are always the original ones.
-        shard_size: Pairs a shard at most.
+        max_severity: Largest severity of the training images, 0.1..1; a value below the photographs' severities tests extrapolation.
+        photographs: Folder of photographs whose sharp crops are added to the training images; null is none.
+        photograph_share: Fraction of the training images that are crops of photographs, 0..1; 1 makes no scenes.
+        retone: Fraction of the crops that get another natural tone, in both of their images, 0..1.
+        split: Text file with the names of the photographs to use, one per line; null is all of the folder.
+        formulas: Formulas of the training images' degradations; validation and test always use the original ones.
+        shard_size: Maximum number of pairs per shard.
         workers: Processes that work in parallel.
-        seed: Seed of everything that is drawn.
-        overwrite: Replace what was written to dst with other options.
+        seed: Seed of all random choices.
+        overwrite: If true, replace shards in dst that were made with other options.
 
     Raises:
-        ValueError: An option is out of its range, a photograph is unreadable or too small, or dst holds shards that were made with other
-            options.
+        ValueError: An option is out of range, a photograph is unreadable or too small, or dst holds shards made with other options.
     """
     severities = [0.3, 0.6, 0.9] if severities is None else list(severities)
-    samples = {
-        "train_images": train_images,
-        "size": size,
-        "clean": clean,
-        "photograph_size": photograph_size,
-        "draws": draws,
-        "severities": severities,
-        "seed": seed,
-    }
+    samples = {"train_images": train_images, "size": size, "clean": clean, "photograph_size": photograph_size, "draws": draws}
+    samples |= {"severities": severities, "seed": seed}
     late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original")}
     samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)
@@ -82,7 +73,7 @@ def quickstart(
     if photographs is not None:
         chosen, recorded = _photographs(Path(photographs), split, size=size, share=photograph_share, retone=retone)
     elif split is not None:
-        raise ValueError(f"split is {split}, but there is no folder that it splits; give --photographs too.")
+        raise ValueError(f"split is {split}, but there is no folder of photographs; give --photographs too.")
     destination = Path(dst)
     folders = quickstart_folders(destination, **samples, train_photographs=chosen)
     options = {"schema": SCHEMA, **samples, **recorded, "shard_size": shard_size}
@@ -92,10 +83,10 @@ def quickstart(
 
 
 def _photographs(folder: Path, split: str | None, *, size: int, share: float, retone: float) -> tuple[Photographs, dict[str, Any]]:
-    """Choose a folder's photographs; return them and the options that an index records of them."""
+    """Select a folder's photographs; return them and the options recorded in the index."""
     for name, value in {"photograph_share": share, "retone": retone}.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it is a share and must lie in 0..1.")
+            raise ValueError(f"{name} is {value}; it is a fraction and must lie in 0..1.")
     names = list_photographs(folder, size=size, split=None if split is None else Path(split))
     recorded = {"photograph_share": share, "retone": retone, "photographs": names, "photographs_sha256": photographs_digest(folder, names)}
     return Photographs(folder, tuple(names), share, retone), recorded
@@ -105,7 +96,7 @@ def info(folder: str) -> None:
     """Print groups, pairs and sizes of a folder of shards, or of all such folders in it.
 
     Args:
-        folder: A folder with an index.json, or one whose sub-folders have one.
+        folder: A folder with an index.json, or with sub-folders that have one.
 
     Raises:
         ShardError: There is none, or a shard is missing or cut short.
@@ -118,7 +109,7 @@ def info(folder: str) -> None:
 
 
 def describe(index: ShardIndex) -> str:
-    """Return a table of an index's groups: shards, pairs and MiB; and what its latents are, where it has some."""
+    """Return a table of an index's groups (shards, pairs and MiB) and a line about its latents, if it has some."""
     rows = [(group, len(shards), sum(s.samples for s in shards), sum(s.bytes for s in shards)) for group, shards in index.groups.items()]
     rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
     width = max(len(row[0]) for row in rows)
@@ -136,7 +127,7 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
         if name in least and value < least[name]:
             raise ValueError(f"{name} is {value}; it must be at least {least[name]}.")
     if not 0 <= samples["clean"] <= 1:
-        raise ValueError(f"clean is {samples['clean']}; it is a share and must lie in 0..1.")
+        raise ValueError(f"clean is {samples['clean']}; it is a fraction and must lie in 0..1.")
     if not 0.1 <= samples.get("max_severity", 1.0) <= 1:
         raise ValueError(f"max_severity is {samples['max_severity']}; it must lie in 0.1..1.")
     least, most = samples.get("min_severity", 0.1), samples.get("max_severity", 1.0)
@@ -150,7 +141,7 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
 
 
 def _agree(destination: Path, folders: list[Path], options: dict[str, Any], overwrite: bool) -> None:
-    """Record the options before the first shard; refuse a folder of other options, or clear it with ``overwrite``."""
+    """Record the options before the first shard; refuse a folder with other options, or clear it if ``overwrite``."""
     plan = destination / _PLAN
     if plan.is_file():
         recorded = json.loads(plan.read_text())

@@ -19,11 +19,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 import callbacks  # also for the short names of its classes
 import datamodules
 import mimdit
+from callbacks.preemption import Preempted, leave_together
 from mimdit.core import stop_signals
-from mimdit.distributed.checkpoint_files import read_hyper_parameters
-from mimdit.distributed.checkpoint_io import WholeCheckpointIO
-from mimdit.distributed.preemption import Preempted, leave_together
-from mimdit.training.precision import slow_precision
+from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
+from mimdit.training.devices import slow_precision
 
 VERBS = ("fit", "validate", "test", "predict")
 

@@ -1,4 +1,4 @@
-"""The MoE-in-MoE conditioner: reads the degraded image and steers the diffusion transformer."""
+"""MoE-in-MoE conditioner: residuals for the diffusion transformer, computed from the degraded image."""
 
 from mimdit.conditioner.inter_moe import InterMoE
 from mimdit.conditioner.intra_moe import IntraMoE

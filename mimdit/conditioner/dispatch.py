@@ -1,11 +1,13 @@
-"""How images reach the sub-experts that were chosen for them: as rows, one for each pair of an image and a sub-expert.
+"""Dispatch of images to their chosen sub-experts, as rows: one for each pair of an image and a sub-expert.
 
-All shapes are static: there is no loop over sub-experts or images, and nobody asks the device how many rows a sub-expert got. One that
-got none has a gradient of zero, never none. The two ways to multiply rows by the weights of their sub-experts agree to rounding:
+All shapes are static: there is no loop over sub-experts or images, and no synchronization with the device to read the number of rows of a
+sub-expert. A sub-expert without rows has a gradient of zero, never None. The two ways to multiply rows by the weights of their sub-experts
+agree up to rounding:
 
-- ``gather`` copies the weights of every row and multiplies a batch of matrices. Any device and type; the copies live for the product alone.
-- ``grouped`` sorts the rows by sub-expert and multiplies each run of them with the stack itself (`torch.nn.functional.grouped_mm`), so no
-  weight is copied however many images there are.
+- ``gather`` copies the weights of every row and multiplies a batch of matrices. Any device and type; the copies exist only during the
+  product.
+- ``grouped`` sorts the rows by sub-expert and multiplies each run of rows with the stack itself (`torch.nn.functional.grouped_mm`); no
+  weight is copied, whatever the number of images.
 
 Shape legend: B images, E sub-experts, K chosen per image, R = B * K rows, C channels.
 """
@@ -23,8 +25,12 @@ DISPATCHES = ("auto", "gather", "grouped")
 class Rows:
     """Pairs of an image and one of its sub-experts, image by image, or sorted by sub-expert.
 
-    ``indices_R`` (int64) names the sub-expert of each row. Sorted rows also have ``ends_E`` (int32), where the rows of each sub-expert end,
-    ``pairs_R``, the pair ``b * K + k`` that each row is, and ``places_R``, the row of each pair; they are None for rows in order.
+    Attributes:
+        indices_R: Sub-expert of each row, int64.
+        num_chosen: Number K of sub-experts per image.
+        ends_E: End of each sub-expert's rows, int32; None for rows in order.
+        pairs_R: Pair ``b * K + k`` of each row; None for rows in order.
+        places_R: Row of each pair; None for rows in order.
     """
 
     indices_R: torch.Tensor
@@ -35,19 +41,19 @@ class Rows:
 
     @staticmethod
     def in_order(indices_BK: torch.Tensor) -> Rows:
-        """Row ``b * K + k`` is image b for its sub-expert k."""
+        """Return rows image by image: row ``b * K + k`` is image b for its k-th sub-expert."""
         return Rows(indices_BK.flatten(), indices_BK.shape[1])
 
     @staticmethod
     def sort(indices_BK: torch.Tensor, num_experts: int) -> Rows:
-        """Rows of equal sub-experts side by side, images in order among them."""
+        """Return rows sorted by sub-expert, with images in order within each."""
         indices_R, pairs_R = indices_BK.flatten().sort(stable=True)
         counts_E = (indices_R[:, None] == torch.arange(num_experts, device=indices_R.device)).sum(dim=0)
         return Rows(indices_R, indices_BK.shape[1], counts_E.cumsum(dim=0).to(torch.int32), pairs_R, pairs_R.argsort())
 
 
 def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    """The type that products are computed in: autocast's where it is on, else that of ``hidden_states``."""
+    """Return the type of products: autocast's where it is on, else that of ``hidden_states``."""
     device = hidden_states.device.type
     if not hidden_states.is_meta and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -55,16 +61,16 @@ def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
 
 
 def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, ...]) -> bool:
-    """Whether to sort the rows and group the products, by ``dispatch`` and what is to be multiplied.
+    """Return true if rows are to be sorted and products grouped.
 
     Args:
-        dispatch: ``gather``, ``grouped``, or ``auto``: grouped where one kernel does it all, which is in bf16 on CUDA devices of
-            capability 9 (others loop over sub-experts inside, and wait for the device to do so), and gather everywhere else.
+        dispatch: ``gather``, ``grouped``, or ``auto``. ``auto`` is grouped in bf16 on CUDA devices of capability 9, where one kernel
+            computes all products (others loop over sub-experts and synchronize with the device), and gather everywhere else.
         hidden_states: The input.
-        channels: Numbers of channels that go in and out of the products.
+        channels: Numbers of input and output channels of the products.
 
     Raises:
-        ValueError: ``grouped`` was asked for, and the type or the channels do not allow it.
+        ValueError: ``dispatch`` is ``grouped`` and the type or the channels do not allow it.
     """
     if dispatch == "gather":
         return False

@@ -1,4 +1,7 @@
-"""The light estimate of the clean latent: the degraded latent, a change of tone, and a local correction."""
+"""Light estimate of the clean latent: the degraded latent plus a change of tone and a local correction. Not in the paper.
+
+Shape legend: B images, C latent channels, F statistics, J exponents of the tone curve, H x W conditioner positions, h x w latent pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,10 @@ _MOST_SAMPLES = 65536
 
 
 def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
-    """What a histogram and a gradient tell of the tone of ``latents [B, C, h, w]``: fp32 ``[B, 7 (C + 1) + C]``.
+    """Return histogram and gradient statistics of ``latents [B, C, h, w]``: fp32 ``[B, 7 (C + 1) + C]``.
 
-    Quantiles of each channel and of the darkest channel at each position, and the log-std of the differences between neighbours. Mean and
-    spread alone cannot tell haze from a pale scene: it is the lack of anything dark, the dark channel of He et al. (2009), that gives it
-    away. Quantiles are of at most 65,536 evenly spaced positions.
+    Quantiles of each channel and of the darkest channel at each position, over at most 65,536 evenly spaced positions, and the log-std of
+    differences between neighbors. Mean and spread do not separate haze from a pale scene; a missing dark channel (He et al. 2009) does.
     """
     values = latents.flatten(2)[:, :, :: -(-latents[0, 0].numel() // _MOST_SAMPLES)]
     values = torch.cat([values, values.amin(dim=1, keepdim=True)], dim=1).float()
@@ -27,15 +29,17 @@ def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
 
 
 class ToneCurve(nn.Module):
-    """Add ``sum_j c_j * y^p_j`` per channel, with c read from global statistics: haze and darkness are mostly tone. (ours)
+    """Change of tone ``sum_j c_j * y^p_j`` per channel, with c computed from global statistics. Not in the paper.
+
+    Haze and darkness are mostly changes of tone.
 
     Args:
         channels: Latent channels.
         dim: Channels of the hidden states whose statistics are read.
-        powers: The exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: made for pixel latents in -1..1. With only 0
-            and 1 it is an affine change of each channel, fit for any latent.
-        histogram: Whether it reads `tone_statistics` beside means and spreads.
-        grid: Positions per cell of a `ToneGrid` that adds to c from place to place; 0 for one c for the whole image.
+        powers: Exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: for pixel latents in -1..1. With only 0 and 1 the
+            change is affine per channel, which suits any latent.
+        histogram: If true, read `tone_statistics` beside means and spreads.
+        grid: Positions per cell of a `ToneGrid` that adds local coefficients to c; 0 for one c for the whole image.
     """
 
     def __init__(self, channels: int, dim: int, powers: tuple[float, ...], *, histogram: bool = False, grid: int = 0) -> None:
@@ -48,7 +52,7 @@ class ToneCurve(nn.Module):
         self.grid = ToneGrid(dim, channels * len(powers), grid) if grid else None
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The change to ``latents [B, C, h, w]``, fp32."""
+        """Return the change to ``latents [B, C, h, w]``, fp32."""
         with outside_autocast(latents):
             coefficients = self.everywhere(self.statistics(latents, router_features(hidden_states)))
             if self.grid is not None:
@@ -56,19 +60,19 @@ class ToneCurve(nn.Module):
             return self.change(latents, coefficients)
 
     def statistics(self, latents: torch.Tensor, features_BF: torch.Tensor) -> torch.Tensor:
-        """What the coefficients are read from: ``features_BF`` of the hidden states, and the latents, fp32 ``[B, F]``."""
+        """Return the input of `everywhere`: ``features_BF`` of the hidden states and statistics of the latents, fp32 ``[B, F]``."""
         statistics = [features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))]
         return torch.cat(statistics, dim=1)
 
     def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
-        """The part of the coefficients that is the same at every place, fp32 ``[B, J * C, 1, 1]``."""
+        """Return the coefficients that are equal at all positions, fp32 ``[B, J * C, 1, 1]``."""
         return self.coefficients(statistics.to(self.coefficients[0].weight.dtype)).float()[..., None, None]
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
         return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
 
     def change(self, latents: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """``sum_j c_j * y^p_j`` for ``coefficients [B, J * C, h or 1, w or 1]``, fp32."""
+        """Return ``sum_j c_j * y^p_j`` for ``coefficients [B, J * C, h or 1, w or 1]``, fp32."""
         coefficients = coefficients.unflatten(1, (len(self.powers), -1))
         unit = ((latents.float() + 1) / 2).clamp(0, 1)
         # The floor keeps the slope of a root finite in black regions.
@@ -80,15 +84,15 @@ class ToneCurve(nn.Module):
 
 
 class ToneGrid(nn.Module):
-    """Coefficients of the tone from place to place: haze grows with the distance, and a lamp lights a part of the night. (ours)
+    """Local coefficients of the tone: haze grows with distance, and a lamp lights a part of the night. Not in the paper.
 
-    Mean and log-std of each cell go through a small network that also sees the neighbouring cells; between cell centres its answer is
-    interpolated, so that it can follow depth and light but draws no detail.
+    A small network reads mean and log-std of each cell and its neighbors. Its output is interpolated between cell centers: it follows depth
+    and light, but draws no detail.
 
     Args:
         dim: Channels of the hidden states.
-        num_coefficients: Channels of the answer, zero at initialisation.
-        cell: Positions per cell, in each direction; divides the size of what it is given.
+        num_coefficients: Output channels, zero at initialization.
+        cell: Positions per cell, in each direction; divides the size of the input.
     """
 
     def __init__(self, dim: int, num_coefficients: int, cell: int) -> None:
@@ -104,37 +108,37 @@ class ToneGrid(nn.Module):
         nn.init.zeros_(self.network[-1].bias)
 
     def forward(self, hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """``[B, dim, H, W]`` to coefficients ``[B, num_coefficients, *size]``, fp32."""
+        """Return coefficients ``[B, num_coefficients, *size]``, fp32, for hidden states ``[B, dim, H, W]``."""
         return interpolate_cells(self.of_cells(self.statistics(hidden_states)), size)
 
     def statistics(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Mean and log-std of each cell, ``[B, 2 dim, H / cell, W / cell]``."""
+        """Return mean and log-std of each cell, ``[B, 2 dim, H / cell, W / cell]``."""
         hidden_states = hidden_states.float()
         mean = nn.functional.avg_pool2d(hidden_states, self.cell)
         variance = (nn.functional.avg_pool2d(hidden_states.square(), self.cell) - mean.square()).clamp_min(0)
         return torch.cat([mean, (variance + 1e-4).log() / 2], dim=1)
 
     def of_cells(self, statistics: torch.Tensor) -> torch.Tensor:
-        """The coefficients of each cell, fp32."""
+        """Return the coefficients of each cell, fp32."""
         return self.network(statistics.to(self.network[0].weight.dtype)).float()
 
 
 def interpolate_cells(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Coefficients of cells, between their centres."""
+    """Interpolate coefficients of cells between their centers."""
     return nn.functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
 
 
 class EstimateHead(nn.Module):
-    """Predict the clean latent from the last MiM block's output, as a zero-initialised change of the degraded latent. (ours)
+    """Estimate of the clean latent from the last MiM block, as a zero-initialized change of the degraded one. Not in the paper.
 
     Args:
         channels: Latent channels.
         dim: Channels of the hidden states.
         patch_size: Latent pixels per position of the hidden states, in each direction.
-        tone_powers: Exponents of the tone change; empty for none.
-        tone_histogram: Whether the tone change reads the histogram too.
-        tone_grid: Positions per cell of a tone that differs from place to place; 0 for one tone for the whole image.
-        feed_forward: Kind of its feed-forward; see `MiMBlock`.
+        tone_powers: Exponents of the tone curve; empty for no tone curve.
+        tone_histogram: If true, the tone curve reads the histogram too.
+        tone_grid: Positions per cell of a local tone; 0 for one tone curve for the whole image.
+        feed_forward: Kind of the feed-forward; see `MiMBlock`.
     """
 
     def __init__(
@@ -159,15 +163,15 @@ class EstimateHead(nn.Module):
     def forward(
         self, latents: torch.Tensor, hidden_states: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Estimate ``[B, C, h, w]`` in fp32; at initialization it is ``latents`` itself.
+        """Return the estimate ``[B, C, h, w]``, fp32; at initialization it equals ``latents``.
 
-        ``scales`` are the factors of tone and detail of `mimdit.conditioner.identification.presence_scales`; None for one.
+        ``scales`` are the factors of tone and detail, see `mimdit.conditioner.identification.presence_scales`; None for 1.
         """
         tone_scale, detail_scale = (1, 1) if scales is None else scales
         estimate = self.local(latents, hidden_states, detail_scale)
         return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states)
 
     def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
-        """Return the estimate without the tone; a position depends on those at most three away."""
+        """Return the estimate without the change of tone; a position depends on those at most three away."""
         detail = self.detail(hidden_states + self.feed_forward(self.norm(hidden_states)))
         return latents + scale * nn.functional.pixel_shuffle(detail, self.patch_size).float()

@@ -1,4 +1,4 @@
-"""Identification: which elementary degradations an image has, read from the features that the routers read.
+"""Identification of an image's elementary degradations from the routers' features.
 
 Shape legend: M MiM blocks, B images, F router features, A atoms.
 """
@@ -35,10 +35,10 @@ class IdentificationHead(nn.Module):
 
 
 def presence_scales(logits_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how far the estimate's corrections go, as two factors in 0..1, ``[B, 1, 1, 1]``: of the tone and of the detail.
+    """Return factors in 0..1, ``[B, 1, 1, 1]``, of the estimate's corrections of tone and of detail. Not in the paper.
 
-    The first is the probability that any of `TONE_ATOMS` is present, the second that any atom is. Where no degradation is seen, an image
-    comes back as it was. No gradient reaches the logits: their own loss keeps them probabilities.
+    The first is the probability that any of `TONE_ATOMS` is present, the second that any atom is present: without a degradation the image
+    is returned unchanged. No gradient reaches the logits, which only their own loss trains.
     """
     absent_BA = torch.sigmoid(-logits_BA.detach())
     tone = [ATOMS.index(atom) for atom in TONE_ATOMS]

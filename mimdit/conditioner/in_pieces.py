@@ -1,8 +1,11 @@
-"""What the conditioner says of an image too large to be worked on in one piece: piece by piece, block by block, the same to rounding.
+"""The conditioner on an image too large for one pass: piece by piece and block by block, equal to one pass up to rounding.
 
-Everything that a gate or an expert reads of the whole image is gathered from all pieces, at full resolution, before any piece goes through
-the block: a smaller copy of the image would hide noise and blur. So each block passes over the pieces twice. Between blocks, hidden states
-lie where the latents do, large ones in files (`mimdit.core.canvas`); only a piece at a time is on the conditioner's device.
+Everything that a gate or an expert reads of the whole image is accumulated over all pieces, at full resolution, before any piece goes
+through the block: a smaller copy of the image would hide noise and blur. Each block therefore passes over the pieces twice. Between blocks
+the hidden states are where the latents are, large ones in files (`mimdit.core.canvas`); only one piece at a time is on the conditioner's
+device.
+
+Shape legend: M MiM blocks, B images, C channels, N tokens, D token channels, G expert groups, F router features.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
 from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
-from mimdit.routing.routing import Gates, Routing
+from mimdit.routing.routing import Routing
 
 
 @torch.no_grad()
@@ -30,14 +33,21 @@ def condition_in_pieces(
     gains_MG: torch.Tensor | None = None,
     done: Callable[[float], None] = lambda share: None,
 ) -> Conditioning:
-    """`MoEConditioner.forward` for ``latents [B, C, h, w]`` on any device, with about ``area`` latent pixels at a time on its own. (ours)
+    """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
 
-    Residuals and estimate are where the latents are. Borders lie between Swin windows, and each piece sees as much of its neighbours as
-    windows and filters reach, so that only the order of sums differs from one piece. ``done`` is told the share of all, 0..1, that each
-    piece was.
+    Borders lie between Swin windows, and each piece includes as much of its neighbors as windows and filters reach; only the order of sums
+    differs from one pass.
+
+    Args:
+        conditioner: The conditioner, on its own device.
+        latents: The degraded latents ``[B, C, h, w]``, on any device; residuals and estimate are returned there.
+        area: Latent pixels on the conditioner's device at a time, approximately.
+        routing: Gates to use instead of the routers' decisions.
+        gains_MG: Factors of the groups' weights.
+        done: Called after each unit of work with the fraction of the total that it was; the fractions sum to 1.
 
     Raises:
-        ValueError: The size is no multiple of the conditioner's.
+        ValueError: The size is not a multiple of the conditioner's.
     """
     conditioner.check_size(latents)
     height, width = (size // conditioner.patch_size for size in latents.shape[2:])
@@ -49,35 +59,30 @@ def condition_in_pieces(
     ahead = _canvas_like(hidden_states)
     inter, intra, features, residuals = [], [], [], []
     share = 1 / (2 * len(wide) * len(conditioner.blocks))
-    for index, (block, projection) in enumerate(zip(conditioner.blocks, conditioner.projections)):
+    for block, projection, overrides in zip(conditioner.blocks, conditioner.projections, conditioner.overrides(routing, gains_MG)):
         features.append(pooled.features().to(conditioner.device))
-        decided = block.inter_moe.route(features[-1])
-        if routing is not None:
-            decided = tuple(gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra))
-        if gains_MG is not None:
-            decided = (decided[0].scaled(gains_MG[index]), decided[1])
-        inter.append(decided[0])
-        intra.append(decided[1])
+        gates = block.inter_moe.decide(features[-1], *overrides)
+        inter.append(gates[0])
+        intra.append(gates[1])
         statistics = None
         for piece in wide:
-            of_piece = block.statistics(piece.cut(hidden_states).to(conditioner.device), decided[1], piece)
+            of_piece = block.statistics(piece.cut(hidden_states).to(conditioner.device), gates[1], piece)
             statistics = of_piece if statistics is None else _sum(statistics, of_piece)
             done(share)
         residual, pooled = None, PooledFeatures()
         for piece in wide:
-            own = piece.own(block.transform(piece.cut(hidden_states).to(conditioner.device), *decided, statistics))
+            own = piece.own(block.transform(piece.cut(hidden_states).to(conditioner.device), *gates, statistics))
             piece.put(ahead, own)
             pooled.add(own)
             residual = _put_tokens(residual, projection(own), piece.coarser(conditioner.fold), hidden_states.device)
             done(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.flatten(2).transpose(1, 2))
-    record = conditioner.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features))
-    head, last_BF = conditioner.estimate_head, pooled.features().to(conditioner.device)
-    identified = None if conditioner.identification is None else conditioner.identification([*features, last_BF])
-    scales = conditioner.scales(identified)
+    last_BF = pooled.features().to(conditioner.device)
+    identified = conditioner.identify([*features, last_BF])
+    head, scales = conditioner.estimate_head, conditioner.scales(identified)
     estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, last_BF, scales)
-    return Conditioning(residuals, record, estimate, identified=identified)
+    return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, identified=identified)
 
 
 def _embed(conditioner: MoEConditioner, latents: torch.Tensor, over: list[Piece]) -> tuple[torch.Tensor, PooledFeatures]:
@@ -92,12 +97,12 @@ def _embed(conditioner: MoEConditioner, latents: torch.Tensor, over: list[Piece]
 
 
 def _image(own: torch.Tensor, piece: Piece, device: torch.device) -> torch.Tensor:
-    """An empty image ``[B, C, H, W]`` of which ``own`` is a piece, the channels last in memory."""
+    """Allocate the image ``[B, C, H, W]`` that ``own`` is a piece of, channels last in memory."""
     return canvas(len(own), piece.down.whole, piece.across.whole, own.shape[1], dtype=own.dtype, device=device).permute(0, 3, 1, 2)
 
 
 def _canvas_like(image: torch.Tensor) -> torch.Tensor:
-    """The same of an image."""
+    """Allocate an image of the same shape and type, channels last in memory."""
     batch, channels, height, width = image.shape
     return canvas(batch, height, width, channels, dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
 
@@ -107,7 +112,7 @@ def _sum(total: list[tuple[torch.Tensor, ...]], share: list[tuple[torch.Tensor, 
 
 
 def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, piece: Piece, device: torch.device) -> torch.Tensor:
-    """Write a piece's tokens ``[B, n, D]`` into the image ``[B, D, H, W]`` of all, which is made with the first."""
+    """Write a piece's tokens ``[B, n, D]`` into the token image ``[B, D, H, W]``, allocated with the first piece."""
     own = tokens.transpose(1, 2).unflatten(2, (piece.down.size, piece.across.size))
     into = _image(own, piece, device) if into is None else into
     piece.put(into, own)
@@ -141,7 +146,7 @@ def _estimate(
 
 
 def _cells(grid: torch.nn.Module, hidden_states: torch.Tensor, over: list[Piece], device: torch.device) -> torch.Tensor:
-    """The coefficients of every cell of the image: they are few, so the network that reads them runs once."""
+    """Return the coefficients of all cells; cells are few, so the network runs once for the whole image."""
     statistics = None
     for piece in over:
         own = grid.statistics(hidden_states[:, :, piece.down.own, piece.across.own].to(device))
@@ -152,11 +157,11 @@ def _cells(grid: torch.nn.Module, hidden_states: torch.Tensor, over: list[Piece]
 
 
 def _coefficients(cells: torch.Tensor, piece: Piece, side: int) -> torch.Tensor:
-    """Interpolated to the piece's own positions, ``side`` a cell, with a cell more on each side that has one."""
-    around = Piece(_with_neighbours(piece.down), _with_neighbours(piece.across))
+    """Interpolate the cells to the piece's own positions, ``side`` per cell, with one neighbor cell on each inner side."""
+    around = Piece(_with_neighbors(piece.down), _with_neighbors(piece.across))
     seen = around.cut(cells)
     return around.finer(side).own(interpolate_cells(seen, (seen.shape[2] * side, seen.shape[3] * side)))
 
 
-def _with_neighbours(span: Span) -> Span:
+def _with_neighbors(span: Span) -> Span:
     return Span(span.start, span.size, min(1, span.start), min(1, span.whole - span.start - span.size), span.whole)

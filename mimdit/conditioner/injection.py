@@ -1,4 +1,4 @@
-"""From conditioner features to the residuals that enter the diffusion transformer's token stream."""
+"""Injection: from conditioner features to residuals on the diffusion transformer's token stream."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 class ResidualProjection(nn.Module):
-    """One zero-initialised linear per MiM block, from the conditioner's grid to the DiT's tokens (paper: zero-initialised layers).
+    """Zero-initialized linear layer of a MiM block, from the conditioner's grid to the DiT's tokens (paper: zero-initialized injection).
 
-    Where the conditioner works on a finer grid, the ``fold x fold`` positions under a token are laid side by side first, so no detail is
-    averaged away.
+    At initialization the steered DiT equals the pretrained one, to the bit. On a finer grid than the DiT's, the ``fold x fold`` positions
+    under a token are concatenated first, so that no detail is averaged away. The paper does not give the points of injection.
 
     Args:
         dim: Channels of the hidden states.
@@ -28,15 +28,15 @@ class ResidualProjection(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """``[B, C, H, W]`` to tokens ``[B, N, D]``, N = (H / fold) * (W / fold), row by row."""
+        """Project ``[B, C, H, W]`` to tokens ``[B, N, D]``, N = (H / fold) * (W / fold), row by row."""
         folded = nn.functional.pixel_unshuffle(hidden_states, self.fold)
         return self.linear(folded.flatten(2).transpose(1, 2))
 
 
 class TimestepScale(nn.Module):
-    """Stretch M residuals over L transformer blocks, each times ``1 + MLP(sigma)`` of its own. (ours)
+    """Stretch M residuals over L transformer blocks, each scaled by its own ``1 + MLP(sigma)``. Not in the paper.
 
-    The last block takes none, as diffusers skips it: L residuals are returned, the last one unused.
+    The last block takes no residual, as in diffusers: L residuals are returned, the last one unused.
 
     Args:
         token_dim: Width D of the DiT's tokens.
@@ -53,8 +53,8 @@ class TimestepScale(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, residuals: list[torch.Tensor], sigma: torch.Tensor) -> list[torch.Tensor]:
-        """Residuals ``M x [B, N, D]`` at ``sigma [B]`` in 0..1, to ``L x [B, N, D]``."""
-        # Not a buffer: a model turned to bf16 would round the frequencies, and no longer be the one that was trained.
+        """Return L residuals ``[B, N, D]`` from M residuals of that shape, at ``sigma [B]`` in 0..1."""
+        # Not a buffer: casting the model to bf16 would round the frequencies and change the trained function.
         frequencies = torch.exp(torch.linspace(0, math.log(1000.0), self.width // 2, dtype=torch.float32, device=sigma.device))
         angles = sigma.float()[:, None] * frequencies
         encoded = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.mlp[0].weight.dtype)

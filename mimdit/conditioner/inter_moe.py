@@ -1,6 +1,6 @@
-"""Inter-MoE, the coarse level: heterogeneous groups of experts, fused densely by what the image looks like.
+"""Inter-MoE, the coarse level: heterogeneous expert groups, fused densely with weights that depend on the image.
 
-Shape legend: B images, F router features, G groups, E sub-experts (padded to the largest group), K chosen.
+Shape legend: B images, C channels, F router features, G expert groups, E sub-experts (padded to the largest group), K chosen.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ DEFAULT_GROUPS = ("spatial", "channel", "swin", "se")
 
 
 class InterMoE(nn.Module):
-    """Softmax-weighted sum of the groups' outputs (paper: Inter-MoE).
+    """Softmax-weighted sum of the outputs of heterogeneous expert groups (paper, section 3: Inter-MoE).
+
+    The groups are the paper's: spatial attention, channel attention, Swin window attention, squeeze-and-excitation. The modes ``sparse``
+    and ``uniform`` are for ablations. Not in the paper: the features that the gate reads, and the gains.
 
     Args:
         dim: Channels C of the hidden states.
         hidden: Inner channels of one sub-expert.
-        groups: Kind of each group; naming one kind four times makes it homogeneous.
+        groups: Expert kind of each group; one kind four times makes the Inter-MoE homogeneous.
         num_experts: Sub-experts per group.
         top_k: Sub-experts per image and group.
-        inter: ``dense`` (the paper), ``sparse`` (only ``inter_top_k`` groups count) or ``uniform`` (no gate).
+        inter: ``dense`` (the paper), ``sparse`` (only ``inter_top_k`` groups have weight) or ``uniform`` (no gate).
         inter_top_k: Groups kept when ``inter`` is sparse.
         intra: ``sparse`` (the paper), ``dense`` or ``none``; see `IntraMoE`.
-        shift: Shift the windows of Swin experts.
-        dispatch: How images reach their sub-experts; see `IntraMoE`.
-        num_features: Length F of the vector that the gates read; None for mean and log-std of ``dim`` channels.
+        shift: If true, shift the windows of Swin experts.
+        dispatch: Execution of the sub-experts; see `IntraMoE`.
+        num_features: Length F of the router features; None for mean and log-std of ``dim`` channels.
     """
 
     def __init__(
@@ -52,9 +55,7 @@ class InterMoE(nn.Module):
         num_features = 2 * dim if num_features is None else num_features
         self.router = Router(num_features, len(groups), mode=inter, top_k=inter_top_k)
         gates = {"top_k": top_k, "mode": intra, "num_features": num_features}
-        self.groups = nn.ModuleList(
-            IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups
-        )
+        self.groups = nn.ModuleList(IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups)
 
     def forward(
         self,
@@ -62,27 +63,41 @@ class InterMoE(nn.Module):
         features_BF: torch.Tensor | None,
         inter: Gates | None = None,
         intra: Gates | None = None,
+        gains_G: torch.Tensor | None = None,
+        *,
         statistics: list[tuple[torch.Tensor, ...]] | None = None,
     ) -> tuple[torch.Tensor, Gates, Gates]:
-        """Fuse all groups for ``hidden_states [B, C, H, W]``; given gates (``inter [B, G]``, ``intra [G, B, E]``) are obeyed.
+        """Fuse the outputs of all groups for ``hidden_states [B, C, H, W]``; return them with the gates of `decide`.
 
-        ``statistics``, one entry a group, replace what the experts would read of the whole of ``hidden_states``.
+        ``statistics``, one entry per group, replace the global statistics that the experts would compute from ``hidden_states``: with them
+        ``hidden_states`` may be a piece of the image.
         """
-        if inter is None:
-            inter = self.router(features_BF)
-        fused, decided = 0, []
-        for index, group in enumerate(self.groups):
-            given = None if intra is None else intra.map(lambda tensor, g=index: tensor[g])
-            output, gates = group(hidden_states, features_BF, given, None if statistics is None else statistics[index])
+        inter, intra = self.decide(features_BF, inter, intra, gains_G)
+        fused = 0
+        for index, (group, gates) in enumerate(zip(self.groups, intra.unbind())):
+            output, _ = group(hidden_states, None, gates, None if statistics is None else statistics[index])
             fused = fused + output * inter.weights[:, index, None, None, None].to(output.dtype)
-            decided.append(gates)
-        return fused, inter, Gates.stack(decided)
+        return fused, inter, intra
+
+    def decide(
+        self,
+        features_BF: torch.Tensor | None,
+        inter: Gates | None = None,
+        intra: Gates | None = None,
+        gains_G: torch.Tensor | None = None,
+    ) -> tuple[Gates, Gates]:
+        """Decide all gates of the block without running an expert.
+
+        Args:
+            features_BF: Router features; unused where both gates are given.
+            inter: Gate over groups, tensors ``[B, G]``; None for the router's decision.
+            intra: Gates over sub-experts, tensors ``[G, B, E]``; None for the routers' decisions.
+            gains_G: Factors of the groups' weights; see `Gates.scaled`.
+        """
+        inter = self.router(features_BF) if inter is None else inter
+        intra = Gates.stack([group.router(features_BF) for group in self.groups]) if intra is None else intra
+        return inter if gains_G is None else inter.scaled(gains_G), intra
 
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
-        """The piece's share of what the experts of each group read of the whole image."""
-        gates = (intra.map(lambda tensor, g=index: tensor[g]) for index in range(len(self.groups)))
-        return [group.statistics(hidden_states, given, piece) for group, given in zip(self.groups, gates)]
-
-    def route(self, features_BF: torch.Tensor) -> tuple[Gates, Gates]:
-        """Decide every gate from ``features_BF`` alone, without running an expert."""
-        return self.router(features_BF), Gates.stack([group.router(features_BF) for group in self.groups])
+        """Return a piece's contribution to the global statistics that the experts of each group read."""
+        return [group.statistics(hidden_states, gates, piece) for group, gates in zip(self.groups, intra.unbind())]

@@ -1,6 +1,6 @@
-"""Intra-MoE, the fine level: inside one group, each image is given to a few of the group's sub-experts.
+"""Intra-MoE, the fine level: inside one group, each image is processed by a few of the group's sub-experts.
 
-Shape legend: B images, F router features, E sub-experts, K chosen.
+Shape legend: B images, C channels, F router features, E sub-experts, K chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ MODES = ("sparse", "dense", "none")
 
 
 class IntraMoE(nn.Module):
-    """One group: a stack of sub-experts of one kind behind a gate of its own (paper: Intra-MoE; E and k are ours).
+    """Group of sub-experts of one kind with a sparse top-k gate (paper, section 3: Intra-MoE).
+
+    The paper gives neither E nor k. The modes ``dense`` and ``none`` are for ablations. Not in the paper: the features that the gate reads.
 
     Args:
         kind: ``spatial``, ``channel``, ``swin`` or ``se``.
@@ -28,9 +30,9 @@ class IntraMoE(nn.Module):
         top_k: Sub-experts per image, 1..E.
         mode: ``sparse`` (the paper), ``dense`` (all sub-experts, softmax weights) or ``none`` (one expert, as wide as the ``top_k``
             sub-experts together).
-        shift: Shift the windows of Swin experts.
-        dispatch: How images reach their sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
-        num_features: Length F of the vector that the gate reads; None for mean and log-std of ``dim`` channels.
+        shift: If true, shift the windows of Swin experts.
+        dispatch: Execution of the sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
+        num_features: Length F of the router features; None for mean and log-std of ``dim`` channels.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class IntraMoE(nn.Module):
 
     @property
     def num_idle_parameters(self) -> int:
-        """Parameters of the sub-experts that an image is not given to."""
+        """Number of parameters of the sub-experts that are not chosen for an image."""
         stored = sum(parameter.numel() for parameter in self.experts.parameters())
         return stored * (self.num_experts - self.router.top_k) // self.num_experts
 
@@ -68,9 +70,13 @@ class IntraMoE(nn.Module):
         gates: Gates | None = None,
         statistics: tuple[torch.Tensor, ...] | None = None,
     ) -> tuple[torch.Tensor, Gates]:
-        """Route ``hidden_states [B, C, H, W]`` by ``features_BF``, or by the ``gates`` given, and say how.
+        """Apply the chosen sub-experts to ``hidden_states [B, C, H, W]``; return their weighted sum and the gates.
 
-        ``statistics`` replace what the experts would read of the whole of ``hidden_states``.
+        Args:
+            hidden_states: Hidden states, or a piece of them.
+            features_BF: Router features; unused where ``gates`` are given.
+            gates: Gates to use instead of the router's decision.
+            statistics: Replacement of the global statistics that the experts would compute from ``hidden_states``.
         """
         if gates is None:
             gates = self.router(features_BF)
@@ -78,7 +84,7 @@ class IntraMoE(nn.Module):
         return self.experts(hidden_states, self._rows(hidden_states, gates), weights_BK, statistics), gates
 
     def statistics(self, hidden_states: torch.Tensor, gates: Gates, piece: Piece) -> tuple[torch.Tensor, ...]:
-        """The piece's share of what the chosen experts read of the whole image."""
+        """Return a piece's contribution to the global statistics that the chosen experts read."""
         return self.experts.statistics(hidden_states, self._rows(hidden_states, gates), piece)
 
     def _rows(self, hidden_states: torch.Tensor, gates: Gates) -> Rows:

@@ -1,4 +1,4 @@
-"""One MiM block: Inter-MoE and a feed-forward, each behind a norm and a shortcut."""
+"""MiM block: Inter-MoE and a feed-forward, each with a norm before it and a shortcut around it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ChannelNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim, 1, 1))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Normalise; the type of ``hidden_states`` is kept."""
+        """Normalize; the type of ``hidden_states`` is kept."""
         inverse = hidden_states.float().square().mean(dim=1, keepdim=True).add(1e-6).rsqrt()
         return hidden_states * inverse.to(hidden_states.dtype) * self.scale.to(hidden_states.dtype)
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward with a depth-wise 3x3 filter, so that detail has a path of its own (form of arXiv 2111.09881 §3.2).
+    """Gated feed-forward with a depth-wise 3x3 filter, which gives detail a path of its own (form of arXiv 2111.09881 §3.2).
 
     Args:
         dim: Channels C.
@@ -40,26 +40,26 @@ class FeedForward(nn.Module):
         self.out = nn.Conv2d(self.inner, dim, 1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Transform ``[B, C, H, W]`` position by position, with its eight neighbours."""
+        """Transform ``[B, C, H, W]``; a position depends on itself and its eight neighbors."""
         value, gate = (self._half(hidden_states, half) for half in (slice(None, self.inner), slice(self.inner, None)))
         return _pointwise(value * gate, self.out.weight, self.out.bias)
 
     def _half(self, hidden_states: torch.Tensor, half: slice) -> torch.Tensor:
-        """Value or gate alone: splitting one tensor of both would cost a concatenation in the backward pass."""
+        """Compute value or gate; splitting one tensor of both would cost a concatenation in the backward pass."""
         inner = _pointwise(hidden_states, self.into.weight[half], self.into.bias[half])
         return nn.functional.conv2d(inner, self.local.weight[half], self.local.bias[half], padding=1, groups=self.inner)
 
 
 def _pointwise(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A 1x1 convolution as a product of tokens, which channels-last memory holds already."""
+    """Apply a 1x1 convolution as a linear layer on tokens; channels-last memory needs no copy for that."""
     return nn.functional.linear(hidden_states.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class ConvFeedForward(nn.Module):
     """Two dense 3x3 filters around a ReLU. Not in the paper.
 
-    Per multiplication it is several times as fast on a CPU as the pointwise and depth-wise filters of `FeedForward`, because dense filters
-    are bound by arithmetic and not by memory.
+    Per multiplication it is several times as fast on a CPU as the pointwise and depth-wise filters of `FeedForward`: dense filters are
+    bound by arithmetic, not by memory.
 
     Args:
         dim: Channels C.
@@ -80,14 +80,14 @@ class ConvFeedForward(nn.Module):
 
 
 FEED_FORWARDS = {"gated": FeedForward, "conv": ConvFeedForward}
-"""The feed-forward of a MiM block by name."""
+"""Feed-forwards of a MiM block by name."""
 
 
 class CoarseGrid(nn.Module):
-    """Way from the fine grid to a coarser and wider one, and back. Not in the paper.
+    """Coarser and wider grid for the experts, with its own feed-forward. Not in the paper.
 
-    The ``stride x stride`` positions under a coarse one are laid side by side and mixed, so no detail is averaged away; the way back draws
-    them again. On the coarse grid the experts cost less per channel and reach further, and a feed-forward of its own follows them.
+    The ``stride x stride`` positions under a coarse one are concatenated and mixed, so that no detail is averaged away, and expanded again
+    on the way back. On the coarse grid the experts cost less per channel and reach farther.
 
     Args:
         dim: Channels C of the fine grid.
@@ -111,15 +111,18 @@ class CoarseGrid(nn.Module):
 
 
 class MiMBlock(nn.Module):
-    """``x + InterMoE(norm(x))``, then ``x + FFN(norm(x))`` (paper: the MoE-in-MoE block). The gates read ``x`` before the norm.
+    """MoE-in-MoE (MiM) block: ``x + InterMoE(norm(x))``, then ``x + FFN(norm(x))`` (paper, section 3).
+
+    The gates read statistics of ``x`` before the norm. That, the form of the feed-forward and a grid of the experts other than that of
+    ``x`` are not in the paper.
 
     Args:
         dim: Channels C.
-        inter_moe: The fused expert groups, for ``moe_dim`` channels.
+        inter_moe: Inter-MoE for ``moe_dim`` channels.
         expansion: Width of the feed-forward, in units of ``dim``.
-        moe_stride: Positions per position of the experts' grid, in each direction. Without ``moe_dim`` the experts see means and their
-            output is interpolated back: at 2 they cost a quarter, and detail is left to the feed-forward. Not in the paper.
-        moe_dim: Channels of the experts' grid; None for ``dim``. With it the grids are joined by a `CoarseGrid`.
+        moe_stride: Positions per position of the experts' grid, in each direction. Without ``moe_dim`` the experts work on averages and
+            their output is interpolated: at 2 they cost a quarter, and only the feed-forward works on full detail.
+        moe_dim: Channels of the experts' grid; None for ``dim``. If given, a `CoarseGrid` connects the grids.
         feed_forward: ``gated`` (`FeedForward`) or ``conv`` (`ConvFeedForward`).
     """
 
@@ -142,29 +145,43 @@ class MiMBlock(nn.Module):
         self.norm2, self.feed_forward = ChannelNorm(dim), FEED_FORWARDS[feed_forward](dim, expansion)
 
     def forward(
-        self, hidden_states: torch.Tensor, inter: Gates | None = None, intra: Gates | None = None
+        self,
+        hidden_states: torch.Tensor,
+        inter: Gates | None = None,
+        intra: Gates | None = None,
+        gains_G: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
-        """Transform ``[B, C, H, W]``; also return the gates and the features ``[B, 2C]`` that they read, at full resolution."""
+        """Transform ``[B, C, H, W]``.
+
+        Args:
+            hidden_states: Hidden states ``[B, C, H, W]``.
+            inter: Gate over groups; None for the router's decision. This and the following arguments are those of `InterMoE.decide`.
+            intra: Gates over sub-experts; None for the routers' decisions.
+            gains_G: Factors of the groups' weights.
+
+        Returns:
+            The output ``[B, C, H, W]``, inter and intra gates, and the router features ``[B, 2C]``, computed at full resolution.
+        """
         features_BF = router_features(hidden_states)
         coarse = self._for_experts(hidden_states)
-        fused, inter, intra = self.inter_moe(coarse, features_BF, inter, intra)
+        fused, inter, intra = self.inter_moe(coarse, features_BF, inter, intra, gains_G)
         return self._add(hidden_states, coarse, fused), inter, intra, features_BF
 
     def shard_units(self) -> list[list[nn.Module]]:
-        """Return what a sharded strategy gathers together: the experts and the feed-forward, and that of the coarse grid by itself."""
+        """Return the modules that a sharded strategy gathers together: experts and feed-forward, and the coarse grid's feed-forward."""
         coarse = [] if self.coarse is None else [[self.coarse.feed_forward]]
         return [*coarse, [*(group.experts for group in self.inter_moe.groups), self.feed_forward]]
 
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
-        """The piece's share of what the experts of each group read of the whole image, once the gates are known."""
+        """Return a piece's contribution to the global statistics that the experts of each group read, given the gates."""
         return self.inter_moe.statistics(self._for_experts(hidden_states), intra, piece.coarser(self.moe_stride))
 
     def transform(
         self, hidden_states: torch.Tensor, inter: Gates, intra: Gates, statistics: list[tuple[torch.Tensor, ...]]
     ) -> torch.Tensor:
-        """`forward` for a piece of an image, by the gates and statistics of the whole."""
+        """Apply `forward` to a piece of an image, with gates and statistics of the whole image."""
         coarse = self._for_experts(hidden_states)
-        return self._add(hidden_states, coarse, self.inter_moe(coarse, None, inter, intra, statistics)[0])
+        return self._add(hidden_states, coarse, self.inter_moe(coarse, None, inter, intra, statistics=statistics)[0])
 
     def _for_experts(self, hidden_states: torch.Tensor) -> torch.Tensor:
         normed = self.norm1(hidden_states)

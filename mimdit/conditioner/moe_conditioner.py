@@ -1,12 +1,13 @@
-"""MoEConditioner: the degraded latent in, residuals for the DiT, an estimate of the clean latent and the routing out.
+"""MoEConditioner: from the degraded latent to residuals for the DiT, an estimate of the clean latent, and the routing.
 
-Shape legend: M MiM blocks, B images, G groups, E sub-experts, F router features.
+Shape legend: M MiM blocks, B images, N tokens, D token channels, G expert groups, E sub-experts, F router features, A atoms of degradation.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,16 +29,23 @@ from mimdit.core.files import replace_when_whole
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
-_HOW_IT_RUNS = ("dispatch", "compile", "checkpointing")
+_EXECUTION = ("dispatch", "compile", "checkpointing")
+"""Arguments that change how the conditioner is executed, not what it computes; they are not saved."""
+
+Overrides = tuple[Gates | None, Gates | None, torch.Tensor | None]
+"""Overrides of one block's gates: inter and intra gates, and gains; None for the routers' decisions, and for no gains."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the conditioner says about a batch of degraded images.
+    """Output of the conditioner for a batch of degraded images.
 
-    ``residuals`` is a list of M tensors ``[B, N, D]`` on the DiT's token grid, ``estimate`` the clean latent ``[B, C, h, w]`` in fp32 or
-    None without an estimate head, ``rerouted`` a second record over an accumulation window (see `MoEConditioner.forward`) or None,
-    ``identified`` the logits ``[B, A]`` of the degradations that are present, or None without an identification head.
+    Attributes:
+        residuals: M tensors ``[B, N, D]`` on the DiT's token grid.
+        routing: The decisions of all gates.
+        estimate: Estimate of the clean latent ``[B, C, h, w]``, fp32; None without an estimate head.
+        rerouted: Decisions over an accumulation window, see `MoEConditioner.forward`; None where none was requested.
+        identified: Logits ``[B, A]`` of the degradations; None without an identification head.
     """
 
     residuals: list[torch.Tensor]
@@ -47,23 +55,25 @@ class Conditioning:
     identified: torch.Tensor | None = None
 
     def first(self, count: int) -> Conditioning:
-        """Residuals and estimate of the first ``count`` images alone; the routing stays that of all."""
+        """Return residuals, estimate and logits of the first ``count`` images; the routing stays that of the whole batch."""
         estimate = None if self.estimate is None else self.estimate[:count]
         identified = None if self.identified is None else self.identified[:count]
         return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of parameters: ``stored`` in all, and ``active``, which take part in the answer for one image."""
+    """Numbers of parameters: all that are ``stored``, and those that are ``active`` for one image."""
 
     stored: int
     active: int
 
 
 class MoEConditioner(L.LightningModule):
-    """The MoE-in-MoE conditioner (paper: §3; widths, depths and the estimate are ours).
+    """MoE-in-MoE conditioner: MiM blocks whose outputs steer a pretrained DiT (paper, section 3).
 
-    It sees the degraded latent only, never the noisy one.
+    The input is the degraded latent, never the noisy one: at inference the conditioner runs once per image, not once per sampler step.
+    The paper gives neither widths, number of blocks, number of sub-experts nor k. The estimate, the identification and the separate grid
+    of the experts are not in the paper.
 
     Args:
         latent_channels: Channels C of the latents.
@@ -76,29 +86,32 @@ class MoEConditioner(L.LightningModule):
         hidden: Inner width of one sub-expert; None for dim / top_k, so that a group costs as much as one expert of full width.
         num_experts: Sub-experts E per group.
         top_k: Sub-experts per image and group, 1..E.
-        groups: Kind of each group: ``spatial``, ``channel``, ``swin``, ``se``; repeat one for a homogeneous Inter-MoE.
+        groups: Expert kind of each group: ``spatial``, ``channel``, ``swin``, ``se``; repeat one for a homogeneous Inter-MoE.
         inter: Gate over groups: ``dense`` (the paper), ``sparse`` or ``uniform``.
         inter_top_k: Groups kept when ``inter`` is sparse.
         intra: Gate over sub-experts: ``sparse`` (the paper), ``dense`` or ``none``.
         expansion: Width of the feed-forward, in units of ``dim``.
-        moe_stride: Positions per position of the experts' grid, in each direction: at 2 the experts work on a pooled grid, at a quarter of
-            the cost, while the feed-forward keeps to the fine one.
+        moe_stride: Positions per position of the experts' grid, in each direction. At 2 the experts work on a pooled grid, at a quarter of
+            the cost; the feed-forward stays on the fine grid. Not in the paper.
         moe_dim: Width of the experts' grid, which then has a feed-forward of its own; None for ``dim``. Not in the paper.
         feed_forward: ``gated`` or ``conv``, the feed-forward on the fine grid; see `MiMBlock`.
-        estimate: Whether to predict the clean latent directly (ours; off in the paper's configuration).
-        tone_powers: Exponents of the estimate's tone change; empty for none.
-        tone_histogram: Whether the tone change reads quantiles and gradients beside means and spreads: more haze goes, but a model of
-            made scenes then misjudges the colours of photographs more often.
-        tone_grid: Positions per cell, in each direction, of a grid on which the tone may differ from place to place (haze grows with the
-            distance); 0 for one tone for the whole image.
-        identify: Whether to predict which degradations are present. Not in the paper.
-        confidence: Whether the estimate's corrections are scaled by the probability that there is something to correct; needs ``identify``.
+        estimate: If true, predict the clean latent directly. Not in the paper.
+        tone_powers: Exponents of the estimate's tone curve; empty for no tone curve.
+        tone_histogram: If true, the tone curve reads quantiles and gradients beside means and spreads. More haze is removed, but models
+            trained on synthetic scenes then misjudge the colors of photographs more often.
+        tone_grid: Positions per cell, in each direction, of a grid on which the tone may vary (haze grows with distance); 0 for one tone
+            curve for the whole image.
+        identify: If true, predict the degradations that are present. Not in the paper.
+        confidence: If true, scale the estimate's corrections by the probability that there is something to correct; needs ``identify``.
             Not in the paper.
-        dispatch: How images reach their sub-experts, with the same result: ``gather``, ``grouped`` or ``auto``, which chooses by device and
-            type; see `mimdit.conditioner.dispatch`.
-        compile: Whether the MiM blocks are compiled, each by itself (``torch.compile``). Names of weights stay as they are.
-        checkpointing: Whether the MiM blocks are run a second time in the backward pass instead of keeping what is inside them. The routing
-            is that of the first run.
+        dispatch: Execution of the sub-experts, with equal results: ``gather``, ``grouped`` or ``auto``, which chooses by device and type;
+            see `mimdit.conditioner.dispatch`.
+        compile: If true, compile each MiM block (``torch.compile``). Names of weights do not change.
+        checkpointing: If true, recompute the MiM blocks in the backward pass instead of storing their activations. The routing is that of
+            the forward pass.
+
+    Raises:
+        ValueError: An option is out of range or unknown, or two options exclude each other.
     """
 
     def __init__(
@@ -133,25 +146,8 @@ class MoEConditioner(L.LightningModule):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        # What it is, not how it is run: that is chosen anew by whoever loads it.
-        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_HOW_IT_RUNS}}
-        if token_patch % patch_size:
-            raise ValueError(f"patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does")
-        if not groups:
-            raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
-        most = max(1, num_layers - 1)
-        if not 1 <= num_blocks <= most:
-            raise ValueError(
-                f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {num_layers} blocks (its last takes no residual); use 1..{most}"
-            )
-        if top_k < 1 or (hidden is not None and hidden < 1):
-            raise ValueError(f"top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k")
-        if moe_stride < 1:
-            raise ValueError(f"moe_stride={moe_stride} must be at least 1; at 1 the experts work on every position")
-        if moe_dim is not None and moe_dim < 1:
-            raise ValueError(f"moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}")
-        if confidence and not (identify and estimate):
-            raise ValueError("confidence: true scales the estimate by what was identified; it needs identify: true and estimate: true")
+        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_EXECUTION}}
+        _check_options(self.config)
         hidden = max(1, (moe_dim or dim) // top_k) if hidden is None else hidden
         self.moe_stride = moe_stride
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
@@ -164,8 +160,6 @@ class MoEConditioner(L.LightningModule):
         )
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
-        if tone_grid < 0:
-            raise ValueError(f"tone_grid={tone_grid} is negative; use 0 for one tone for the whole image")
         self.tone_grid = tone_grid if estimate and tone_powers else 0
         tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid, "feed_forward": feed_forward}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
@@ -177,7 +171,7 @@ class MoEConditioner(L.LightningModule):
 
     @property
     def multiple(self) -> int:
-        """Latent height and width must be multiples of this: of the tokens, the Swin windows and the cells of the tone."""
+        """Divisor that latent height and width must have: common multiple of tokens, Swin windows and cells of the tone grid."""
         return self.patch_size * math.lcm(self.fold, SwinAttention.window * self.moe_stride, self.tone_grid or 1)
 
     def forward(
@@ -188,93 +182,98 @@ class MoEConditioner(L.LightningModule):
         reroute: tuple[torch.Tensor, ...] = (),
         gains_MG: torch.Tensor | None = None,
     ) -> Conditioning:
-        """Read degraded ``latents [B, C, h, w]``.
+        """Condition on degraded ``latents [B, C, h, w]``.
 
         Args:
             latents: The degraded latents; h and w multiples of `multiple`.
-            routing: Gates to obey instead of deciding (tiles, steering, tests).
-            reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on this
-                batch's, all detached: the record, in ``rerouted``, gives balance losses the gradient of the whole window while it
-                stops at the router weights. Pass ``(None,)`` for this batch alone.
-            gains_MG: Factors of the groups' weights, of `mimdit.restorer.steering`.
+            routing: Gates to use instead of the routers' decisions (tiles, steering, tests).
+            reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on the
+                features of this batch, all detached. The resulting record, ``rerouted``, gives balance losses the gradient of the whole
+                accumulation window; the gradient stops at the router weights. Pass ``(None,)`` for the features of this batch only.
+            gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
 
         Raises:
-            ValueError: The size is no multiple of `multiple`.
+            ValueError: The size is not a multiple of `multiple`.
         """
         self.check_size(latents)
         hidden_states = self.embed_patches(latents)
         inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification
-        for index, (block, projection) in enumerate(zip(self.blocks, self.projections)):
-            forced = (None, None)
-            if routing is not None:
-                forced = [gates.map(lambda tensor, m=index: tensor[m]) for gates in (routing.inter, routing.intra)]
-            if gains_MG is not None:
-                inter_gates = block.inter_moe.router(router_features(hidden_states)) if routing is None else forced[0]
-                forced = (inter_gates.scaled(gains_MG[index]), forced[1])
-            hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *forced)
+        for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG)):
+            hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *overrides)
             inter.append(inter_gates)
             intra.append(intra_gates)
             features.append(features_BF)
             residuals.append(projection(hidden_states))
-        decided = self.record(Gates.stack(inter), Gates.stack(intra), torch.stack(features).detach())
-        identified = None if self.identification is None else self.identification([*features, router_features(hidden_states)])
+        decided = self.record(inter, intra, torch.stack(features).detach())
+        identified = self.identify([*features, router_features(hidden_states)])
         estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states, self.scales(identified))
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
         return Conditioning(residuals, decided, estimate, rerouted, identified)
 
+    def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None) -> list[Overrides]:
+        """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing and gains."""
+        nothing = [None] * len(self.blocks)
+        inter, intra = (nothing, nothing) if routing is None else (routing.inter.unbind(), routing.intra.unbind())
+        return list(zip(inter, intra, nothing if gains_MG is None else gains_MG, strict=True))
+
+    def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
+        """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without an identification."""
+        return None if self.identification is None else self.identification(features)
+
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return the factors of the estimate's tone and detail; None where it goes all the way."""
+        """Return the factors of the estimate's tone and detail; None for full corrections."""
         return presence_scales(identified) if self.confidence else None
 
     def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
-        """Run a block, and keep nothing inside it if so asked."""
-        # The checkpoint lies around the compiled block, not in it: DDP cuts the graphs it meets, and takes none with a checkpoint inside.
+        """Run a block, with activation checkpointing where it is switched on."""
+        # The checkpoint is around the compiled block, not inside: DDP splits compiled graphs and rejects one that contains a checkpoint.
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
     def check_size(self, latents: torch.Tensor) -> None:
-        """Raise ValueError where the size is no multiple of `multiple`."""
+        """Raise ValueError if the size is not a multiple of `multiple`."""
         height, width = latents.shape[2:]
         if height % self.multiple or width % self.multiple:
             raise ValueError(f"latents of {height}x{width} do not fit; pad height and width to multiples of {self.multiple}")
 
     def embed_patches(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents to the hidden states of the first block ``[B, dim, h / patch_size, w / patch_size]``."""
-        # Channels-last from here on: the depth-wise filters and the pointwise layers are two to three times faster so, on a CPU.
+        """Embed latents as the hidden states of the first block, ``[B, dim, h / patch_size, w / patch_size]``."""
+        # Channels-last from here on: on a CPU, depth-wise filters and pointwise layers are then two to three times as fast.
         patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
         return self.embed(patches.to(self.embed.weight.dtype))
 
     def _reroute(self, features_MBF: torch.Tensor) -> Routing:
-        decisions = [block.inter_moe.route(features_BF) for block, features_BF in zip(self.blocks, features_MBF)]
-        return self.record(Gates.stack([inter for inter, _ in decisions]), Gates.stack([intra for _, intra in decisions]), features_MBF)
+        inter, intra = zip(*(block.inter_moe.decide(features_BF) for block, features_BF in zip(self.blocks, features_MBF)))
+        return self.record(inter, intra, features_MBF)
 
-    def record(self, inter: Gates, intra: Gates, features_MBF: torch.Tensor) -> Routing:
-        """The record of what the gates of all blocks decided, by what they read."""
-        mask_GE = torch.ones(intra.probs.shape[1], intra.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
-        return Routing(inter, intra, features_MBF, mask_GE, self.groups)
+    def record(self, inter: Sequence[Gates], intra: Sequence[Gates], features_MBF: torch.Tensor) -> Routing:
+        """Return the record of all blocks' gates and of the features that they were decided from."""
+        stacked = Gates.stack(intra)
+        mask_GE = torch.ones(stacked.probs.shape[1], stacked.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
+        return Routing(Gates.stack(inter), stacked, features_MBF, mask_GE, self.groups)
 
     def parameter_counts(self) -> ParameterCounts:
-        """How many parameters are stored, and how many of them an image meets: of E sub-experts the K chosen ones, and all of the rest."""
+        """Count the stored parameters and those active for one image: k of E sub-experts, and everything else."""
         stored = sum(parameter.numel() for parameter in self.parameters())
         idle = sum(group.num_idle_parameters for block in self.blocks for group in block.inter_moe.groups)
         return ParameterCounts(stored, stored - idle)
 
     def compile_blocks(self) -> None:
-        """Compile the MiM blocks, each by itself."""
+        """Compile each MiM block."""
         _allow_recompiling()
         for block in self.blocks:
             block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
-        """What a sharded strategy gathers together: each block's experts and feed-forwards.
+        """Return the modules that a sharded strategy gathers together: each block's experts and feed-forwards.
 
-        The routers are not among them: `_reroute` asks them once more when their blocks have long run.
+        Routers are not included: `_reroute` evaluates them after their blocks have run.
         """
         return [unit for block in self.blocks for unit in block.shard_units()]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``conditioner.safetensors`` into ``folder``, each whole or not at all."""
+        """Write ``config.json`` and ``conditioner.safetensors`` to ``folder``, each atomically."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with replace_when_whole(folder / "conditioner.safetensors") as path:
@@ -284,7 +283,11 @@ class MoEConditioner(L.LightningModule):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MoEConditioner:
-        """Read what `save_pretrained` wrote; ValueError names what is missing from ``folder``."""
+        """Load a conditioner from a folder of `save_pretrained`.
+
+        Raises:
+            ValueError: A file is missing from ``folder``.
+        """
         folder = Path(folder)
         for name in ("config.json", "conditioner.safetensors"):
             if not (folder / name).is_file():
@@ -298,9 +301,34 @@ class MoEConditioner(L.LightningModule):
         return conditioner
 
 
-def _allow_recompiling() -> None:
-    """Let a block have as many compiled versions as it needs; PyTorch gives up after 8 and then runs uncompiled.
+def _check_options(options: dict) -> None:
+    num_blocks, most = options["num_blocks"], max(1, options["num_layers"] - 1)
+    if options["token_patch"] % options["patch_size"]:
+        raise ValueError("patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does".format_map(options))
+    if not options["groups"]:
+        raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
+    if not 1 <= num_blocks <= most:
+        raise ValueError(
+            f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {options['num_layers']} blocks (its last block takes no residual); "
+            f"use 1..{most}"
+        )
+    if options["top_k"] < 1 or (options["hidden"] is not None and options["hidden"] < 1):
+        raise ValueError("top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k".format_map(options))
+    if options["moe_stride"] < 1:
+        raise ValueError(f"moe_stride={options['moe_stride']} must be at least 1; at 1 the experts work on every position")
+    if options["moe_dim"] is not None and options["moe_dim"] < 1:
+        raise ValueError(
+            "moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}".format_map(options)
+        )
+    if options["tone_grid"] < 0:
+        raise ValueError(f"tone_grid={options['tone_grid']} is negative; use 0 for one tone curve for the whole image")
+    if options["confidence"] and not (options["identify"] and options["estimate"]):
+        raise ValueError("confidence: true scales the estimate by the identification; it needs identify: true and estimate: true")
 
-    All blocks share them: shifted windows or not, training or validation, and a few versions for the sizes of images.
+
+def _allow_recompiling() -> None:
+    """Raise PyTorch's limit of compiled versions, 8, past which a block runs uncompiled.
+
+    All blocks share the limit: shifted windows or not, training or validation, and a few versions for the sizes of images.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

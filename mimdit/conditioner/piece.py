@@ -1,4 +1,4 @@
-"""Pieces: the parts of an image that are in memory at once, with some of their neighbours' so that filters see across the border."""
+"""Pieces: parts of an image that are processed one at a time, with a halo of neighboring positions for filters and windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Span:
-    """``size`` positions from ``start`` on, of ``whole`` in all, seen with ``before`` and ``after`` more."""
+    """``size`` positions from ``start`` on, out of ``whole``, with a halo of ``before`` and ``after`` more."""
 
     start: int
     size: int
@@ -20,61 +20,65 @@ class Span:
 
     @property
     def own(self) -> slice:
-        """Its own positions in the whole."""
+        """Own positions, in the whole."""
         return slice(self.start, self.start + self.size)
 
     @property
     def seen(self) -> slice:
-        """All that it sees of the whole."""
+        """Own positions and halo, in the whole."""
         return slice(self.start - self.before, self.start + self.size + self.after)
 
     @property
     def inner(self) -> slice:
-        """Its own among those that it sees."""
+        """Own positions, in the span with its halo."""
         return slice(self.before, self.before + self.size)
 
     def coarser(self, stride: int) -> Span:
-        """The same on a grid whose positions are ``stride`` apart; ``stride`` divides all."""
+        """Return the span on a grid that is coarser by ``stride``, which divides all of its numbers."""
         return Span(*(count // stride for count in (self.start, self.size, self.before, self.after, self.whole)))
 
     def finer(self, stride: int) -> Span:
-        """The same on a grid with ``stride`` positions for one."""
+        """Return the span on a grid that is finer by ``stride``."""
         return Span(*(count * stride for count in (self.start, self.size, self.before, self.after, self.whole)))
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of an image ``[B, C, H, W]``: a span down and one across."""
+    """Rectangle of an image ``[B, C, H, W]``: a span down and a span across."""
 
     down: Span
     across: Span
 
     def own(self, piece: torch.Tensor) -> torch.Tensor:
-        """The piece without its neighbours' positions."""
+        """Return a piece without its halo."""
         return piece[:, :, self.down.inner, self.across.inner]
 
     def cut(self, image: torch.Tensor) -> torch.Tensor:
-        """The piece of an image."""
+        """Return the piece of an image, with its halo."""
         return image[:, :, self.down.seen, self.across.seen]
 
     def put(self, image: torch.Tensor, own: torch.Tensor) -> None:
-        """Write its own positions into an image."""
+        """Write the piece's own positions into an image."""
         image[:, :, self.down.own, self.across.own] = own
 
     def coarser(self, stride: int) -> Piece:
-        """The same on a grid whose positions are ``stride`` apart."""
+        """Return the piece on a grid that is coarser by ``stride``."""
         return Piece(self.down.coarser(stride), self.across.coarser(stride))
 
     def finer(self, stride: int) -> Piece:
-        """The same on a grid with ``stride`` positions for one."""
+        """Return the piece on a grid that is finer by ``stride``."""
         return Piece(self.down.finer(stride), self.across.finer(stride))
 
 
 def pieces(height: int, width: int, *, area: int, multiple: int, halo: int) -> list[Piece]:
-    """Cut an image into pieces of about ``area`` positions with their halo, row by row, squares where it is wide.
+    """Cut an image into pieces of about ``area`` positions each, halo included: whole rows, or squares where the image is wide.
 
-    All borders are multiples of ``multiple``, as ``height`` and ``width`` are, and a piece's own sides at least one ``multiple``; ``halo``
-    positions of the neighbours come with each side that has one.
+    Args:
+        height: Height of the image, a multiple of ``multiple``.
+        width: Width of the image, a multiple of ``multiple``.
+        area: Positions of a piece with its halo; exceeded where the smallest piece is larger.
+        multiple: Divisor of all borders, and the smallest side of a piece without its halo.
+        halo: Positions of the neighbors on each inner side.
     """
     widest = max(multiple, math.isqrt(area) - 2 * halo)
     if width <= widest + 2 * halo:

@@ -1,4 +1,4 @@
-"""Pruning: a conditioner without the sub-experts that were used least."""
+"""Pruning: a conditioner without its least used sub-experts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from mimdit.conditioner.moe_conditioner import MoEConditioner
 
 @torch.no_grad()
 def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoEConditioner:
-    """A new conditioner with the ``keep`` sub-experts of each block and group that ``load_MGE`` says were chosen most. (ours)
+    """Return a new conditioner with the ``keep`` most used sub-experts of each block and group. Not in the paper.
 
-    Images that chose another are given to the best of those that are left, so results change.
+    Results change: images that chose a removed sub-expert use the best remaining one.
+
+    Args:
+        conditioner: The conditioner to prune.
+        load_MGE: Fraction of each gate's choices that a sub-expert gets (`mimdit.routing.utilization.Utilization`).
+        keep: Sub-experts to keep per group, top_k..E.
 
     Raises:
-        ValueError: ``keep`` is not in top_k..E, or the groups have no sub-experts to choose from (``intra: none``), or
-            are int8.
+        ValueError: ``keep`` is not in top_k..E, the groups have no sub-experts to choose from (``intra: none``), or they are int8.
     """
     if is_quantized([*conditioner.state_dict()]):
-        raise ValueError("int8 experts cannot be pruned; prune the conditioner they were made from, and quantise what is left")
+        raise ValueError("int8 experts cannot be pruned; prune the conditioner they were quantized from, then quantize the result")
     config = conditioner.config
     least = config["top_k"] if config["intra"] == "sparse" else 1
     if config["intra"] == "none" or not least <= keep <= config["num_experts"]:

@@ -1,7 +1,7 @@
-"""Layers whose weights are stacked over sub-experts and applied to rows, each with a sub-expert of its own: no loop, static shapes.
+"""Layers with weights stacked over sub-experts, applied to rows of different sub-experts without a loop and with static shapes.
 
-A stack holds E structure-identical layers in one parameter, so all sub-experts are part of every step on every rank (their gradient is zero
-where nothing chose them), which DDP and FSDP need. Rows come from `mimdit.conditioner.dispatch`.
+A stack holds E layers of identical structure in one parameter: all sub-experts take part in every step on every rank (with a gradient of
+zero where no image chose them), as DDP and FSDP require. Rows are those of `mimdit.conditioner.dispatch`.
 
 Shape legend: B images, K chosen sub-experts per image, R = B * K rows, E sub-experts in the stack, N positions, I input and O output
 channels of one sub-expert, C and J any channels.
@@ -16,14 +16,14 @@ from mimdit.conditioner.dispatch import Rows, compute_dtype
 
 
 class StackedPointwise(nn.Module):
-    """E pointwise (1x1) linear layers in one parameter ``[E, O, I]``. (ours)"""
+    """E pointwise (1x1) linear layers in one parameter ``[E, O, I]``. Not in the paper."""
 
     def __init__(self, num_experts: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.weight_EOI = nn.Parameter(torch.empty(num_experts, out_channels, in_channels).uniform_(-1, 1) * in_channels**-0.5)
 
     def fan_out(self, images: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Give each of ``[B, I, H, W]`` to its K chosen layers: ``[R, O, H, W]`` in channels-last memory."""
+        """Apply to each of ``[B, I, H, W]`` its K chosen layers; return ``[R, O, H, W]``, channels last in memory."""
         tokens_BNI = _tokens(images)
         if rows.ends_E is None:
             output_RNO = _GatheredFanOut.apply(tokens_BNI, self.weight_EOI, rows.indices_R)
@@ -32,7 +32,7 @@ class StackedPointwise(nn.Module):
         return _images(output_RNO, images)
 
     def fan_in(self, hidden_states: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
-        """Apply to each row of ``[R, I, H, W]`` its layer, and sum those of an image times their gates: ``[B, O, H, W]``."""
+        """Apply to each row of ``[R, I, H, W]`` its layer, and sum the rows of an image weighted by their gates: ``[B, O, H, W]``."""
         tokens_RNI = _tokens(hidden_states)
         if rows.ends_E is None:
             output_BNO = _GatheredFanIn.apply(tokens_RNI, self.weight_EOI, weights_BK, rows.indices_R)
@@ -43,32 +43,32 @@ class StackedPointwise(nn.Module):
         return _images(output_BNO, hidden_states)
 
     def _grouped(self, tokens_RNI: torch.Tensor, rows: Rows) -> torch.Tensor:
-        # The last end is that of the last row: past it the product would leave memory unwritten.
+        # The last end must be the last row: rows past it would be left uninitialized by the product.
         ends_E, weight_EIO = rows.ends_E * tokens_RNI.shape[1], self.weight_EOI.to(tokens_RNI.dtype).mT
         return nn.functional.grouped_mm(tokens_RNI.flatten(0, 1), weight_EIO, offs=ends_E).unflatten(0, tokens_RNI.shape[:2])
 
 
 class StackedDepthwise(nn.Module):
-    """E depth-wise 3x3 convolutions in one parameter ``[E, C, 1, 3, 3]``, zero padding. (ours)"""
+    """E depth-wise 3x3 convolutions in one parameter ``[E, C, 1, 3, 3]``, with zero padding. Not in the paper."""
 
     def __init__(self, num_experts: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, channels, 1, 3, 3).uniform_(-1, 1) / 3)
 
     def forward(self, hidden_states: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Filter each row of ``[R, C, H, W]`` by its own sub-expert."""
+        """Filter each row of ``[R, C, H, W]`` with its sub-expert."""
         weight_RC = pick(self.weight, rows.indices_R).to(hidden_states.dtype)
         return (self._beside if hidden_states.device.type == "cpu" else self._folded)(hidden_states, weight_RC)
 
     @staticmethod
     def _folded(hidden_states: torch.Tensor, weight_RC: torch.Tensor) -> torch.Tensor:
-        """All rows as channels of one image."""
+        """Filter all rows as channels of one image."""
         folded = hidden_states.reshape(1, -1, *hidden_states.shape[2:])
         return nn.functional.conv2d(folded, weight_RC.flatten(0, 1), padding=1, groups=folded.shape[1]).view(hidden_states.shape)
 
     @staticmethod
     def _beside(hidden_states: torch.Tensor, weight_RC: torch.Tensor) -> torch.Tensor:
-        """The same in channels-last memory: on a CPU up to three times as fast, and faster than image by image."""
+        """Filter in channels-last memory: on a CPU up to three times as fast as `_folded`, and faster than image by image."""
         folded = hidden_states.permute(2, 3, 0, 1).flatten(2)[None].permute(0, 3, 1, 2)
         filtered = nn.functional.conv2d(folded, weight_RC.flatten(0, 1), padding=1, groups=folded.shape[1])
         by_row = filtered.squeeze(0).permute(1, 2, 0).unflatten(2, hidden_states.shape[:2])
@@ -76,28 +76,28 @@ class StackedDepthwise(nn.Module):
 
 
 def pick(stack: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
-    """``stack[indices_R]`` of a parameter ``[E, ...]``: ``[R, ...]``.
+    """Return ``stack[indices_R]`` of a parameter ``[E, ...]``: ``[R, ...]``.
 
-    As an embedding, whose gradient is added up in the same order on every device and every time, and faster than that of an index.
+    Computed as an embedding, whose gradient is summed in a fixed order on every device, and faster than that of indexing.
     """
     return nn.functional.embedding(indices_R, stack.reshape(len(stack), -1)).view(-1, *stack.shape[1:])
 
 
 def _tokens(images: torch.Tensor) -> torch.Tensor:
-    """``[B, C, H, W]`` to ``[B, N, C]`` in the type to compute in, by hand because autocast leaves grouped products alone."""
+    """Return ``[B, C, H, W]`` as ``[B, N, C]`` in the compute type; cast here because autocast ignores grouped products."""
     return images.permute(0, 2, 3, 1).flatten(1, 2).to(compute_dtype(images))
 
 
 def _images(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """``[B, N, C]`` to ``[B, C, H, W]`` in channels-last memory."""
+    """Return ``[B, N, C]`` as ``[B, C, H, W]``, channels last in memory."""
     return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
 class _GatheredFanOut(torch.autograd.Function):
-    """``weight_EOI[indices_R]`` times the tokens of each row's image. `_GatheredFanIn` is its mirror image.
+    """``weight_EOI[indices_R]`` times the tokens of each row's image; the mirror image of `_GatheredFanIn`.
 
-    Written by hand because autograd would keep a copy of the weights of every row for the backward pass, and would return their gradient
-    transposed: turning it round took a tenth of the time of a step.
+    Autograd would store a copy of every row's weights for the backward pass, and return their gradient transposed; transposing it back
+    took a tenth of the time of a step.
     """
 
     @staticmethod
@@ -116,9 +116,7 @@ class _GatheredFanIn(torch.autograd.Function):
     """Sum over an image's rows of ``weight_EOI[indices_R]`` times the row's tokens times its gate."""
 
     @staticmethod
-    def forward(
-        ctx, tokens_RNI: torch.Tensor, weight_EOI: torch.Tensor, gates_BK: torch.Tensor, indices_R: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx, tokens_RNI: torch.Tensor, weight_EOI: torch.Tensor, gates_BK: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(tokens_RNI, weight_EOI, gates_BK, indices_R)
         weight_ROI = _gather(weight_EOI, indices_R, tokens_RNI, gates_BK)
         return _sum_of_products(tokens_RNI, weight_ROI.mT, len(gates_BK))
@@ -134,27 +132,25 @@ class _GatheredFanIn(torch.autograd.Function):
 
 
 def _repeat(tokens_BNC: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
-    """The tokens of each row's image."""
+    """Return the tokens of each row's image."""
     num_chosen = len(indices_R) // len(tokens_BNC)
     return tokens_BNC[:, None].expand(-1, num_chosen, -1, -1).flatten(0, 1)
 
 
-def _gather(
-    weight_EOI: torch.Tensor, indices_R: torch.Tensor, tokens: torch.Tensor, gates_BK: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The weights of each row, times its gate, in the type of ``tokens``."""
+def _gather(weight_EOI: torch.Tensor, indices_R: torch.Tensor, tokens: torch.Tensor, gates_BK: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the weights of each row, times its gate, in the type of ``tokens``."""
     weight_ROI = weight_EOI.index_select(0, indices_R)
     return (weight_ROI if gates_BK is None else weight_ROI * gates_BK.view(-1, 1, 1)).to(tokens.dtype)
 
 
 def _scatter(weight_ROI: torch.Tensor, like_EOI: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
-    """The sum of the rows of each sub-expert, zeros where there is none."""
+    """Return the sum of each sub-expert's rows; zeros for a sub-expert without rows."""
     flat = weight_ROI.flatten(1).to(like_EOI.dtype)
     return torch.ops.aten.embedding_dense_backward(flat, indices_R, len(like_EOI), -1, False).view_as(like_EOI)
 
 
 def _sum_of_products(rows_RNJ: torch.Tensor, weight_RJC: torch.Tensor, batch: int) -> torch.Tensor:
-    """``sum_k rows[b, k] @ weight[b, k]``, added up inside the products: ``[B, N, C]``."""
+    """Return ``sum_k rows[b, k] @ weight[b, k]``, ``[B, N, C]``, accumulated inside the products."""
     rows, weights = rows_RNJ.unflatten(0, (batch, -1)).unbind(1), weight_RJC.unflatten(0, (batch, -1)).unbind(1)
     total = rows[0] @ weights[0]
     for row, weight in zip(rows[1:], weights[1:]):

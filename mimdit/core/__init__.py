@@ -1,1 +1,4 @@
-"""The ground floor: batches, files, errors, signals, collectives. Imports nothing of ours; everything may import it."""
+"""Foundation: batches, files, canvases, user errors, stop signals and collectives.
+
+Imports no other package of this project; every other package may import it.
+"""

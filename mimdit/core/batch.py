@@ -1,4 +1,4 @@
-"""What a batch of image pairs is: the contract between the datamodules and the method."""
+"""Batch of image pairs: the contract between the datamodules and the model."""
 
 from typing import NotRequired, TypedDict
 
@@ -9,15 +9,18 @@ ATOMS = ("blur", "noise", "jpeg", "haze", "rain", "raindrop", "lowlight")
 
 
 class Batch(TypedDict):
-    """A batch of aligned pairs of a degraded image and its ground truth, as images or, in training alone, as cached latents.
+    """Aligned pairs of degraded images and their ground truth, as images or, only in training, as cached latents.
 
-    ``lq`` and ``gt`` are float32 ``[B, 3, H, W]`` in 0..1 (sRGB), ``degradation`` is a float32 multi-hot ``[B, A]`` over `ATOMS`
-    (all zeros: the image needed nothing), ``group`` is the name of the degradation group, such as ``09Lowlight_Haze``, and ``key``
-    names the sample uniquely inside its data set. In training ``draw`` names each use of a sample: equal names draw equal noise.
-    ``lq_latent`` and ``gt_latent`` stand in for the images: mean and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior, as
-    they were stored (fp16, bf16 or fp32), neither shifted nor scaled nor sampled; the codec does that, by ``draw``. In evaluation
-    ``benchmark`` names the benchmark of each image, inside which group and key are unique, and ``degradations`` what degraded it,
-    also what is no atom; ``gt`` is missing where there is no truth. (ours)
+    ``lq`` and ``gt`` are float32 ``[B, 3, H, W]`` in 0..1 (sRGB). ``degradation`` is a float32 multi-hot ``[B, A]`` over `ATOMS`; a row of
+    zeros is an image without degradation. ``group`` names the degradation group, such as ``09Lowlight_Haze``, and ``key`` the sample,
+    uniquely within its data set.
+
+    In training, ``draw`` names each use of a sample; equal names give equal noise. ``lq_latent`` and ``gt_latent`` replace the images: mean
+    and log-variance ``[B, 2C, h, w]`` of the autoencoder's posterior as stored (fp16, bf16 or fp32), not shifted, scaled or sampled. The
+    codec does that, with random numbers that depend on ``draw``.
+
+    In evaluation, ``test_set`` names the test set; (group, key) is unique within it. ``degradations`` may include names outside `ATOMS`.
+    ``gt`` is absent without ground truth. Not in the paper.
     """
 
     lq: NotRequired[torch.Tensor]
@@ -28,10 +31,10 @@ class Batch(TypedDict):
     group: list[str]
     key: list[str]
     draw: NotRequired[list[str]]
-    benchmark: NotRequired[list[str]]
+    test_set: NotRequired[list[str]]
     degradations: NotRequired[list[list[str]]]
 
 
 def draw_names(batch: Batch, step: int) -> list[str]:
-    """What the random numbers of each image belong to: its ``draw``, or else the step and its key."""
+    """Return the name that seeds the random numbers of each image: its ``draw``, or else step and key."""
     return batch.get("draw") or [f"{step}/{key}" for key in batch["key"]]

@@ -1,4 +1,4 @@
-"""What ranks do together: tell each other something, let one of them act, and save."""
+"""Collectives: gather objects over ranks, act on rank 0, save a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
 
 def gather(own: Any) -> list[Any]:
-    """Every rank's ``own``, in the order of ranks and on all of them; without a process group only this one's."""
+    """Return the object ``own`` of every rank, in the order of ranks, on all of them; ``[own]`` without a process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -22,7 +24,7 @@ def gather(own: Any) -> list[Any]:
 
 
 def on_rank_zero(action: Callable[[], Result]) -> Result:
-    """Do it on rank 0 while the others wait, and return what it returned on all; if it fails, it fails on all."""
+    """Run ``action`` on rank 0 while the others wait; return its result, or raise its error, on all ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return action()
     outcome: list[Any] = [None, None]
@@ -39,12 +41,12 @@ def on_rank_zero(action: Callable[[], Result]) -> Result:
 
 
 def save_together(trainer: L.Trainer, path: str | Path) -> None:
-    """`Trainer.save_checkpoint` that fails on every rank if one cannot write.
+    """Save a checkpoint as `Trainer.save_checkpoint` does, but raise on every rank if one cannot write.
 
-    Where rank 0 writes for all, Lightning's fails there alone, and the others wait for it until the process group gives up.
+    If rank 0 writes for all, Lightning's method raises only there, and the other ranks wait until the process group times out.
 
     Raises:
-        OSError: A rank could not write; on every rank.
+        OSError: A rank could not write; raised on every rank.
     """
     with trainer.profiler.profile("save_checkpoint"):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
@@ -56,3 +58,8 @@ def save_together(trainer: L.Trainer, path: str | Path) -> None:
         failures = [error for error in gather(failure) if error is not None]
     if failures:
         raise failures[0]
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the slice of a `DTensor` that this rank holds, without communication; any other tensor is returned as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

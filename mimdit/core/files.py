@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees them whole or not at all."""
+"""Atomic writing of files: a reader sees a whole file or none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from pathlib import Path
 
 @contextmanager
 def replace_when_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well, sync it, rename it to ``path`` and sync the folder, else remove it.
+    """Yield a temporary path in the folder of ``path``; on success, sync it, rename it to ``path`` and sync the folder, else remove it.
 
-    Processes, also of other machines, may write the same path at the same time: each has a temporary file of its own, the last one stays.
-    The file is as readable as any other new file: safetensors writes for its owner alone, which would shut out a cluster's shared folder.
+    Several processes, also on different machines, may write the same path at the same time: each uses its own temporary file, and the last
+    rename wins. Permissions are those of any new file; safetensors would make it readable only by its owner, which fails in the shared
+    folder of a cluster.
+
+    Raises:
+        OSError: The file cannot be written; an older file at ``path`` stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -32,12 +36,12 @@ def replace_when_whole(path: str | Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure, where its file system can."""
+    """Sync a folder so that its file names survive a power failure, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems cannot sync a folder and say so with these
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # the answer of network file systems that cannot sync a folder
             raise
     finally:
         os.close(descriptor)

@@ -1,10 +1,10 @@
-"""Signals that ask a run to stop, held back until the run looks: nothing is ever done in the middle of its work.
+"""Stop signals, held back until the run checks for them, so that no work is interrupted.
 
-SIGUSR1 comes from Slurm before the time limit (``--signal=USR1@…``) and means: save, and you will be started again. SIGTERM comes from
-``scancel``, from a requeue by the administrator and from a job of higher priority, and means: save if you can, the sender knows what is
-next. Both are blocked, and a blocked signal stays pending with the kernel: there is no handler to interrupt a collective or a system call
-(c10d's rendezvous gives up when one is), and nothing is lost while Python still imports. Processes that a run starts inherit the mask, so
-data loader workers outlive the signals, which Slurm sends to every process of a job.
+Slurm sends SIGUSR1 before the time limit (``--signal=USR1@…``); it means that the job saves and starts again. SIGTERM comes from
+``scancel``, a requeue by the administrator or a job of higher priority; it means that the job saves if there is time. Both are blocked, and
+the kernel keeps a blocked signal pending. So no handler interrupts a collective or a system call (c10d's rendezvous fails if one does), and
+no signal is lost while Python imports. Processes started by the run inherit the mask, so data loader workers survive the signals, which
+Slurm sends to every process of a job.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from multiprocessing.util import Finalize
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 VARIABLE = "MIMDIT_HOLD_SIGNALS"
-"""Environment variable that has `mimdit fit` hold the signals from its first line on: ``slurm/train.sbatch`` sets it to 1."""
+"""Environment variable that makes ``mimdit fit`` hold the signals from its first line if it is 1; ``slurm/train.sbatch`` sets it."""
 
 _handled: set[int] = set()
 _finalizer: list[Finalize] = []
 
 
 def hold_if_told() -> None:
-    """Hold the signals if the environment says so."""
+    """Hold the signals if the environment variable `VARIABLE` is 1."""
     if os.environ.get(VARIABLE) == "1":
         hold()
 
 
 def hold() -> None:
-    """Hold `SIGNALS` back, for this thread and what it starts from now on; call it from the main thread, as often as you like.
+    """Block `SIGNALS` for the main thread and the threads and processes it starts from now on; repeated calls have no effect.
 
-    Threads that exist already let them through; for those a handler remembers them, and does nothing else.
+    Threads that already exist do not block them; for those, a handler records the signal and does nothing else.
+
+    Raises:
+        ValueError: The calling thread is not the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise ValueError("signals can be held from the main thread only; fit there, or leave callbacks.Preemption out")
+        raise ValueError("signals can be held only from the main thread; call fit there, or remove callbacks.Preemption")
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: _handled.add(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -45,7 +48,7 @@ def hold() -> None:
 
 
 def release() -> None:
-    """Undo `hold`, if it was called: one that came meanwhile ends the process now, as is the default."""
+    """Undo `hold` if it was called; a signal received in the meantime then ends the process, as by default."""
     if not _finalizer:
         return
     _finalizer.pop().cancel()
@@ -59,14 +62,14 @@ def release() -> None:
 
 
 def received() -> signal.Signals | None:
-    """The signal that came since `hold`; of both, SIGTERM, whose sender knows better than the clock."""
+    """Return the signal received since `hold`, or None; SIGTERM takes precedence over SIGUSR1."""
     came = [number for number in SIGNALS if number in _handled or number in signal.sigpending()]
     return came[-1] if came else None
 
 
 def _end_children() -> None:
-    """At exit multiprocessing sends SIGTERM to what is left of data loader workers and waits for them: they would not hear it."""
+    """Kill remaining data loader workers at exit: multiprocessing would send them SIGTERM, which they block, and wait for them."""
     if children := active_children():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would complain of their death
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report their death as an error
         for child in children:
             child.kill()

@@ -1,11 +1,12 @@
-"""Which errors are the user's to mend: they are shown as one paragraph, while bugs keep their traceback.
+"""User errors: shown as one paragraph, while bugs keep their traceback.
 
 The policy:
 
-- a ``ValueError`` or ``OSError`` that one of our own ``raise`` statements made is a message to the user;
-- so is an ``OSError`` that names a file, wherever the system refused it (missing, not permitted, disk full);
-- the same holds for an error that a data loader's worker process hands over, or that jsonargparse wraps while it builds our classes;
-- everything else is a bug, ours or a library's, and Python shows it in full. ``MIMDIT_TRACEBACK=1`` shows everything in full.
+- A ``ValueError`` or ``OSError`` raised by a ``raise`` statement of this project is a message to the user.
+- An ``OSError`` that names a file is one too, wherever the system raised it (missing file, no permission, full disk).
+- The same holds for an error passed on by a data loader worker, one that carries the traceback of another process as a note, or one
+  wrapped by jsonargparse while it builds a class of this project.
+- Everything else is a bug, of this project or of a library, and keeps its traceback. ``MIMDIT_TRACEBACK=1`` shows every traceback.
 """
 
 import dis
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 EXIT_CODE = 2
-"""What a command returns after a user's mistake, the same as for an unknown option."""
+"""Exit code of a command after a user error, the same as for an unknown option."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(str(_ROOT / package) + os.sep for package in ("mimdit", "datamodules", "callbacks"))
@@ -27,7 +28,7 @@ _WORKER_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in .*\n    (?P
 
 @contextmanager
 def user_errors_in_one_paragraph() -> Iterator[None]:
-    """Print a user's mistake as one paragraph on stderr and leave with `EXIT_CODE`; let everything else through."""
+    """Print a user error as one paragraph on stderr and exit with `EXIT_CODE`; pass on everything else."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -39,7 +40,7 @@ def user_errors_in_one_paragraph() -> Iterator[None]:
 
 
 def message_to_user(error: BaseException) -> str | None:
-    """The paragraph to show for ``error``, or None if it is a bug and not the user's mistake."""
+    """Return the paragraph to show for ``error``; None if it is a bug, not a user error."""
     if error.__traceback__ is None:
         return None
     if "DataLoader worker process" in str(error):
@@ -48,7 +49,9 @@ def message_to_user(error: BaseException) -> str | None:
     if wrapped is not None and _innermost(error).tb_frame.f_globals["__name__"].startswith("jsonargparse."):
         return message_to_user(wrapped)
     names_a_file = isinstance(error, OSError) and error.filename is not None
-    if names_a_file or (isinstance(error, (ValueError, OSError)) and _raised_by_us(_innermost(error))):
+    remote = next((note for note in getattr(error, "__notes__", ()) if "Traceback (most recent call last):" in note), None)
+    raised_by_us = _raised_by_us(_innermost(error)) if remote is None else _message_from_worker(remote) is not None
+    if names_a_file or (isinstance(error, (ValueError, OSError)) and raised_by_us):
         return " ".join(str(error).split())
     return None
 
@@ -61,13 +64,13 @@ def _innermost(error: BaseException) -> TracebackType:
 
 
 def _raised_by_us(trace: TracebackType) -> bool:
-    """Whether the frame is ours and stopped at a ``raise``: a library's complaint about our call is a bug of ours."""
+    """Return true if the frame is of this project and stopped at a ``raise``; an error of a library about a call is a bug."""
     code = trace.tb_frame.f_code
     return code.co_filename.startswith(_OURS) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _message_from_worker(text: str) -> str | None:
-    """A worker's error comes as the text of its traceback, the message after the last frame."""
+    """Return the message from the text of a worker's traceback, after its last frame; None if it is a bug."""
     frames = list(_WORKER_FRAME.finditer(text))
     if not frames or not frames[-1]["file"].startswith(_OURS) or not frames[-1]["source"].startswith("raise "):
         return None

@@ -1,4 +1,4 @@
-"""What can be wrong with a node, and between nodes, before a run begins: each check says what it found and how to mend it."""
+"""Checks of a node, and between nodes, before a run; each reports a finding and its remedy."""
 
 from mimdit.diagnosis.finding import Finding, Level, merged, render
 

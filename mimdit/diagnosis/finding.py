@@ -1,4 +1,4 @@
-"""What a check found, and how the findings of many ranks become a few lines."""
+"""Findings of checks, and the merging of many ranks' findings into a few lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = 0
     WARNING = 1
@@ -20,7 +20,14 @@ _WORDS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILED: "FAILED"}
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check: its name, how bad it is, what was found, and what to do about it (empty where it is ok)."""
+    """Outcome of one check.
+
+    Attributes:
+        check: Name of the check.
+        level: Severity.
+        found: Description of the outcome.
+        remedy: Recommended action; empty if the level is OK.
+    """
 
     check: str
     level: Level
@@ -29,29 +36,29 @@ class Finding:
 
     @classmethod
     def ok(cls, check: str, found: str) -> Finding:
-        """Nothing to mend."""
+        """Return a finding without a problem."""
         return cls(check, Level.OK, found)
 
     @classmethod
     def warning(cls, check: str, found: str, remedy: str) -> Finding:
-        """A run will start, and may be slow or end early."""
+        """Return a finding with which a run starts, but may be slow or end early."""
         return cls(check, Level.WARNING, found, remedy)
 
     @classmethod
     def failed(cls, check: str, found: str, remedy: str) -> Finding:
-        """A run will not start, or will go wrong."""
+        """Return a finding with which a run cannot start or goes wrong."""
         return cls(check, Level.FAILED, found, remedy)
 
 
 def merged(by_rank: Sequence[Sequence[Finding]], names: Sequence[str]) -> list[Finding]:
-    """One finding for each check and level over all ranks, in the order in which the checks first appear.
+    """Merge the findings of all ranks, in the order in which the checks first appear.
 
-    Ranks that found the same are one line. Of those that are well but found different things the first speaks; of those that are not,
-    each different finding is kept, with the ranks that made it. A line without a rank is all ranks'.
+    Equal findings become one. Of different findings at level OK only the first is kept; at other levels all are kept, with the ranks that
+    made them. A finding without ranks holds for all of them.
 
     Args:
-        by_rank: What each rank found.
-        names: What to call each rank, such as ``rank 3 (node2)``.
+        by_rank: Findings of each rank.
+        names: Name of each rank, such as ``rank 3 (node2)``.
     """
     lines: dict[tuple[str, Level, str], tuple[Finding, list[str]]] = {}
     order = list(dict.fromkeys(finding.check for findings in by_rank for finding in findings))
@@ -61,17 +68,17 @@ def merged(by_rank: Sequence[Sequence[Finding]], names: Sequence[str]) -> list[F
             lines.setdefault(key, (finding, []))[1].append(name)
     result = []
     for finding, who in sorted(lines.values(), key=lambda entry: (order.index(entry[0].check), entry[0].level)):
-        told = finding.found
+        text = finding.found
         if len(who) < len(by_rank):
-            told += f" ({', '.join(who[:4])}{f' and {len(who) - 4} more' if len(who) > 4 else ''})"
+            text += f" ({', '.join(who[:4])}{f' and {len(who) - 4} more' if len(who) > 4 else ''})"
         elif len(who) > 1 and finding.level is not Level.OK:
-            told += f" (all {len(who)} ranks)"
-        result.append(Finding(finding.check, finding.level, told, finding.remedy))
+            text += f" (all {len(who)} ranks)"
+        result.append(Finding(finding.check, finding.level, text, finding.remedy))
     return result
 
 
 def render(findings: Sequence[Finding]) -> str:
-    """One line for each finding."""
+    """Return one line of text per finding."""
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Between ranks: whether they find one another, compute the same sums, run the same code and see the same folder."""
+"""Checks between ranks: process group, all-reduce, equal software and data, shared folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mimdit.core.collectives import gather
 from mimdit.diagnosis.finding import Finding
-from mimdit.diagnosis.folder import existing
+from mimdit.diagnosis.node import existing
 
 _SMALL, _LARGE = 1, {"cpu": 2**22, "cuda": 2**26}
-"""Floats of the all-reduces that measure latency and bandwidth."""
+"""Number of floats in the all-reduces that measure latency and bandwidth."""
 _SLOW_GB = 1.0
+"""Bandwidth in GB/s per link below which NCCL probably uses the wrong network."""
 _VISIBLE_WITHIN = 30.0
 """Seconds that a network file system may take to show a new file."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes that were started together this one is, and where they meet, as Lightning would have it."""
+    """Rank of this process among those started together, and their meeting point, as Lightning would set them."""
 
     rank: int
     local_rank: int
@@ -37,42 +39,42 @@ class Place:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return the name of this rank for messages."""
         return f"rank {self.rank} ({socket.gethostname()})"
 
 
 def find_place() -> Place:
-    """What torchrun or srun say of this process; without either it is alone.
+    """Return the place that torchrun or srun gave this process; without either, that of a single process.
 
     Raises:
-        ValueError: SLURM's variables are not those that Lightning can work with.
+        ValueError: Lightning cannot work with the Slurm variables.
     """
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-    warnings.filterwarnings("ignore", message="The `srun` command is available")  # alone is a way to use this too
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # a single process is a valid use, too
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect():
             try:
                 found = environment()
             except RuntimeError as error:
-                raise ValueError(f"{error} Training would end with this too.") from error
+                raise ValueError(f"{error} Training would fail with the same error.") from error
             ranks = found.global_rank(), found.local_rank(), found.world_size()
             return Place(*ranks, found.main_address, found.main_port)
     return Place(0, 0, 1, "127.0.0.1", 0)
 
 
 def meet(place: Place, timeout: float) -> Finding:
-    """Form a process group of gloo, which works with and without devices; every rank must call it."""
+    """Form a gloo process group, which works with and without devices; a collective."""
     where = f"{place.address}:{place.port}"
     os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     started = time.monotonic()
     try:
         dist.init_process_group("gloo", rank=place.rank, world_size=place.world_size, timeout=timedelta(seconds=timeout))
-    except (RuntimeError, ValueError, OSError) as error:  # torch's own errors of a meeting are RuntimeErrors
+    except (RuntimeError, ValueError, OSError) as error:  # errors of the rendezvous are RuntimeErrors
         reason = str(error).splitlines()[0]
         remedy = (
-            "start all ranks at once by srun or torchrun; let every node resolve and reach that address (a firewall, two jobs with one "
-            "MASTER_PORT, or GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME that name another network are the usual reasons)"
+            "start all ranks at once with srun or torchrun, and let every node resolve and reach that address (usual reasons: a firewall, "
+            "two jobs with the same MASTER_PORT, or GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME set to another network)"
         )
         found = f"{place.name}: not all of {place.world_size} ranks met at {where} in {timeout:.0f} s ({reason})"
         return Finding.failed("ranks", found, remedy)
@@ -80,10 +82,14 @@ def meet(place: Place, timeout: float) -> Finding:
 
 
 def check_sums(device: torch.device, timeout: float, repeats: int = 5) -> Finding:
-    """All-reduce numbers whose sum is known, by NCCL on CUDA and by gloo on a CPU, and tell latency and bandwidth; collective.
+    """Check an all-reduce with a known sum, by NCCL on CUDA and gloo on CPU, and measure latency and bandwidth; a collective.
 
-    The bandwidth is what goes over each rank's link in a ring: ``2 (n - 1) / n`` times the bytes, by the time. Every rank must give a
-    device of the same type.
+    The bandwidth is that of each rank's link in a ring: ``2 (n - 1) / n`` times the bytes, divided by the time.
+
+    Args:
+        device: Device of this rank; all ranks must pass the same type.
+        timeout: Seconds that a rank waits for the others.
+        repeats: Number of all-reduces to average the bandwidth over; four times as many for the latency.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
@@ -91,9 +97,9 @@ def check_sums(device: torch.device, timeout: float, repeats: int = 5) -> Findin
             torch.cuda.set_device(device)
         group = dist.new_group(backend=backend, timeout=timedelta(seconds=timeout))
         return _sums(device, backend, group, repeats)
-    except RuntimeError as error:  # torch's own errors of a collective are RuntimeErrors
-        remedy = "NCCL_DEBUG=INFO tells more; is the network that NCCL_SOCKET_IFNAME or NCCL_IB_HCA names there on every node?"
-        return Finding.failed("all-reduce", f"{backend} cannot add over the ranks ({str(error).splitlines()[0]})", remedy)
+    except RuntimeError as error:  # errors of a collective are RuntimeErrors
+        remedy = "set NCCL_DEBUG=INFO for details, and check that every node has the network named by NCCL_SOCKET_IFNAME or NCCL_IB_HCA"
+        return Finding.failed("all-reduce", f"{backend} cannot all-reduce over the ranks ({str(error).splitlines()[0]})", remedy)
 
 
 def _sums(device: torch.device, backend: str, group: dist.ProcessGroup, repeats: int) -> Finding:
@@ -102,19 +108,19 @@ def _sums(device: torch.device, backend: str, group: dist.ProcessGroup, repeats:
     dist.all_reduce(numbers, group=group)
     expected = world * torch.arange(1024, device=device, dtype=torch.float32) + world * (world - 1) / 2
     if not torch.equal(numbers, expected):
-        return Finding.failed("all-reduce", f"a sum of {backend} over all ranks is wrong", "halve the nodes to find the one at fault")
+        return Finding.failed("all-reduce", f"an all-reduce of {backend} gives a wrong sum", "repeat on half of the nodes to find it")
     small, large = torch.zeros(_SMALL, device=device), torch.zeros(_LARGE[device.type], device=device)
     latency, seconds = _seconds(small, group, 4 * repeats), _seconds(large, group, repeats)
     gigabytes = 2 * (world - 1) / world * large.nbytes / seconds / 1e9
-    told = f"{backend}: sums are right, latency {latency * 1e6:.0f} us, {gigabytes:.2f} GB/s a link for {large.nbytes / 2**20:.0f} MiB"
+    text = f"{backend}: correct sums, latency {latency * 1e6:.0f} us, {gigabytes:.2f} GB/s per link for {large.nbytes / 2**20:.0f} MiB"
     if device.type == "cuda" and gigabytes < _SLOW_GB:
-        remedy = "NCCL_DEBUG=INFO tells which network it took; name the fast one by NCCL_SOCKET_IFNAME or NCCL_IB_HCA"
-        return Finding.warning("all-reduce", told, remedy)
-    return Finding.ok("all-reduce", told)
+        remedy = "set NCCL_DEBUG=INFO to see the network in use; select the fast one with NCCL_SOCKET_IFNAME or NCCL_IB_HCA"
+        return Finding.warning("all-reduce", text, remedy)
+    return Finding.ok("all-reduce", text)
 
 
 def _seconds(tensor: torch.Tensor, group: dist.ProcessGroup, repeats: int) -> float:
-    """Seconds of one all-reduce, after two that do not count."""
+    """Return the seconds of one all-reduce, after two for warm-up."""
     for _ in range(2):
         dist.all_reduce(tensor, group=group)
     _wait(tensor)
@@ -130,21 +136,14 @@ def _wait(tensor: torch.Tensor) -> None:
         torch.cuda.synchronize(tensor.device)
 
 
-def gather(what: Any) -> list[Any]:
-    """What each rank gave, on every rank; collective."""
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, what)
-    return gathered
-
-
 def check_agreement(check: str, mine: dict[str, str], name: str, remedy: str) -> Finding:
-    """Whether all ranks give the same values; the same finding on every rank; collective.
+    """Compare values over all ranks; return the same finding on every rank. A collective.
 
     Args:
         check: Name of the check.
-        mine: What this rank has, by name.
-        name: What to call this rank.
-        remedy: What to do where they differ.
+        mine: Values of this rank, by name.
+        name: Name of this rank for messages.
+        remedy: Recommended action if they differ.
     """
     gathered, names = gather(mine), gather(name)
     different = []
@@ -154,17 +153,17 @@ def check_agreement(check: str, mine: dict[str, str], name: str, remedy: str) ->
             values.setdefault(str(each.get(key, "nothing")), []).append(who)
         if len(values) > 1:
             listed = sorted(values.items(), key=lambda entry: -len(entry[1]))
-            told = ", ".join(f"{value} on {who[0]}" + (f" and {len(who) - 1} more" if len(who) > 1 else "") for value, who in listed)
-            different.append(f"{key} is {told}")
+            text = ", ".join(f"{value} on {who[0]}" + (f" and {len(who) - 1} more" if len(who) > 1 else "") for value, who in listed)
+            different.append(f"{key} is {text}")
     if different:
         return Finding.failed(check, "; ".join(different), remedy)
     return Finding.ok(check, f"equal on all {len(names)} ranks: {', '.join(mine)}")
 
 
 def check_shared_folder(folder: Path, place: Place) -> Finding:
-    """Every rank writes a file and looks for those of all others; collective.
+    """Check that each rank sees the files the others write in ``folder``; a collective.
 
-    A folder that does not exist yet is stood for by the nearest one above it that does.
+    If the folder does not exist yet, its nearest existing parent is used.
     """
     here = existing(folder)
     (token,) = _broadcast([secrets.token_hex(6)])
@@ -177,7 +176,7 @@ def check_shared_folder(folder: Path, place: Place) -> Finding:
     dist.barrier()
     others = [here / f".mimdit-doctor-{token}-{rank}" for rank in range(place.world_size)]
     missing = _unseen(others, token) if not any(gather(problem)) else []
-    dist.barrier()  # nobody removes what another still looks for
+    dist.barrier()  # no file is removed while another rank looks for it
     mine.unlink(missing_ok=True)
     if problem is None and missing:
         problem = f"{place.name} does not see in {here} what rank {missing[0]} wrote" + ("" if len(missing) == 1 else " and others")
@@ -192,7 +191,7 @@ def _broadcast(objects: list[Any]) -> list[Any]:
 
 
 def _unseen(paths: list[Path], token: str) -> list[int]:
-    """Which of the ranks' files do not come up in time."""
+    """Return the ranks whose files do not appear in time."""
     deadline = time.monotonic() + _VISIBLE_WITHIN
     while True:
         missing = [rank for rank, path in enumerate(paths) if not path.is_file() or path.read_text() != token]

@@ -1,4 +1,4 @@
-"""Software: versions, whether they are those that the package asks for, and what must be equal on all ranks."""
+"""Software versions: check them against the requirements of the package, and list those that must agree on all ranks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _NAMED = ("torch", "lightning", "diffusers", "webdataset")
 
 
 def check_software() -> list[Finding]:
-    """Name the versions, and whether every package that ours depends on is there in a version that it allows."""
+    """Report the versions, and check that every dependency is installed in an allowed version."""
     versions = software_versions()
     named = ", ".join(f"{name} {versions[name]}" for name in ("python", *_NAMED, "mimdit"))
     findings = [Finding.ok("software", f"{named} (code {versions['code']}{_commit()})")]
     wrong = unmet_requirements()
     if wrong is None:
         remedy = "pip install -e . in the repository, so that versions can be checked"
-        return [*findings, Finding.warning("packages", "mimdit is not installed, only found on the path", remedy)]
+        return [*findings, Finding.warning("packages", "mimdit is not installed, only found on the Python path", remedy)]
     if wrong:
         remedy = "pip install -e . -c constraints.txt in the repository"
         return [*findings, Finding.failed("packages", "; ".join(wrong), remedy)]
-    return [*findings, Finding.ok("packages", "every dependency in a version that pyproject.toml allows")]
+    return [*findings, Finding.ok("packages", "every dependency has a version that pyproject.toml allows")]
 
 
 def software_versions() -> dict[str, str]:
-    """What must be equal on all ranks: versions, and under ``code`` a checksum of our own source files."""
+    """Return what must agree on all ranks: versions, and under ``code`` a checksum of this project's source files."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "mimdit": _version("mimdit")}
     versions |= {name: _version(name) for name in _NAMED if name != "torch"}
     versions |= {"cuda": str(torch.version.cuda), "nccl": nccl_version() or "none", "code": code_checksum()}
@@ -42,14 +42,14 @@ def software_versions() -> dict[str, str]:
 
 
 def nccl_version() -> str | None:
-    """NCCL's version as PyTorch was built with it; None where it was built without."""
+    """Return the NCCL version PyTorch was built with; None without NCCL."""
     if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
         return None
     return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def code_checksum() -> str:
-    """Twelve digits of the SHA-256 over the names and bytes of our source files."""
+    """Return the first twelve hexadecimal digits of the SHA-256 over names and contents of this project's source files."""
     digest = hashlib.sha256()
     for path in sorted(path for package in _OURS for path in (_ROOT / package).rglob("*.py")):
         digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -57,7 +57,7 @@ def code_checksum() -> str:
 
 
 def unmet_requirements(package: str = "mimdit") -> list[str] | None:
-    """What ``package`` depends on and is missing here or of a version it does not allow; None where ``package`` is not installed."""
+    """Return the dependencies of ``package`` that are missing or in a wrong version; None if ``package`` is not installed."""
     try:
         required = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
@@ -82,11 +82,11 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of a checkout, for the eye; nothing elsewhere."""
+    """Return the commit of a checkout as text to append; empty elsewhere."""
     if not (_ROOT / ".git").exists():
         return ""
     try:
-        told = subprocess.run(["git", "-C", str(_ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=20)
+        result = subprocess.run(["git", "-C", str(_ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return f", commit {told.stdout.strip()}" if told.returncode == 0 else ""
+    return f", commit {result.stdout.strip()}" if result.returncode == 0 else ""

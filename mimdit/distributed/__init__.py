@@ -1,11 +1,11 @@
-"""What knows about ranks: the sharded strategy, and checkpoints that any number of ranks reads and writes."""
+"""Training over ranks: the FSDP2 strategy, and checkpoints that any number of ranks can read and write."""
 
 from lightning.pytorch.strategies import StrategyRegistry
 
-from mimdit.distributed.checkpoint_io import WholeCheckpointIO
+from mimdit.distributed.checkpoint_files import WholeCheckpointIO
 from mimdit.distributed.fsdp2 import FSDP2Strategy
 
 __all__ = ["FSDP2Strategy", "WholeCheckpointIO"]
 
-# For --trainer.strategy=fsdp2: on the command line Lightning takes any word for a name, a class_path too.
+# For --trainer.strategy=fsdp2: on the command line Lightning accepts only registered names, not a class_path.
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded data parallelism over all ranks", override=True)

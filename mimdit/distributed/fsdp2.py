@@ -1,7 +1,8 @@
-"""FSDP2Strategy: weights, gradients, optimiser states and the moving average sliced over all ranks."""
+"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -9,45 +10,51 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, zeros
 from torch.utils._pytree import tree_map
 
 from mimdit.distributed.checkpoint_files import read_checkpoint_file
 from mimdit.distributed.optimizer_states import by_name, by_number, check_names, parameter_names
 from mimdit.distributed.sharded_checkpoint import read_sharded, write_sharded
-from mimdit.distributed.sharding import shard, spread
+
+STEPS = ("training_step", "validation_step", "test_step", "predict_step", "restore")
+"""Methods called instead of ``forward`` by Lightning or a user; FSDP2 hooks must be registered for them."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models that DDP's whole copy a rank has no room for.
+    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
 
-    In a config ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}``, on the command line ``--trainer.strategy=fsdp2``.
-    The model says by ``shard_units()`` what is gathered together, and is sliced before the optimiser is built. A frozen backbone is
-    sliced too, in its own precision (``backbone.dtype: bfloat16``); what trains stays fp32, and ``trainer.precision: bf16-mixed`` computes
-    in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); those of any number of ranks and single files of any
-    strategy are read.
+    Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
+    line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A
+    frozen backbone is sharded too, in its own precision (``backbone.dtype: bfloat16``). Trainable weights stay in fp32;
+    ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
+    number of ranks and single files of any strategy can be read.
 
-    Every forward pass is a conversation of all ranks, so all must make the same number: in validation, images of one size (or no tiling).
+    Every forward pass is a collective, so all ranks must run the same number of them: in validation, use images of one size or no tiling.
 
     Args:
-        process_group_backend: ``nccl`` or ``gloo``; None for what suits the device.
-        timeout_minutes: How long a rank waits for the others before it gives up.
+        process_group_backend: ``nccl`` or ``gloo``; None selects by device.
+        timeout_minutes: Minutes that a rank waits for the others before the process group fails.
     """
 
     def __init__(self, *, process_group_backend: str | None = None, timeout_minutes: float = 30.0) -> None:
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        """Put all ranks into one data-parallel group: Lightning's defaults would give each node's ranks the same samples."""
+        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Slice the model, then build its optimiser: slicing replaces the parameters."""
+        """Shard the model, then build its optimizer, because sharding replaces the parameters."""
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         shard(self.lightning_module, self._mesh)
@@ -61,45 +68,45 @@ class FSDP2Strategy(ModelParallelStrategy):
             _optimizers_to_device(self.optimizers, self.root_device)
 
     @property
-    def _mesh(self) -> torch.distributed.device_mesh.DeviceMesh:
+    def _mesh(self) -> DeviceMesh:
         return self.device_mesh["data_parallel"]
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Optimisers are restored where those of other strategies are: by `load_optimizer_state_dict`."""
+        """Return true: Lightning restores optimizers by `load_optimizer_state_dict`, as for other strategies."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This rank's slices."""
+        """Return this rank's slices of the state dict."""
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """This rank's slices, by the names of the parameters."""
+        """Return this rank's slices of the optimizer state, by parameter name."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         return by_name(optimizer.state_dict(), parameter_names(optimizer, self.lightning_module))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        """Write a folder; every rank calls this."""
+        """Write a sharded folder; a collective."""
         if storage_options is not None:
             raise ValueError("FSDP2Strategy writes checkpoints to a file system that all ranks share and takes no storage_options")
         write_sharded(checkpoint, self.broadcast(filepath))
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read this rank's slices of a folder, or a single file as it is."""
+        """Read this rank's slices of a folder, or a whole single file."""
         path = self.broadcast(checkpoint_path)
         if Path(path).is_dir():
             return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
-        return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied out
+        return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load what `load_checkpoint` read and the module completed: what it left out when saving, it put back before this."""
+        """Load the weights that `load_checkpoint` read; the module has added the frozen ones that its checkpoints omit."""
         live = self.lightning_module.state_dict()
         state = {name: self._like(tensor, live.get(name)) for name, tensor in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the states, by name or by number, whole or sliced."""
+        """Load optimizer states, by name or by number, whole or sharded."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             check_names(state, parameter_names(optimizer, self.lightning_module))
             numbered = by_number(state)
@@ -111,6 +118,55 @@ class FSDP2Strategy(ModelParallelStrategy):
             optimizer.load_state_dict(numbered | {"state": sliced})
 
     def _like(self, value: Any, live: torch.Tensor | None) -> Any:
-        """A whole tensor sliced as the ``live`` one is; anything else as it is."""
+        """Return a whole tensor sharded like ``live``; return anything else unchanged."""
         whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
-        return spread(value, self._mesh) if whole and isinstance(live, DTensor) and value.shape == live.shape else value
+        return local_slice(value, self._mesh) if whole and isinstance(live, DTensor) and value.shape == live.shape else value
+
+
+def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
+    """Shard ``module`` over the ranks of a 1-D ``mesh``; a module that is already sharded is left unchanged.
+
+    ``module.shard_units()`` lists the units: each is a list of sub-modules whose weights are gathered only while they run. Trainable
+    weights outside all units are gathered for the whole step. Frozen weights outside all units stay whole on every rank (the codec, whose
+    methods are not ``forward``).
+
+    Raises:
+        ValueError: The module has no ``shard_units()``.
+    """
+    if isinstance(module, FSDPModule):
+        return
+    if not hasattr(module, "shard_units"):
+        raise ValueError(
+            f"FSDP2Strategy cannot shard {type(module).__name__}: it has no shard_units(); add the method, or use strategy: ddp"
+        )
+    # The warning concerns in-place sums, and there are none here; tests/distributed/test_agreement.py would fail if there were.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    units = module.shard_units()
+    _start_alike(module, mesh)
+    # The root is also resharded after its forward pass. In validation no backward pass would do it, and the moving average could not be
+    # swapped with gathered weights.
+    options = {"mesh": mesh, "reshard_after_forward": True}
+    for unit in units:
+        fully_shard(unit if len(unit) > 1 else unit[0], **options)
+    whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)}
+    fully_shard(module, ignored_params=whole, **options)
+    for name in STEPS:
+        if name == "restore" and hasattr(module, name) or is_overridden(name, module, L.LightningModule):
+            register_fsdp_forward_method(module, name)
+
+
+def local_slice(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
+    """Return this rank's slice of a whole ``tensor``, sharded as `shard` shards weights; a copy, without communication."""
+    tensor = tensor.contiguous()
+    slices, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
+    own = slices[rank] if rank < len(slices) else tensor[:0]
+    own = own.to(mesh.device_type, copy=True)
+    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+def _start_alike(module: L.LightningModule, mesh: DeviceMesh) -> None:
+    """Broadcast the weights of rank 0, as DDP does; without a common seed each rank would keep a slice of a different model."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        whole = tensor.detach().to(mesh.device_type).contiguous()
+        dist.broadcast(whole, 0)
+        tensor.data.copy_(whole)

@@ -1,9 +1,9 @@
-"""A checkpoint as a folder: every rank writes its slices, any number of ranks reads them.
+"""Sharded checkpoint folders: every rank writes its slices, and any number of ranks can read them.
 
-In the folder are the slices in the files of `torch.distributed.checkpoint` (with its ``.metadata``, for PyTorch's own tools),
-``meta.pt`` with everything that is not sliced, and ``index.json``, which is written last: it says where each tensor is and how long each
-file must be, so a folder that it does not fit is not complete. Reading never unpickles objects: tensors and ``meta.pt`` are loaded with
-``weights_only``, and ``.metadata``, a pickle, is not read at all.
+The folder holds the slices in files of `torch.distributed.checkpoint` (with its ``.metadata``, for PyTorch's own tools), ``meta.pt`` with
+everything that is not sharded, and ``index.json``, written last. The index lists the place of each tensor and the length of each file; a
+folder that does not match it is incomplete. Reading never unpickles objects: tensors and ``meta.pt`` are loaded with ``weights_only``, and
+``.metadata``, a pickle, is not read.
 """
 
 from __future__ import annotations
@@ -27,31 +27,30 @@ from torch.futures import Future
 
 from mimdit.core.collectives import gather, on_rank_zero
 from mimdit.core.files import replace_when_whole, sync_folder
-from mimdit.distributed.plain_loading import load_plain
-from mimdit.distributed.plain_saving import save_plain
+from mimdit.distributed.torch_files import load_plain, save_plain
 
 INDEX, META = "index.json", "meta.pt"
 WRITING, REPLACED = ".writing", ".replaced"
-"""What follows a folder's name, behind a dot, while it is written and while another takes its place."""
+"""Suffixes of a folder, hidden by a leading dot, while it is written and while it is replaced."""
 FORMAT = 1
 
 Allocate = Callable[[torch.Size, torch.dtype], torch.Tensor]
-"""Makes the tensor that a saved one of this size and type is read into."""
+"""Function that allocates the tensor into which a saved one of this size and type is read."""
 
 
 def write_sharded(checkpoint: dict, folder: str | Path) -> None:
-    """Write ``checkpoint`` as ``folder``; every rank calls this.
+    """Write ``checkpoint`` as ``folder``; a collective.
 
-    It is written under a hidden name beside ``folder`` and renamed when all ranks are done, so an older checkpoint of that name stays until
-    the new one is complete.
+    The folder is written under a hidden name and renamed when all ranks are done, so an older checkpoint of that name stays until the new
+    one is complete.
 
     Args:
-        checkpoint: Lightning's dictionary. Sliced tensors (DTensors) are sought in its ``state_dict`` and, by the names of the parameters,
-            its ``optimizer_states``; all else is taken from rank 0.
-        folder: Where to, a path that all ranks share.
+        checkpoint: Lightning's dictionary. Sharded tensors (DTensors) are taken from its ``state_dict`` and its ``optimizer_states``, which
+            are keyed by parameter name; everything else is taken from rank 0.
+        folder: Target path, shared by all ranks.
 
     Raises:
-        OSError: A rank could not write; every rank raises, and what was written is removed.
+        OSError: A rank could not write. Every rank raises, and the incomplete folder is removed.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}{WRITING}")
@@ -59,22 +58,22 @@ def write_sharded(checkpoint: dict, folder: str | Path) -> None:
     try:
         on_rank_zero(lambda: _empty(temporary))
         metadata = dcp.save(slices, storage_writer=_Writer(temporary, single_file_per_rank=True))
-        # Each rank tells the sizes of its own: a network file system may show other ranks' files late.
+        # Each rank reports the sizes of its own files: a network file system may show those of other ranks late.
         parts = gather({path.name: path.stat().st_size for path in temporary.glob(f"__{dist.get_rank()}_*")})
         files = {name: size for part in parts for name, size in part.items()}
         on_rank_zero(lambda: _finish(temporary, folder, metadata, rest, files))
     except (OSError, CheckpointException) as error:
-        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True))  # where the disk is full, what is left of it takes the room
+        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True))  # on a full disk the rest would take up space
         raise _refusal(error, folder) from error
 
 
 def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
-    """Read what `write_sharded` wrote, the optimiser states by the names of the parameters.
+    """Read a folder of `write_sharded`; optimizer states are keyed by parameter name.
 
     Args:
         folder: The folder.
-        allocate: Makes the tensors to read into, sliced ones where every rank of a process group calls this; None for whole tensors in
-            this process's memory.
+        allocate: Function that allocates the tensors to read into. If it returns sharded tensors, every rank must call this. If None, whole
+            tensors are read into this process's memory.
 
     Raises:
         ValueError: The folder is not a complete checkpoint.
@@ -82,29 +81,29 @@ def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
     folder = Path(folder)
     problem = what_is_missing(folder)
     if problem is not None:
-        raise ValueError(f"{folder} is not a complete checkpoint: {problem}; take an older one")
-    alone = allocate is None
+        raise ValueError(f"{folder} is not a complete checkpoint: {problem}; use an older one")
+    single_process = allocate is None
     allocate = allocate or (lambda size, dtype: torch.empty(size, dtype=dtype))
     reader = _IndexReader(folder)
     tensors = reader.read_metadata().state_dict_metadata
     slices = {name: allocate(saved.size, saved.properties.dtype) for name, saved in tensors.items()}
     if slices:
-        dcp.load(slices, storage_reader=reader, no_dist=alone)
+        dcp.load(slices, storage_reader=reader, no_dist=single_process)
     return _join(slices, read_meta(folder))
 
 
 def read_meta(folder: Path) -> dict:
-    """Everything of a checkpoint but its sliced tensors."""
+    """Return everything in a checkpoint but its sharded tensors."""
     return load_plain(folder / META)
 
 
 def read_index(folder: Path) -> dict:
-    """The index of a complete checkpoint."""
+    """Return the index of a complete checkpoint."""
     return json.loads((folder / INDEX).read_text())
 
 
 def what_is_missing(folder: Path) -> str | None:
-    """Why ``folder`` is not a complete sharded checkpoint; None if it is one."""
+    """Return why ``folder`` is not a complete sharded checkpoint; None if it is complete."""
     if not (folder / INDEX).is_file():
         return f"it has no {INDEX}, which is written last"
     try:
@@ -116,26 +115,26 @@ def what_is_missing(folder: Path) -> str | None:
         return f"its format is {version}, and this version reads {FORMAT}"
     for name, size in files.items():
         if os.path.basename(name) != name:
-            return f"it names a file outside of it, {name}"
+            return f"it lists a file outside the folder, {name}"
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             return f"{name} is missing or not {size} bytes long"
     return None
 
 
 class _IndexReader(dcp.FileSystemReader):
-    """Finds tensors by `INDEX`."""
+    """Reader that locates tensors by `INDEX`."""
 
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        """What PyTorch's reader unpickles from ``.metadata``."""
+        """Return the metadata that PyTorch's reader unpickles from ``.metadata``."""
         index = read_index(Path(self.path))
         tensors, places = {}, {}
         for name, saved in index["tensors"].items():
             dtype, chunks = getattr(torch, saved["dtype"]), []
             if not isinstance(dtype, torch.dtype):
-                raise ValueError(f"{self.path}: {name} is said to be of type {saved['dtype']!r}, which is none")
+                raise ValueError(f"{self.path}: the type of {name}, {saved['dtype']!r}, does not exist; use an older checkpoint")
             for number, (offsets, sizes, file, offset, length) in enumerate(saved["chunks"]):
                 if file not in index["files"]:
-                    raise ValueError(f"{self.path}: {name} is said to be in {file}, which is not among its files")
+                    raise ValueError(f"{self.path}: the file of {name}, {file}, is not in the index; use an older checkpoint")
                 offsets = torch.Size(offsets)
                 chunks.append(ChunkStorageMetadata(offsets, torch.Size(sizes)))
                 places[MetadataIndex(name, offsets, number)] = _StorageInfo(file, offset, length)
@@ -144,10 +143,10 @@ class _IndexReader(dcp.FileSystemReader):
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Raises the system's refusal to write as it is."""
+    """Writer that re-raises the operating system's own error."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """What PyTorch's does; its archive's writer complains of what follows from a refusal."""
+        """Write as PyTorch does, but raise the error that its archive writer hides behind a later one."""
         try:
             return super().write_data(plan, planner)
         except RuntimeError as error:
@@ -157,7 +156,7 @@ class _Writer(dcp.FileSystemWriter):
 
 
 def _refusal(error: OSError | CheckpointException, folder: Path) -> BaseException:
-    """An `OSError` of the ranks that could not write; ``error`` itself if something else failed."""
+    """Return an `OSError` that names the ranks that could not write, or ``error`` itself if something else failed."""
     if isinstance(error, OSError):
         return error
     failures = {rank: failure for rank, (failure, _) in error.failures.items()}
@@ -179,7 +178,7 @@ def _index(metadata: Metadata, files: dict[str, int], step: int | None) -> dict:
 
 
 def _split(checkpoint: dict) -> tuple[dict[str, torch.Tensor], dict]:
-    """Sliced tensors under flat names, and a copy of ``checkpoint`` without them."""
+    """Return sharded tensors under flat names, and a copy of ``checkpoint`` without them."""
     slices = {f"model/{name}": tensor for name, tensor in checkpoint["state_dict"].items() if isinstance(tensor, DTensor)}
     whole = {name: tensor for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, DTensor)}
     rest = checkpoint | {"state_dict": whole}
@@ -208,14 +207,14 @@ def _join(slices: dict[str, torch.Tensor], rest: dict) -> dict:
 
 
 def _empty(folder: Path) -> None:
-    """What a run that was killed left there goes."""
+    """Create an empty folder; remove what a killed run left there."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
 
 def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict, files: dict[str, int]) -> None:
-    """Write the rest, then the index, and give the folder its name."""
+    """Write the rest, then the index, and rename the folder."""
     save_plain(rest, temporary / META)
     index = _index(metadata, files | {META: (temporary / META).stat().st_size}, rest.get("global_step"))
     with replace_when_whole(temporary / INDEX) as path:
@@ -224,7 +223,8 @@ def _finish(temporary: Path, folder: Path, metadata: Metadata, rest: dict, files
     if replaced.exists():
         shutil.rmtree(replaced)
     if folder.is_dir() and not folder.is_symlink():
-        folder.rename(replaced)  # folders cannot be exchanged in one step; if it ends here, the new one is found under its hidden name
+        # Folders cannot be exchanged in one step; if the run dies in between, the new one is found by its hidden name.
+        folder.rename(replaced)
     elif os.path.lexists(folder):
         folder.unlink()
     temporary.rename(folder)

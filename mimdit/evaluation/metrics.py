@@ -1,4 +1,8 @@
-"""PSNR and SSIM as the results table reports them: per image, in RGB, on what an 8-bit file would hold."""
+"""PSNR and SSIM per image, in RGB, on the values that an 8-bit file holds: the columns ``psnr_rgb`` and ``ssim_rgb`` of results.
+
+Unlike pyiqa's ``psnr`` no constant is added to the error, and identical images get 100 dB instead of 80 dB; ``ssim_rgb`` is the mean over
+RGB, pyiqa's ``ssim`` that of luma.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 PSNR_OF_IDENTICAL = 100.0
-"""dB given to images that agree in all 8-bit values, and the most that any pair gets: the true value has no bound."""
+"""PSNR in dB of images that agree in all 8-bit values, and the most that any pair gets: the true value has no bound."""
 
 _WINDOW = 11
-"""Pixels of a side of SSIM's window."""
+"""Side of SSIM's window in pixels."""
 
 
 def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of each image, at most `PSNR_OF_IDENTICAL`.
+    """Return the peak signal-to-noise ratio in dB of each image, at most `PSNR_OF_IDENTICAL`.
 
     Both are rounded to 8 bits first; the error is averaged over all three channels before the logarithm.
 
@@ -25,7 +29,7 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         fp32 ``[B]``.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     images, truth = _as_eight_bit(images, truth)
     error = (images - truth).double().square().mean(dim=(1, 2, 3))
@@ -33,10 +37,10 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each image, the mean over its RGB channels (Wang et al. 2004; not on luma as pyiqa's default).
+    """Return the structural similarity of each image, the mean over its RGB channels (Wang et al., 2004; pyiqa's default is luma).
 
     Gaussian window of 11 pixels with sigma 1.5, dynamic range 1 on the rounded values over 255. Positions where the window would overhang
-    the image do not count, as in the reference, scikit-image and pyiqa; torchmetrics alone would count them, on mirrored pixels.
+    the image do not count, as in the reference, scikit-image and pyiqa; torchmetrics counts them, on mirrored pixels.
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1, at least 11 pixels each way; values outside are clamped.
@@ -46,7 +50,7 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         fp32 ``[B]``, at most 1.
 
     Raises:
-        ValueError: the shapes differ, or an image is smaller than the window.
+        ValueError: The shapes differ, or an image is smaller than the window.
     """
     if min(images.shape[2:]) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {images.shape[2]}x{images.shape[3]}")
@@ -58,8 +62,22 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return similarity[..., overhang:-overhang, overhang:-overhang].mean(dim=(1, 2, 3))
 
 
+def identical(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return bool ``[B]``, true where an image equals its truth in all 8-bit values.
+
+    Args:
+        images: ``[B, 3, H, W]`` in 0..1; values outside are clamped.
+        truth: The same.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    images, truth = _as_eight_bit(images, truth)
+    return (images == truth).all(dim=(1, 2, 3))
+
+
 def _as_eight_bit(images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as whole numbers 0..255 in fp32."""
+    """Return both as whole numbers 0..255 in fp32."""
     if images.shape != truth.shape:
-        raise ValueError(f"images of shape {list(images.shape)} and {list(truth.shape)} cannot be compared; make them equal")
+        raise ValueError(f"images of shape {list(images.shape)} and {list(truth.shape)} cannot be compared; give both the same shape")
     return tuple((tensor.detach().float().clamp(0, 1) * 255).round() for tensor in (images, truth))

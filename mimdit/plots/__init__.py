@@ -1,1 +1,1 @@
-"""Figures: expert maps, gate charts, strips of images."""
+"""Figures as pure functions, data in and picture out: expert maps, gate charts, strips of images."""

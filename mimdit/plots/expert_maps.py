@@ -1,4 +1,4 @@
-"""The figure of who works on what: degradation by expert, one figure per MiM block."""
+"""Figures of the experts' use by degradation: one per MiM block, from training's counts or from a test's mean gates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mimdit.routing.utilization import Utilization
 
 
 def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndarray:
-    """Draw one block: for each class of degradation the outer gate's mean weights, then for each group the experts' shares, in percent.
+    """Draw one block in percent: for each class of degradation the outer gate's mean weights, then each expert group's shares.
 
-    Every row of every panel sums to 100. The colours of a panel end at the most that a cell can have: with k choices per image that is
-    100 / k. The title of a group tells its mutual information with the degradation and the level that chance alone would give.
+    Every row of every panel sums to 100. The colors of a panel end at the largest possible value of a cell: with k choices per image that
+    is 100 / k. The title of a group has its mutual information with the degradation, and the value expected by chance.
 
     Args:
-        statistics: What to draw; its D classes are ordered by their number of atoms.
+        statistics: Statistics to draw; their D classes are ordered by the number of atoms.
         block: Index of the block.
         dpi: Pixels per inch; the figure is about 2.5 inches wide per group of four.
 
@@ -38,17 +38,47 @@ def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndar
     return draw_panels(f"block {block}: share of choices by degradation (images), %", labels, panels, dpi=dpi)
 
 
+def gates_by_degradation(
+    title: str,
+    degradations: Sequence[str],
+    groups: Sequence[str],
+    inter_DG: torch.Tensor,
+    intra_GDE: Sequence[torch.Tensor],
+    *,
+    dpi: int = 120,
+) -> np.ndarray:
+    """Draw mean gate weights of one block: the outer gates, then the sub-experts of each expert group that has any.
+
+    Args:
+        title: Title of the figure.
+        degradations: Names of the rows.
+        groups: Names of the expert groups.
+        inter_DG: Mean outer weights, ``[D, G]`` in 0..1.
+        intra_GDE: For each expert group the mean weights of its sub-experts, ``[D, E]`` in 0..1; E may be 0.
+        dpi: Pixels per inch.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    panels: list[Panel] = [("outer gates", inter_DG, groups, 1.0)]
+    for group, weights_DE in zip(groups, intra_GDE, strict=True):
+        if weights_DE.shape[1]:
+            names = [f"e{number}" for number in range(weights_DE.shape[1])]
+            panels.append((group, weights_DE, names, max(float(weights_DE.max()), 1e-6)))
+    return draw_panels(title, degradations, panels, dpi=dpi)
+
+
 Panel = tuple[str, torch.Tensor, Sequence[str], float]
-"""A title, shares ``[rows, columns]`` in 0..1, a name for each column, and the share at which the colours end."""
+"""A title, shares ``[rows, columns]`` in 0..1, a name for each column, and the share at which the colors end."""
 
 
 def draw_panels(title: str, labels: Sequence[str], panels: Sequence[Panel], *, dpi: int = 90) -> np.ndarray:
-    """Heat maps beside one another with the same rows, their numbers in percent.
+    """Draw heat maps with the same rows side by side, their numbers in percent.
 
     Args:
-        title: Of the whole figure.
-        labels: One for each row.
-        panels: From left to right.
+        title: Title of the figure.
+        labels: Label of each row.
+        panels: Panels from left to right.
         dpi: Pixels per inch.
 
     Returns:
@@ -64,7 +94,7 @@ def draw_panels(title: str, labels: Sequence[str], panels: Sequence[Panel], *, d
 
 
 def _lay_out(columns: list[int], num_rows: int, dpi: int):
-    """A figure with one axes per panel, all with the same cells. Fixed margins: automatic layout takes five times as long as drawing."""
+    """Return a figure with one axes per panel; margins are fixed, as automatic layout takes five times as long as drawing."""
     cell, row, left, right, top, bottom, gap = 0.48, 0.3, 1.9, 0.1, 0.75, 0.65, 0.12
     width = left + cell * sum(columns) + gap * (len(columns) - 1) + right
     height = top + row * num_rows + bottom
@@ -79,7 +109,7 @@ def _lay_out(columns: list[int], num_rows: int, dpi: int):
 
 
 def _row_order(statistics: Utilization) -> list[int]:
-    """Fewest atoms first, then by name: single degradations stand on top, mixtures below."""
+    """Return rows with the fewest atoms first, then by name: single degradations on top, mixtures below."""
     return sorted(range(len(statistics.classes)), key=lambda row: (_num_atoms(statistics.classes[row]), statistics.classes[row]))
 
 
@@ -88,7 +118,7 @@ def _num_atoms(name: str) -> int:
 
 
 def _draw_panel(axis, title: str, shares_DN: torch.Tensor, names, most: float) -> None:
-    """One panel with its numbers; text turns dark on light cells."""
+    """Draw one panel with its numbers, dark on light cells."""
     axis.imshow(shares_DN.numpy(), vmin=0, vmax=most, cmap="viridis", aspect="auto", interpolation="nearest")
     axis.set_title(title, fontsize=8)
     axis.set_xticks(range(len(names)), labels=names, fontsize=8, rotation=45 if max(map(len, names)) > 3 else 0)

@@ -1,4 +1,4 @@
-"""The figure of what one image was given: groups and sub-experts with their weights, block by block."""
+"""Figure of one image's gates: expert groups and sub-experts with their weights, block by block."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mimdit.routing.utilization import group_labels
 
 
 def expert_shares(routing: Routing, image: int = 0) -> torch.Tensor:
-    """Each sub-expert's share of a block's sum for one image, ``[M, G, E]``: the group's weight times its own."""
+    """Return each sub-expert's share of a block's sum for one image, ``[M, G, E]``: the weight of its group times its own."""
     return (routing.inter.weights[:, image, :, None] * routing.intra.weights[:, :, image]).cpu()
 
 
 def gate_chart(routing: Routing, image: int = 0, *, title: str = "", dpi: int = 100) -> Image.Image:
-    """Draw the record of one image: a row a block, a column a sub-expert, in percent; empty where an expert was not asked.
+    """Draw the gates of one image in percent: a row per block, a column per sub-expert, empty where a sub-expert was not chosen.
 
-    Above the columns of a group stands the mean weight of the group over the blocks.
+    The mean weight of an expert group over the blocks is above its columns.
     """
     shares_MGE, mask_GE = expert_shares(routing, image), routing.mask_GE.cpu()
     columns = [(group, expert) for group in range(len(mask_GE)) for expert in range(int(mask_GE[group].sum()))]

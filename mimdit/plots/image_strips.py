@@ -1,13 +1,16 @@
-"""Drawing strips: a title, and below it a row of pictures of one scene, each with its caption."""
+"""Strips of images: a title, and below it a row of pictures of one scene, each with its caption."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from mimdit.evaluation.metrics import psnr
 
 _MARGIN = 8
 _PAPER, _INK, _SOFT = (255, 255, 255), (20, 20, 20), (105, 105, 105)
@@ -15,15 +18,40 @@ _PAPER, _INK, _SOFT = (255, 255, 255), (20, 20, 20), (105, 105, 105)
 
 @dataclass(frozen=True)
 class Strip:
-    """One scene: ``title``, and pictures (from `square`) with one caption each."""
+    """A scene: its title, and pictures (from `square`) with one caption each."""
 
     title: str
     pictures: list[Image.Image]
     captions: list[str]
 
 
+def compare_with_truth(
+    title: str, images: Mapping[str, torch.Tensor | None], truth: torch.Tensor | None, side: int, *, digits: int = 2
+) -> Strip:
+    """Return the strip of a scene: versions of an image with their PSNR, then the truth.
+
+    Args:
+        title: Title of the strip.
+        images: Versions ``[3, H, W]`` in 0..1 by caption; None is left out.
+        truth: Ground truth of the same shape, or None, where captions have no PSNR.
+        side: Side of a picture in pixels.
+        digits: Decimals of PSNR.
+    """
+    shown = {name: image for name, image in images.items() if image is not None}
+    captions = [*shown]
+    if truth is not None:
+        captions = [f"{name}  {psnr(image[None], truth[None]).item():.{digits}f} dB" for name, image in shown.items()]
+        shown, captions = shown | {"truth": truth}, [*captions, "truth"]
+    return Strip(title, [square(image, side) for image in shown.values()], captions)
+
+
+def readable_group(name: str) -> str:
+    """Return a degradation group's name for people: ``09Lowlight_Haze`` is ``Lowlight + Haze``."""
+    return " + ".join(name.lstrip("0123456789").split("_"))
+
+
 def square(image: torch.Tensor, side: int) -> Image.Image:
-    """The central square of ``image [3, H, W]`` in 0..1, as an 8-bit picture of ``side`` pixels."""
+    """Return the central square of ``image [3, H, W]`` in 0..1 as an 8-bit picture of ``side`` pixels a side."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     edge = min(picture.size)
@@ -33,15 +61,15 @@ def square(image: torch.Tensor, side: int) -> Image.Image:
 
 
 def draw_strips(strips: list[Strip], *, per_line: int = 1, columns: int | None = None) -> Image.Image:
-    """Lay out strips of equally many pictures on white.
+    """Lay out strips of pictures on white.
 
     Args:
-        strips: What to draw.
-        per_line: Strips beside each other.
-        columns: Pictures of a strip beside each other, the others below; None for all.
+        strips: Strips to draw.
+        per_line: Strips side by side.
+        columns: Pictures of a strip side by side, the others below; None for all.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: There is nothing to draw.
     """
     if not strips:
         raise ValueError("no strip to draw: no sample was offered; validate or test on at least one image")

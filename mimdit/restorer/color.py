@@ -1,4 +1,4 @@
-"""Colours of one image given to another, where sampling shifted them."""
+"""Color matching: give an image the colors of another where sampling shifted them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ COLORS = ("none", "wavelet", "adain")
 
 _LEVELS = 5
 _REACH = 2**_LEVELS - 1
-"""Positions that the filters of all levels see on each side."""
+"""Positions that the filters of all levels reach on each side."""
 
 
 def match_color(images: torch.Tensor, reference: torch.Tensor, how: str) -> torch.Tensor:
-    """Give ``images [B, 3, H, W]`` in 0..1 the colours of ``reference``, in place, and return them.
+    """Give ``images [B, 3, H, W]`` in 0..1 the colors of ``reference``, in place, and return them.
 
     ``wavelet`` exchanges what is left after five levels of an à-trous wavelet, so details stay (StableSR, arXiv 2305.07015); ``adain``
-    gives each channel the mean and spread of the reference (arXiv 1703.06868). ValueError for anything else but ``none``.
+    gives each channel the mean and standard deviation of the reference (arXiv 1703.06868); ``none`` changes nothing.
+
+    Raises:
+        ValueError: ``how`` is none of `COLORS`.
     """
     check_color(how)
     if how == "adain":
@@ -26,7 +29,7 @@ def match_color(images: torch.Tensor, reference: torch.Tensor, how: str) -> torc
     elif how == "wavelet":
         height, above = images.shape[2], images[:, :, :0].clone()
         for rows in in_rows(*images.shape[2:]):
-            # The rows above are needed as they were.
+            # The filters read the rows above as they were before they were overwritten.
             top, bottom = rows.start - above.shape[2], min(height, rows.stop + _REACH)
             here = torch.cat([above, images[:, :, rows.start : bottom]], dim=2)
             change = _coarsest(reference[:, :, top:bottom] - here)
@@ -36,13 +39,17 @@ def match_color(images: torch.Tensor, reference: torch.Tensor, how: str) -> torc
 
 
 def check_color(how: str) -> None:
-    """Raise ValueError where ``how`` is none of `COLORS`."""
+    """Check the name of a method.
+
+    Raises:
+        ValueError: ``how`` is none of `COLORS`.
+    """
     if how not in COLORS:
         raise ValueError(f"color {how!r} is unknown; choose one of {', '.join(COLORS)}")
 
 
 def _coarsest(images: torch.Tensor) -> torch.Tensor:
-    """What the last level leaves: filtered by (1 2 1) / 4 down and across with holes that double from level to level."""
+    """Return the last level's residue: filtered by (1 2 1) / 4 down and across with holes that double from level to level."""
     kernel = images.new_tensor([0.25, 0.5, 0.25])
     weight = (kernel[:, None] * kernel).expand(images.shape[1], 1, 3, 3)
     for level in range(_LEVELS):

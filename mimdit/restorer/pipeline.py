@@ -1,9 +1,11 @@
-"""MiMDiTPipeline: restoration the way diffusers' users call it."""
+"""MiMDiTPipeline: a restorer with the interface of a diffusers pipeline."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -16,23 +18,24 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.core.files import replace_when_whole
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.sampling import SamplingSettings
 from mimdit.weights import EMBEDDED_RESTORER
 
 ModelMixin = Restorer
-"""Diffusers reads a part of another library by its ``from_pretrained`` if that library has the part's base class under this name."""
+"""Diffusers loads a component of another library by its ``from_pretrained`` if that library has the component's class under this name."""
 
 _CODE = "pipeline.py"
-"""What ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs to find the class."""
+"""File that ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs to find the class."""
 
 _KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
-"""Pillow's modes that come back as they went in; of others RGB is made."""
+"""Pillow's modes that are kept; others become RGB."""
 
 
 class MiMDiTPipeline(DiffusionPipeline):
     """A `Restorer` as a diffusers pipeline: ``MiMDiTPipeline.from_pretrained()(image).images[0]``.
 
     Args:
-        restorer: What restores.
+        restorer: The restorer.
     """
 
     model_cpu_offload_seq = "restorer"
@@ -48,45 +51,57 @@ class MiMDiTPipeline(DiffusionPipeline):
         *,
         output_type: str = "pil",
         return_dict: bool = True,
-        **settings: object,
+        settings: SamplingSettings | None = None,
+        **options: Any,
     ) -> ImagePipelineOutput | tuple[list]:
-        """Restore one image or several, each of its own size.
+        """Restore one image or several, each at its own size.
 
         Args:
-            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Grey stays grey, transparency and 16 bits are kept.
+            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Gray, transparency and 16 bits are kept.
             num_inference_steps: Sampler steps; None for the restorer's own.
-            output_type: ``pil``, or ``np`` for a list of arrays of the type that went in.
-            return_dict: Whether to return an `ImagePipelineOutput`, or else a tuple.
-            **settings: ``start``, ``sigma_start``, ``seed``, ``guidance``, ``tile``, ``steer`` and what else `Restorer.restore` takes.
+            output_type: ``pil``, or ``np`` for a list of arrays of the type that was given.
+            return_dict: If true, return an `ImagePipelineOutput`, otherwise a tuple.
+            settings: How to restore; None for the restorer's own settings.
+            **options: Fields of `SamplingSettings` to change, such as ``tile`` or ``steer``, and other arguments of `Restorer.restore`.
 
         Raises:
             ValueError: ``output_type`` is unknown, or a setting is out of range.
         """
         if output_type not in ("pil", "np"):
             raise ValueError(f"output_type {output_type!r} is unknown; choose pil or np")
+        overrides = {field.name: options.pop(field.name) for field in fields(SamplingSettings) if field.name in options}
+        settings = self.restorer.sampling_settings(settings, **{"steps": num_inference_steps} | overrides)
         given = image if isinstance(image, list) else [image]
         restored = []
         with self.progress_bar(total=len(given)) as bar:
             for one in given:
                 pixels, alpha = _pixels(one)
-                result = restore_pixels(self.restorer, pixels, steps=num_inference_steps, **settings)
+                result = restore_pixels(self.restorer, pixels, settings, **options)
                 restored.append(_as_pillow(result, alpha) if output_type == "pil" else result)
                 bar.update()
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=restored) if return_dict else (restored,)
 
     def enable_sequential_cpu_offload(self, *_: object, **__: object) -> None:
-        """Raise ValueError: weights are used outside their modules' ``forward``, where hooks on every layer do not reach."""
+        """Refuse: weights are used outside their modules' ``forward``, where hooks on every layer do not reach.
+
+        Raises:
+            ValueError: Always; it names `enable_model_cpu_offload`.
+        """
         raise ValueError("a MiMDiTPipeline cannot be offloaded layer by layer; use enable_model_cpu_offload, and tile for large images")
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write what `from_pretrained` reads: the restorer's folder, with the transformer in ``backbone``, as it is or in ``dtype``.
+        """Write a folder for `from_pretrained`: the restorer's, with the transformer in ``backbone``.
 
-        Diffusers reads it too, with this package installed: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``, and the
-        transformer alone by ``SD3Transformer2DModel.from_pretrained(folder, subfolder="backbone")``.
+        Diffusers reads it too, with this package installed: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``, and only
+        the transformer by ``SD3Transformer2DModel.from_pretrained(folder, subfolder="backbone")``.
+
+        Args:
+            save_directory: Folder to write.
+            dtype: Precision of the written transformer; None for its own.
 
         Raises:
-            ValueError: The backbone has adapters, or a codec that is no `PixelCodec`: these stay where they came from.
+            ValueError: The backbone has adapters, or a codec other than `PixelCodec`: these stay where they came from.
         """
         backbone = self.restorer.backbone
         if backbone.lora is not None or not isinstance(backbone.codec, PixelCodec):
@@ -113,15 +128,21 @@ class MiMDiTPipeline(DiffusionPipeline):
         backbone: DiTBackbone | None = None,
         torch_dtype: torch.dtype | None = None,
     ) -> MiMDiTPipeline:
-        """Read a folder of `save_pretrained`, of ``mimdit export``, or, with none, the default that comes with the package.
+        """Read a folder of `save_pretrained` or of ``mimdit export``; with none, the default that comes with the package.
 
-        ``backbone`` and ``torch_dtype`` are as `Restorer.from_pretrained` takes them, whose ValueError names what a folder lacks.
+        Args:
+            pretrained_model_name_or_path: The folder.
+            backbone: As for `Restorer.from_pretrained`.
+            torch_dtype: As for `Restorer.from_pretrained`.
+
+        Raises:
+            ValueError: The folder lacks a file, or the backbone is not the one it was trained on.
         """
         return cls(Restorer.from_pretrained(pretrained_model_name_or_path, backbone=backbone, torch_dtype=torch_dtype))
 
 
 def _pixels(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours ``[H, W, 1 or 3]``, and alpha ``[H, W]`` where there is one."""
+    """Return the colors ``[H, W, 1 or 3]``, and alpha ``[H, W]`` where there is one."""
     if isinstance(image, np.ndarray):
         return image, None
     if image.mode not in _KEPT:

@@ -2,59 +2,70 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone.dit import DiTBackbone, check_flow_loss, draw_path, flow_error
+from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
+from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
-from mimdit.flow import FlowMatching
-from mimdit.restorer.inference import Restoring
-from mimdit.restorer.saving import ADAPTERS, check_frozen, load_output_layer, read_settings, save_output_layer, start_from, write_settings
+from mimdit.flow import FlowMatching, draw_path
+from mimdit.restorer.inference import InferenceMixin, Restoration
+from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import uniform_routing
 from mimdit.training.ema import ExponentialMovingAverage
-from mimdit.training.optimization import parameter_groups
+from mimdit.training.losses import check_flow_loss, estimate_loss, flow_error, identify_loss
+from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER
 
+ANCHORS = ("none", "degraded", "estimate")
 
-class Restorer(Restoring):
+
+class Restorer(InferenceMixin, L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
+
+    The training losses are here; `restore` comes from `InferenceMixin`, the files from `mimdit.restorer.saving`.
 
     Args:
         backbone: The diffusion transformer; frozen unless its ``trainable`` is set or it has adapters.
         conditioner: The MoE-in-MoE conditioner, made for this backbone's latents and tokens.
         balance: The routing losses with their weights.
-        flow: Path in training and sampling at inference.
-        flow_weight: Weight of the flow-matching loss; 0 trains the estimate alone and never runs the DiT in training.
-        flow_images: Images of each micro-batch that the flow loss is taken on; 0 for all. Where the DiT is dear beside the conditioner, a
-            few suffice (ours).
-        flow_loss_on: What the flow loss is taken on, ``velocity`` or ``sample``: the clean latent that it implies.
-        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (ours).
+        flow: Path in training, and default sampling at inference.
+        flow_weight: Weight of the flow-matching loss; 0 trains the estimate only and never runs the DiT in training.
+        flow_images: Images of each micro-batch in the flow loss; 0 for all. Where the DiT costs much more than the conditioner, a few
+            suffice. Not in the paper.
+        flow_loss_on: Quantity of the flow loss, ``velocity`` or ``sample``: the clean latent that the velocity implies.
+        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (not in the paper).
         anchor: What the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
-            transformer's last layer is the restorer's own, new and zero, trained and saved with it. Not in the paper.
+            transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction
+            is the anchor. Not in the paper.
         identify_weight: Weight of the identification's loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
-        estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. (ours)
+        estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
         estimate_norm: ``rmse`` per image beside Charbonnier, or ``psnr``: log of the MSE per image, which weighs relative gains alike and
-            so spares images that are nearly right already (ours).
-        ema_decay: Decay of the moving average of what trains.
-        optimizer: Optimiser of everything that trains.
-        scheduler: Learning-rate schedule, stepped every optimiser step.
+            so spares images that are nearly right already. Not in the paper.
+        ema_decay: Decay of the moving average of what trains, in [0, 1).
+        optimizer: Optimizer of everything that trains.
+        scheduler: Learning-rate schedule, stepped every optimizer step.
         pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from.
-        tile: Latent pixels of a side above which the DiT works in overlapping tiles; None for the largest size its positions reach.
+        tile: Latent pixels of a side above which the DiT works in overlapping tiles at inference; None for the largest size its positions
+            reach.
         overlap: Least overlap of tiles, latent pixels.
         seed: Seed of noise and sigma in training, and of noise at inference.
-        test_ablations: Whether a test also restores every image without the residuals and with uniform gates, at three times the cost.
-        test_tile: A test restores images of more than ``test_tile * test_tile`` pixels in pieces, as `restore` with ``tile``; None: whole.
+        test_ablations: If true, a test also restores every image without the residuals and with uniform gates, at three times the cost.
+        test_tile: A test restores images of more than test_tile² pixels in pieces, as `restore` does with ``tile``; None: whole.
 
     Raises:
-        ValueError: Conditioner and backbone do not fit each other, or a loss needs a part that is switched off.
+        ValueError: Conditioner and backbone do not fit each other, the tile does not fit the backbone, a loss or the flow needs a part that
+            is switched off, or a value is out of range.
     """
 
     def __init__(
@@ -82,38 +93,31 @@ class Restorer(Restoring):
         test_ablations: bool = True,
         test_tile: int | None = None,
     ) -> None:
-        super().__init__(backbone, conditioner, flow, tile=tile, overlap=overlap, seed=seed, anchor=anchor)
-        check_flow_loss(flow_loss_on, backbone.sigma_min)
-        if identify_weight > 0 and conditioner.identification is None:
-            raise ValueError("identify_weight > 0 needs conditioner.identify: true; switch it on, or use identify_weight: 0")
-        needs_estimate = estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate")
-        if needs_estimate and conditioner.estimate_head is None:
-            raise ValueError(
-                "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
-                "switch it on, or use estimate_weight: 0 and source: noise"
-            )
-        if flow_norm not in ("mse", "rmse"):
-            raise ValueError(f"flow_norm {flow_norm!r} is unknown; choose mse or rmse")
-        if estimate_norm not in ("rmse", "psnr"):
-            raise ValueError(f"estimate_norm {estimate_norm!r} is unknown; choose rmse or psnr")
+        super().__init__()
+        _check_parts(backbone, conditioner, flow)
+        _check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
+        _check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
+        self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
+        self.tile, self.overlap, self.seed = _tile_of(backbone, tile), overlap, seed
+        self.anchor, self.measured_gates = anchor, None
+        self.output_layer = None if anchor == "none" else zero_output_layer(backbone.transformer)
         self.balance = balance
         self.flow_weight, self.flow_loss_on, self.flow_norm = flow_weight, flow_loss_on, flow_norm
+        self.flow_images = flow_images or None
         self.identify_weight = identify_weight
         self.estimate_weight, self.estimate_norm = estimate_weight, estimate_norm
-        self.flow_images = flow_images or None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.test_ablations, self.test_tile = test_ablations, test_tile
         if test_tile is not None and test_tile < 1:
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
+        self.test_ablations, self.test_tile = test_ablations, test_tile
         if pretrained is not None:
-            start_from(Path(pretrained), backbone, conditioner)
-            load_output_layer(self, Path(pretrained))
+            start_from(self, Path(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _choose_what_trains(self) -> None:
-        """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP demands."""
+        """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP requires."""
         self.backbone.choose_what_trains(self.flow_weight > 0, own_output=self.output_layer is None)
         if self.output_layer is not None:
             self.output_layer.requires_grad_(self.flow_weight > 0)
@@ -126,8 +130,12 @@ class Restorer(Restoring):
         if not reached and self.conditioner.estimate_head is not None:
             self.conditioner.estimate_head.requires_grad_(False)
 
+    def setup(self, stage: str) -> None:
+        """Prepare the backbone for a stage."""
+        self.backbone.setup(stage)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
-        """One micro-batch: flow, estimate and routing losses; logs each by name."""
+        """Compute flow, estimate, identification and routing losses of one micro-batch; log each by name."""
         draws = draw_names(batch, self.global_step)
         degraded, clean = self.backbone.encode_side(batch, "lq"), self.backbone.encode_side(batch, "gt", draws)
         last = self._ends_window(batch_idx)
@@ -148,21 +156,37 @@ class Restorer(Restoring):
         return {"loss": loss, "routing": conditioning.routing.detach()}
 
     def _ends_window(self, batch_idx: int) -> bool:
-        """Whether the optimiser steps after this micro-batch: the window is full, or the epoch ends (Lightning steps then, too)."""
-        if self._trainer is None:  # a step on its own, as where its cost is counted
+        """Return true if the optimizer steps after this micro-batch: the window is full, or the epoch ends (Lightning steps then, too)."""
+        if self._trainer is None:  # a single step outside a Trainer, as where its FLOPs are counted
             return True
         full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
     def flow_loss(self, degraded: torch.Tensor, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
-        """Error on the path to ``clean [B, C, h, w]``; noise and sigma are drawn by the seed and ``draws``."""
+        """Return the error of the predicted velocity on the path to the clean latents.
+
+        Args:
+            degraded: Latents ``[B, C, h, w]`` of the degraded images.
+            clean: Latents of the clean images.
+            conditioning: The conditioner's output on ``degraded``.
+            draws: Names of the images' draws; with the seed they determine noise, sigma and dropped prompts.
+
+        Raises:
+            ValueError: The latents exceed the positions of the backbone.
+        """
         count = self.flow_images
         if count is not None:
             degraded, clean, draws, conditioning = degraded[:count], clean[:count], draws[:count], conditioning.first(count)
+        if max(clean.shape[2:]) > self.backbone.max_size:
+            size = "x".join(map(str, clean.shape[2:]))
+            limit = f"{self.backbone.max_size}, the largest side that the backbone's positions reach"
+            raise ValueError(f"crops of {size} latent pixels exceed {limit}; train on smaller crops")
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
-        dropped = self.backbone.drop_prompts(draws, self.seed)
-        velocity = self.velocity(latents, sigma, conditioning, anchor=self.anchor_of(degraded, conditioning), dropped=dropped)
+        residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
+        prompting = {"dropped": self.backbone.drop_prompts(draws, self.seed)}
+        anchoring = {"anchor": self.anchor_of(degraded, conditioning), "output_layer": self.output_layer}
+        velocity = self.backbone.velocity(latents, sigma, residuals, **prompting, **anchoring)
         least = self.backbone.least_divisor(anchored=self.anchor != "none")
         error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
@@ -184,135 +208,154 @@ class Restorer(Restoring):
         return {name: value * self.balance.weights[name] * window for name, value in losses.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
-        """Restore with the settings of the flow."""
-        return self._evaluated(batch["lq"], *self._condition(batch["lq"]))
+        """Restore the images ``lq [B, 3, H, W]`` with the flow's settings.
+
+        Returns:
+            ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, and ``routing``.
+        """
+        return _outputs(Restoration(self, batch["lq"], self.sampling_settings()))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict:
-        """Restore, and, unless left out, without the residuals and with uniform gates: what the DiT's steering and the MoE are worth."""
-        images, place = batch["lq"], batch["lq"].device
-        area = None if self.test_tile is None or images[:, 0].numel() <= self.test_tile**2 else self.test_tile**2
-        images = images if area is None else images.cpu()
-        degraded, conditioning = self._condition(images, area=area)
-        outputs = self._evaluated(images, degraded, conditioning, area)
+        """Restore as in validation; with ``test_ablations`` also without residuals and with uniform gates.
+
+        Returns:
+            The entries of validation, and ``residuals_zeroed`` and ``gates_uniform``, ``[B, 3, H, W]`` in 0..1.
+        """
+        images, settings = batch["lq"], self.sampling_settings(tile=self.test_tile)
+        place = images.device
+        if settings.area(images) is not None:
+            images = images.cpu()  # only the current piece is on the device
+        restoration = Restoration(self, images, settings)
+        outputs = _outputs(restoration)
         if self.test_ablations:
-            outputs["residuals_zeroed"] = self._sample(images, degraded, conditioning, use_residuals=False, area=area)
-            outputs["gates_uniform"] = self.restore(images, routing=uniform_routing(conditioning.routing), tile=self.test_tile)
+            outputs["residuals_zeroed"] = restoration.sample(use_residuals=False)
+            outputs["gates_uniform"] = self.restore(images, settings, routing=uniform_routing(restoration.conditioning.routing))
         return {name: value.to(place) if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
 
-    def _evaluated(self, images: torch.Tensor, degraded: torch.Tensor, conditioning: Conditioning, area: int | None = None) -> dict:
-        with torch.no_grad():
-            estimate = None if conditioning.estimate is None else self._finish(conditioning.estimate, images)
-        restored = self._sample(images, degraded, conditioning, area=area)
-        return {"restored": restored, "estimate": estimate, "routing": conditioning.routing}
-
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Restored images ``[B, 3, H, W]``."""
+        """Return restored images ``[B, 3, H, W]`` in 0..1."""
         return self.restore(batch["lq"])
 
     def compile_blocks(self) -> None:
-        """Compile the blocks of backbone and conditioner; the latter serve images that are restored in one piece."""
+        """Compile the blocks of backbone and conditioner; those of the conditioner serve images that are restored in one piece."""
         self.backbone.compile_blocks()
         self.conditioner.compile_blocks()
 
     def configure_optimizers(self) -> dict:
-        """One optimiser over all that trains, and its schedule."""
-        optimizer = self.make_optimizer(parameter_groups(self))
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        """Return one optimizer over all that trains, and its schedule."""
+        return optimizer_and_schedule(self, self.make_optimizer, self.make_scheduler)
 
     def shard_units(self) -> list[list[nn.Module]]:
-        """What a sharded strategy gathers together."""
+        """Return the groups of modules that a sharded strategy gathers together."""
         own = [] if self.output_layer is None else [[self.output_layer]]
         return [*self.conditioner.shard_units(), *self.backbone.shard_units(), *own, [self.ema]]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Leave a frozen backbone, and always the codec, out, but for their identity; adapters stay in."""
+        """Replace a frozen backbone, and always the codec, by their identity; adapters are saved."""
         leave_out(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put those weights back, if they are those it was trained on."""
+        """Put those weights back, if the identity is the saved one."""
         put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
-        """A restorer for use with another conditioner and the same backbone, flow and settings."""
+        """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings."""
         settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
-        if self.output_layer is not None:
+        if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
             other.ema.restart()
         return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the weights for use, averaged or not: conditioner, flow settings, and the backbone, in ``dtype``, or its adapters, if they
-        trained.
+        """Write a folder for `from_pretrained`: conditioner, settings, and the backbone or its adapters, if these trained.
+
+        Args:
+            folder: Folder to write.
+            average: If true, write the averaged weights, otherwise those of the last step.
+            dtype: Precision of a written backbone.
         """
         folder = Path(folder)
-        if average:
-            self.ema.swap()
-        try:
-            self.conditioner.save_pretrained(folder)
-            save_output_layer(self, folder)
-            if self.backbone.trainable:
-                self.backbone.save_pretrained(folder / "backbone", dtype=dtype)
-            elif self.backbone.lora is not None:
-                self.backbone.save_pretrained(folder / ADAPTERS)
-        finally:
-            if average:
-                self.ema.swap()
-        settings = {"flow": vars(self.flow), "tile": self.tile, "overlap": self.overlap, "seed": self.seed}
-        settings |= {} if self.anchor == "none" else {"anchor": self.anchor}
-        if sigma_min := self.backbone.least_divisor(anchored=self.anchor != "none"):
-            settings["sigma_min"] = sigma_min
-        write_settings(folder, settings | {"frozen": self.backbone.frozen_identity}, self.measured_gates)
+        with self.ema.averaged() if average else nullcontext():
+            write_weights(self, folder, dtype)
+        write_settings(self, folder)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None, torch_dtype: torch.dtype | None = None
     ) -> Restorer:
-        """Read what `save_pretrained` wrote, for inference; with no folder, the default that comes with the package.
+        """Read a folder of `save_pretrained` for inference; with none, the default that comes with the package.
 
         Args:
             folder: The folder.
-            backbone: The frozen backbone that it was trained on, which gets the folder's adapters and ``sigma_min``, if there are any; None
-                for the folder's own, or else the embedded one.
-            torch_dtype: Precision of the backbone's transformer, as diffusers asks for it; None leaves it. The conditioner stays in
-                fp32, and an int8 transformer as it is.
+            backbone: The frozen backbone that the restorer was trained on; it receives the folder's adapters and ``sigma_min``, if there
+                are any. None for the folder's own, or else the embedded one.
+            torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
+                int8 transformer as it is.
 
         Raises:
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
         """
         folder = Path(folder)
-        settings, measured_gates = read_settings(folder)
-        own = folder / "backbone"
-        backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
-        if (folder / ADAPTERS).is_dir():
-            backbone.load_lora(folder / ADAPTERS)
-        backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
-        frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
-        restorer = cls(backbone, MoEConditioner.from_pretrained(folder), RoutingBalance(), flow, **settings)
-        check_frozen(frozen, backbone, folder)
+        parts = read_parts(folder, backbone)
+        restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
+        check_frozen(parts.frozen, parts.backbone, folder)
         load_output_layer(restorer, folder, required=True)
         restorer.ema.restart()
-        restorer.measured_gates = measured_gates
-        if torch_dtype is not None and not is_int8(backbone.transformer):
-            backbone.transformer.to(torch_dtype)
+        restorer.measured_gates = parts.measured_gates
+        if torch_dtype is not None and not is_int8(parts.backbone.transformer):
+            parts.backbone.transformer.to(torch_dtype)
         return restorer.eval()
 
 
-def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor, norm: str = "rmse") -> torch.Tensor:
-    """How far estimates ``[B, C, h, w]`` are from the truth, as one number.
-
-    ``rmse``: Charbonnier error plus RMSE per image, the first for detail, the second for PSNR, which is a mean of logs. ``psnr``: that
-    mean of logs itself, 0.05 ln(MSE + 4e-4); the floor is that of 40 dB for pixels in -1..1, beyond which little is seen. (ours)
-    """
-    error = (estimate - clean.float()).square()
-    mse = error.mean(dim=(1, 2, 3))
-    if norm == "psnr":
-        return 0.05 * (mse + 4e-4).log().mean()
-    return (error + 1e-6).sqrt().mean() + (mse + 1e-6).sqrt().mean()
+def _outputs(restoration: Restoration) -> dict:
+    """Return what validation and test have in common."""
+    conditioning = restoration.conditioning
+    estimate = None if conditioning.estimate is None else restoration.decode(conditioning.estimate)
+    return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing}
 
 
-def identify_loss(identified: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-    """Return the mean binary cross-entropy of logits ``identified [B, A]`` against the multi-hot ``degradation [B, A]``."""
-    return nn.functional.binary_cross_entropy_with_logits(identified, degradation.to(identified.dtype))
+def _check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching) -> None:
+    wanted = {name: getattr(backbone, name) for name in ("latent_channels", "token_dim", "num_layers", "token_patch")}
+    wrong = {name: value for name, value in wanted.items() if conditioner.config[name] != value}
+    if wrong:
+        found = ", ".join(f"{name}={conditioner.config[name]}" for name in wrong)
+        needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
+    if flow.guidance != 1:
+        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
+
+
+def _tile_of(backbone: DiTBackbone, tile: int | None) -> int:
+    """Return the side of the DiT's tiles, latent pixels; ValueError where the backbone cannot take it."""
+    tile = backbone.max_size if tile is None else tile
+    if not 0 < tile <= backbone.max_size or tile % backbone.token_patch:
+        limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, its largest size"
+        raise ValueError(f"tile={tile} must be {limits}")
+    return tile
+
+
+def _check_losses(flow_loss_on: str, flow_norm: str, estimate_norm: str, sigma_min: float) -> None:
+    check_flow_loss(flow_loss_on, sigma_min)
+    for name, value, allowed in (("flow_norm", flow_norm, ("mse", "rmse")), ("estimate_norm", estimate_norm, ("rmse", "psnr"))):
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is unknown; choose {' or '.join(allowed)}")
+
+
+def _check_heads(
+    conditioner: MoEConditioner, flow: FlowMatching, flow_weight: float, estimate_weight: float, identify_weight: float, anchor: str
+) -> None:
+    """Raise ValueError where a loss, the flow or the anchor needs a head that the conditioner lacks."""
+    if anchor not in ANCHORS:
+        raise ValueError(f"anchor {anchor!r} is unknown; choose one of {', '.join(ANCHORS)}")
+    if identify_weight > 0 and conditioner.identification is None:
+        raise ValueError("identify_weight > 0 needs conditioner.identify: true; switch it on, or use identify_weight: 0")
+    if conditioner.estimate_head is not None:
+        return
+    if anchor == "estimate":
+        raise ValueError("anchor 'estimate' needs a conditioner with estimate: true; switch it on, or use anchor: degraded or none")
+    if estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate"):
+        raise ValueError(
+            "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
+            "switch it on, or use estimate_weight: 0 and source: noise"
+        )

@@ -1,11 +1,13 @@
-"""The files of a restorer's folder beside its conditioner's, and what may be put together from them."""
+"""The folder of a restorer for use: its files, and what may be put together from them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from mimdit.backbone.dit import DiTBackbone
@@ -13,52 +15,95 @@ from mimdit.backbone.identity import check_identity
 from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.core.files import replace_when_whole
-from mimdit.restorer.inference import Restoring
+from mimdit.flow import FlowMatching
+from mimdit.restorer.inference import InferenceMixin
 from mimdit.restorer.steering import MeasuredGates
 
 SETTINGS = "restorer.json"
 
+BACKBONE = "backbone"
+"""Sub-folder of a backbone that trained, or that a complete folder brings along."""
+
 ADAPTERS = "lora"
-"""The folder of the backbone's adapters."""
+"""Sub-folder of the backbone's adapters."""
 
 OUTPUT_LAYER = "output_layer.safetensors"
 """The restorer's own last layer, where it has an anchor."""
 
 GATES = "gates.json"
-"""What the gates were measured to do."""
+"""Measured gates, where they were measured."""
 
 
-def write_settings(folder: Path, settings: dict[str, Any], measured_gates: MeasuredGates | None) -> None:
-    """Write a restorer's settings, and what its gates were measured to do, if they were."""
+def write_weights(restorer: InferenceMixin, folder: Path, dtype: torch.dtype) -> None:
+    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters, where these trained."""
+    restorer.conditioner.save_pretrained(folder)
+    if restorer.output_layer is not None:
+        with replace_when_whole(folder / OUTPUT_LAYER) as path:
+            save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
+    if restorer.backbone.trainable:
+        restorer.backbone.save_pretrained(folder / BACKBONE, dtype=dtype)
+    elif restorer.backbone.lora is not None:
+        restorer.backbone.save_pretrained(folder / ADAPTERS)
+
+
+def write_settings(restorer: InferenceMixin, folder: Path) -> None:
+    """Write the restorer's settings, the identity of its frozen weights, and its measured gates."""
+    anchored = restorer.anchor != "none"
+    settings = {"flow": vars(restorer.flow), "tile": restorer.tile, "overlap": restorer.overlap, "seed": restorer.seed}
+    settings |= {"anchor": restorer.anchor} if anchored else {}
+    if sigma_min := restorer.backbone.least_divisor(anchored=anchored):
+        settings["sigma_min"] = sigma_min
+    settings["frozen"] = restorer.backbone.frozen_identity
     with replace_when_whole(folder / SETTINGS) as path:
         path.write_text(json.dumps(settings, indent=2) + "\n")
-    if measured_gates is not None:
+    if restorer.measured_gates is not None:
         with replace_when_whole(folder / GATES) as path:
-            path.write_text(json.dumps(measured_gates.as_json()) + "\n")
+            path.write_text(json.dumps(restorer.measured_gates.as_json()) + "\n")
 
 
-def read_settings(folder: Path) -> tuple[dict[str, Any], MeasuredGates | None]:
-    """What `write_settings` wrote.
+@dataclass(frozen=True)
+class SavedParts:
+    """Parts of a restorer that were read from a folder.
+
+    Attributes:
+        backbone: The backbone, with the folder's adapters and ``sigma_min``.
+        conditioner: The conditioner with its weights.
+        flow: Path and sampling.
+        settings: Further arguments of `mimdit.Restorer`.
+        frozen: Identity of the weights that the restorer was trained on and that the folder does not hold; empty in old folders.
+        measured_gates: Measured gates, or None.
+    """
+
+    backbone: DiTBackbone
+    conditioner: MoEConditioner
+    flow: FlowMatching
+    settings: dict[str, Any]
+    frozen: dict[str, Any]
+    measured_gates: MeasuredGates | None
+
+
+def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
+    """Read a folder's parts around ``backbone``; None for the folder's own, or else the embedded one.
 
     Raises:
-        ValueError: There are no settings in ``folder``.
+        ValueError: The folder lacks a file.
     """
     if not (folder / SETTINGS).is_file():
         remedy = "point to a folder written by Restorer.save_pretrained"
         raise ValueError(f"{folder} is not a restorer folder: {SETTINGS} is missing; {remedy}")
+    settings = json.loads((folder / SETTINGS).read_text())
     gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if (folder / GATES).is_file() else None
-    return json.loads((folder / SETTINGS).read_text()), gates
+    own = folder / BACKBONE
+    backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
+    if (folder / ADAPTERS).is_dir():
+        backbone.load_lora(folder / ADAPTERS)
+    backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
+    frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
+    return SavedParts(backbone, MoEConditioner.from_pretrained(folder), flow, settings, frozen, gates)
 
 
-def save_output_layer(restorer: Restoring, folder: Path) -> None:
-    """Write the restorer's own last layer into ``folder``, if it has one."""
-    if restorer.output_layer is not None:
-        with replace_when_whole(folder / OUTPUT_LAYER) as path:
-            save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
-
-
-def load_output_layer(restorer: Restoring, folder: Path, *, required: bool = False) -> None:
-    """Read the restorer's own last layer, if it has one; where ``folder`` has none it stays as it is, unless it is ``required``.
+def load_output_layer(restorer: InferenceMixin, folder: Path, *, required: bool = False) -> None:
+    """Read the restorer's own last layer, if it has one; a folder without it leaves it as it is, unless it is ``required``.
 
     Raises:
         ValueError: It is of another size, or it is missing and required.
@@ -77,20 +122,37 @@ def load_output_layer(restorer: Restoring, folder: Path, *, required: bool = Fal
     restorer.output_layer.load_state_dict(state)
 
 
-def start_from(folder: Path, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
-    """Give the conditioner, and the backbone's adapters if there are any, the weights in ``folder``.
+def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> None:
+    """Check that the restorer in ``folder`` was trained on this backbone; old folders hold no identity and pass.
+
+    Raises:
+        ValueError: Its frozen weights, or its codec, are others.
+    """
+    if not saved:
+        return
+    if "codec" in saved and not backbone.codec.state_dict():
+        raise ValueError(
+            f"{folder} was trained on latents of {saved['codec']['source']}, but this backbone works on pixels; pass the backbone it was "
+            "trained on, with its VAECodec"
+        )
+    check_identity(saved, backbone.frozen_identity)
+
+
+def start_from(restorer: InferenceMixin, folder: Path) -> None:
+    """Load the weights in ``folder`` to train on: conditioner, adapters and output layer.
 
     Raises:
         ValueError: They do not fit.
     """
-    _load_conditioner(conditioner, folder)
-    _load_adapters(backbone, folder)
+    _load_conditioner(restorer.conditioner, folder)
+    _load_adapters(restorer.backbone, folder)
+    load_output_layer(restorer, folder)
 
 
 def _load_conditioner(conditioner: MoEConditioner, folder: Path) -> None:
     start = MoEConditioner.from_pretrained(folder)
     if is_quantized([*start.state_dict()]):
-        raise ValueError(f"{folder} holds int8 weights, which are for use and not to train on; start from the folder it was made from")
+        raise ValueError(f"{folder} holds int8 weights, which cannot be trained; start from the folder it was made from")
     try:
         conditioner.load_state_dict(start.state_dict())
     except RuntimeError as error:
@@ -104,15 +166,3 @@ def _load_adapters(backbone: DiTBackbone, folder: Path) -> None:
         backbone.load_lora(adapters)
     elif adapters.is_dir():
         raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
-
-
-def check_frozen(saved: dict, backbone: DiTBackbone, folder: Path) -> None:
-    """Refuse a backbone that the restorer in ``folder`` was not trained on; folders of earlier versions do not say."""
-    if not saved:
-        return
-    if "codec" in saved and not backbone.codec.state_dict():
-        raise ValueError(
-            f"{folder} was trained on latents of {saved['codec']['source']}, but this backbone works on pixels; pass the backbone it was "
-            "trained on, with its VAECodec"
-        )
-    check_identity(saved, backbone.frozen_identity)

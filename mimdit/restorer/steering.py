@@ -1,7 +1,9 @@
-"""Steering: telling the dense gates what is wrong with a picture, instead of leaving it to them alone."""
+"""Steering: change the dense gates' weights by expert group or by degradation, beside what the image decides. Not in the paper."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +17,11 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class MeasuredGates:
-    """The dense gates' mean weights ``[M, G]`` over images with one degradation alone, by its name, ``clean`` for none. (ours)
+    """Mean weights of the dense gates, measured on images with a single degradation. Not in the paper.
 
-    ``images`` says how many there were of each.
+    Attributes:
+        means: Weights ``[M, G]`` by the name of the degradation, ``clean`` for none.
+        images: Number of images of each.
     """
 
     means: dict[str, torch.Tensor]
@@ -25,7 +29,7 @@ class MeasuredGates:
 
     @staticmethod
     def over(records: list[tuple[Routing, torch.Tensor]]) -> MeasuredGates:
-        """From routing records and their multi-hot ``[B, A]``; images with several degradations are left out."""
+        """Average routing records with their multi-hot degradations ``[B, A]``; images with several degradations are left out."""
         found: dict[str, list[torch.Tensor]] = {}
         for routing, degradation in records:
             for index, row in enumerate(degradation > 0.5):
@@ -36,31 +40,35 @@ class MeasuredGates:
         return MeasuredGates({name: torch.stack(found[name]).mean(dim=0) for name in names}, {name: len(found[name]) for name in names})
 
     def as_json(self) -> dict:
-        """Plain lists."""
+        """Return plain lists."""
         return {"means": {name: mean.tolist() for name, mean in self.means.items()}, "images": self.images}
 
     @staticmethod
     def from_json(content: dict) -> MeasuredGates:
-        """What `as_json` made."""
+        """Read the result of `as_json`."""
         return MeasuredGates({name: torch.tensor(mean) for name, mean in content["means"].items()}, content["images"])
 
 
-def gains(wishes: dict[str, float], groups: tuple[str, ...], num_blocks: int, measured: MeasuredGates | None) -> torch.Tensor:
-    """Factors ``[M, G]`` for the dense gates' weights, which are then scaled to their old sum. (ours)
+def gains(steer: Mapping[str, float], groups: tuple[str, ...], num_blocks: int, measured: MeasuredGates | None) -> torch.Tensor:
+    """Return factors ``[M, G]`` for the dense gates' weights, which are scaled to their former sum afterwards. Not in the paper.
 
-    A group's name multiplies its weight: 0 leaves it out, 1 changes nothing. A degradation's name moves the gates along the way that it
-    was measured to move them, ``(mean with it / mean of clean images)**(value - 1)``: at 0 what it does to the gates is taken away, at 1
-    nothing is changed, at 2 it is done twice. That says how the gates weigh, not that the degradation itself goes: sub-experts and the
-    estimate's tone decide for themselves.
+    The name of an expert group multiplies its weight: 0 disables it, 1 changes nothing. The name of a degradation applies its measured
+    effect on the gates, ``(mean with it / mean of clean images)**(value - 1)``: 0 removes the effect, 1 changes nothing, 2 doubles it. It
+    changes the weights of the groups only; sub-experts and the estimate's tone still follow the image, so the degradation itself may stay.
+
+    Args:
+        steer: Factors, at least 0, by name.
+        groups: Expert groups of the conditioner.
+        num_blocks: Blocks M of the conditioner.
+        measured: Measured gates; None if there are none.
 
     Raises:
-        ValueError: A name is neither, its value is negative, no gates were measured for it, or no group is left.
+        ValueError: A name is unknown, its value is negative, no gates were measured for it, or no group is left.
     """
+    check_factors(steer)
     factors = torch.ones(num_blocks, len(groups))
     labels = group_labels(groups)
-    for name, value in wishes.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"steer {name}={value:g} must be finite and at least 0; 1 changes nothing")
+    for name, value in steer.items():
         if name in groups or name in labels:
             for index, (group, label) in enumerate(zip(groups, labels)):
                 if name in (group, label):
@@ -78,15 +86,28 @@ def gains(wishes: dict[str, float], groups: tuple[str, ...], num_blocks: int, me
     return factors
 
 
-def parse_wishes(text: str) -> dict[str, float]:
-    """``haze=0,channel=2`` as a dictionary; ValueError where it is something else."""
-    wishes = {}
+def check_factors(steer: Mapping[str, float]) -> None:
+    """Check the values of ``steer``.
+
+    Raises:
+        ValueError: A value is negative or not finite.
+    """
+    for name, value in steer.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"steer {name}={value:g} must be finite and at least 0; 1 changes nothing")
+
+
+def parse_steer(text: str) -> dict[str, float]:
+    """Parse ``haze=0,channel=2``.
+
+    Raises:
+        ValueError: A part is not ``name=number``.
+    """
+    steer = {}
     for part in text.split(","):
-        name, equals, value = part.partition("=")
+        name, _, value = part.partition("=")
         try:
-            wishes[name.strip()] = float(value) if equals else float("nan")
+            steer[name.strip()] = float(value)
         except ValueError:
-            wishes[name.strip()] = float("nan")
-        if wishes[name.strip()] != wishes[name.strip()]:
-            raise ValueError(f"steer {part!r} cannot be read; write name=value, such as haze=0 or haze=0,channel=2")
-    return wishes
+            raise ValueError(f"steer {part!r} cannot be read; write name=value, such as haze=0 or haze=0,channel=2") from None
+    return steer

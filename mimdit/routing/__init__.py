@@ -1,4 +1,4 @@
-"""Routing: what the gates read, what they decide, and what keeps every expert in use."""
+"""Routing: features of the gates, their decisions, the losses that keep experts in use, and utilization statistics."""
 
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.router import Router, router_features

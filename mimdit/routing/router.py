@@ -1,4 +1,4 @@
-"""The router of one gate: global image statistics in, a decision over N choices out.
+"""Router of one gate: from global image statistics to a decision over N choices.
 
 Shape legend: B images, C channels, F features (F = 2C), N choices, K chosen.
 """
@@ -16,14 +16,14 @@ MODES = ("dense", "sparse", "uniform")
 
 
 def outside_autocast(tensor: torch.Tensor) -> AbstractContextManager:
-    """No autocast on the device of ``tensor``; the meta device, on which FLOPs are counted, knows none and refuses to be asked."""
+    """Disable autocast on the device of ``tensor``; a no-op on the meta device (used to count FLOPs), which has no autocast."""
     return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def router_features(hidden_states: torch.Tensor) -> torch.Tensor:
-    """Mean and log-std over the positions of un-normalised ``hidden_states [B, C, H, W]``, as fp32 ``[B, 2C]``.
+    """Return mean and log-std over the positions of un-normalized ``hidden_states [B, C, H, W]``, fp32 ``[B, 2C]``.
 
-    The spread tells degradations apart where the mean alone cannot: noise and blur leave the mean where it was. (ours)
+    The spread separates degradations that the mean does not: noise and blur hardly change the mean. Not in the paper.
     """
     with outside_autocast(hidden_states):
         std, mean = torch.std_mean(hidden_states.float(), dim=(2, 3), correction=0)
@@ -31,13 +31,13 @@ def router_features(hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 class PooledFeatures:
-    """`router_features` of an image that comes in pieces: their means and spreads are put together (Chan et al. 1979), in fp64."""
+    """Accumulator of `router_features` over the pieces of an image, in fp64 (parallel variance, Chan et al. 1979)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
     def add(self, piece: torch.Tensor) -> None:
-        """Take in the positions of ``piece [B, C, H, W]``."""
+        """Add the positions of ``piece [B, C, H, W]``."""
         with outside_autocast(piece):
             variance, mean = (moment.cpu().double() for moment in torch.var_mean(piece.float(), dim=(2, 3), correction=0))
         count = piece.shape[2] * piece.shape[3]
@@ -46,20 +46,22 @@ class PooledFeatures:
         self.mean, self.count = self.mean + apart * (count / total), total
 
     def features(self) -> torch.Tensor:
-        """Mean and log-std, fp32 ``[B, 2C]``, on the CPU."""
+        """Return mean and log-std, fp32 ``[B, 2C]``, on the CPU."""
         std = (self.squares / self.count).clamp_min(0).sqrt().float()
         return torch.cat([self.mean.float(), (std + 1e-4).log()], dim=1)
 
 
 class Router(nn.Module):
-    """A linear gate in fp32 over ``num_choices`` (paper: the gating networks of Inter-MoE and Intra-MoE; what it reads is ours).
+    """Linear gate in fp32 over ``num_choices`` (paper: the gating networks of Inter-MoE and Intra-MoE).
+
+    The paper does not give the gates' input; `router_features` are not in the paper.
 
     Args:
         num_features: Length F of the feature vector.
         num_choices: Number N of groups or sub-experts.
-        mode: ``dense`` weighs all choices by a softmax, ``sparse`` keeps the ``top_k`` most probable, ``uniform`` weighs all alike.
-        top_k: Choices kept by ``sparse``, 1..N. Their weights are renormalised to sum to one, except for 1: a constant would give
-            the router no gradient.
+        mode: ``dense`` (softmax weights for all choices), ``sparse`` (only the ``top_k`` most probable) or ``uniform`` (equal weights).
+        top_k: Choices kept by ``sparse``, 1..N. Their weights are renormalized to sum to one, except for ``top_k=1``: a constant weight
+            would give the router no gradient.
     """
 
     def __init__(self, num_features: int, num_choices: int, *, mode: str = "sparse", top_k: int = 2) -> None:
@@ -76,7 +78,7 @@ class Router(nn.Module):
             self.linear.requires_grad_(False)
 
     def forward(self, features_BF: torch.Tensor) -> Gates:
-        """Decide for each image; all of it in fp32 whatever the precision around it."""
+        """Decide for each image, in fp32 whatever the surrounding precision."""
         with outside_autocast(features_BF):
             logits_BN = nn.functional.linear(features_BF.float(), self.linear.weight.float(), self.linear.bias.float())
             if self.mode == "uniform":
@@ -85,9 +87,9 @@ class Router(nn.Module):
 
 
 def decide(logits: torch.Tensor, top_k: int) -> Gates:
-    """Turn logits ``[..., N]`` into gates that keep the ``top_k`` most probable choices.
+    """Return gates from logits ``[..., N]`` that keep the ``top_k`` most probable choices.
 
-    The softmax comes before the selection, as in Mixtral (arXiv 2401.04088): with one choice its weight still has a gradient.
+    The softmax precedes the selection, as in Mixtral (arXiv 2401.04088): with one choice, its weight still has a gradient.
     """
     probs = logits.softmax(dim=-1)
     top_probs, indices = probs.topk(top_k, dim=-1)

@@ -1,4 +1,4 @@
-"""The record of what every gate decided, returned by the conditioner and never kept as module state.
+"""Record of the decisions of all gates; the conditioner returns it, no module keeps it as state.
 
 Shape legend: M MiM blocks, B images, G expert groups, E sub-experts per group (padded to the largest group), K chosen per gate,
 F router features (mean and log-std of C channels: F = 2C).
@@ -6,6 +6,7 @@ F router features (mean and log-std of C channels: F = 2C).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -13,11 +14,13 @@ import torch
 
 @dataclass(frozen=True)
 class Gates:
-    """The decisions of one family of gates over N choices; all floating tensors are fp32.
+    """Decisions of gates over N choices; all floating tensors are fp32.
 
-    ``logits`` and ``probs`` ``[..., N]`` are before any selection (a masked choice has logit -inf and probability 0), ``indices``
-    int64 ``[..., K]`` names the chosen ones in falling order of probability, ``weights`` ``[..., N]`` is what the outputs are
-    multiplied with: exactly 0 where a choice was not taken. (ours)
+    Attributes:
+        logits: Logits ``[..., N]`` before any selection; -inf for a masked choice.
+        probs: Probabilities ``[..., N]`` before any selection; 0 for a masked choice.
+        indices: Chosen choices, int64 ``[..., K]``, in falling order of probability.
+        weights: Factors ``[..., N]`` of the outputs; exactly 0 for choices that are not chosen.
     """
 
     logits: torch.Tensor
@@ -30,9 +33,9 @@ class Gates:
         return Gates(*(function(getattr(self, field.name)) for field in fields(self)))
 
     def scaled(self, factors: torch.Tensor) -> Gates:
-        """With weights times ``factors [N]``, and their sum as before; logits and probabilities stay what the gate said.
+        """Return gates with weights times ``factors [N]``, rescaled to their previous sum; logits and probabilities do not change.
 
-        Where the factors leave nothing, because all that was chosen has the factor 0, the factors' own proportions are the weights.
+        If every chosen choice has the factor 0, the weights are proportional to the factors.
         """
         factors = factors.to(self.weights)
         weights, total = self.weights * factors, self.weights.sum(dim=-1, keepdim=True)
@@ -40,18 +43,25 @@ class Gates:
         return replace(self, weights=total * torch.where(left > 0, weights / left, factors / factors.sum()))
 
     @staticmethod
-    def stack(gates: list[Gates]) -> Gates:
+    def stack(gates: Sequence[Gates]) -> Gates:
         """Stack records of equal shape along a new first axis."""
         return Gates(*(torch.stack([getattr(g, field.name) for g in gates]) for field in fields(gates[0])))
+
+    def unbind(self) -> list[Gates]:
+        """Undo `stack`: one record per entry of the first axis."""
+        return [Gates(*tensors) for tensors in zip(*(getattr(self, field.name).unbind() for field in fields(self)))]
 
 
 @dataclass(frozen=True)
 class Routing:
-    """Everything the conditioner's gates decided for a batch.
+    """Decisions of all gates of the conditioner for a batch.
 
-    ``inter`` holds the dense gates over groups, tensors ``[M, B, G]`` (indices ``[M, B, K]``, K = G where dense); ``intra`` the sparse
-    gates over sub-experts, ``[M, G, B, E]`` (indices ``[M, G, B, K]``); ``features_MBF`` the detached statistics that the routers
-    read; ``mask_GE`` is true where a sub-expert exists; ``groups`` names the G groups. (ours)
+    Attributes:
+        inter: Gates over groups (Inter-MoE), tensors ``[M, B, G]``; indices ``[M, B, K]``, K = G where the gate is dense.
+        intra: Gates over sub-experts (Intra-MoE), tensors ``[M, G, B, E]``; indices ``[M, G, B, K]``.
+        features_MBF: Detached router features.
+        mask_GE: True for sub-experts that exist, false for padding.
+        groups: Names of the G expert groups.
     """
 
     inter: Gates
@@ -65,12 +75,12 @@ class Routing:
         return Routing(self.inter.map(function), self.intra.map(function), function(self.features_MBF), self.mask_GE, self.groups)
 
     def detach(self) -> Routing:
-        """The same record outside the autograd graph."""
+        """Return the record detached from the autograd graph."""
         return self.map(torch.Tensor.detach)
 
 
 def uniform_routing(routing: Routing) -> Routing:
-    """Gates that know nothing: all groups alike and all their sub-experts alike."""
+    """Return gates with equal weights for all groups and for all of their sub-experts."""
     return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.mask_GE, routing.groups)
 
 

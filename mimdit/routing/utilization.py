@@ -1,11 +1,11 @@
-"""How the experts are used: integer counts of what the gates chose, and the figures that are read from them.
+"""Utilization of the experts: counts of the gates' decisions over a window of images, and statistics of those counts.
 
-Everything is summed per class of degradation into one flat table, so a window of any length is reduced over ranks by one all-reduce and
-all statistics are marginals of the same sums. What is counted is what each gate *decided*, also in a group that a sparse outer gate left
-out for that image. A class is a distinct multi-hot vector, that is one combination of atoms: FoundIR's twenty groups and the clean image
-are twenty-one different classes. (ours)
+All counts are sums per class of degradation in one flat table: one all-reduce combines the windows of all ranks, and all statistics are
+marginals of the same sums. The counts are of each gate's *decision*, also in groups that a sparse gate over groups omits for that image.
+A class is a distinct multi-hot vector, that is one combination of atoms: FoundIR's twenty degradation groups and the clean image are
+twenty-one different classes. Not in the paper.
 
-Shape legend: M blocks, G groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
+Shape legend: M blocks, G expert groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mimdit.core.batch import ATOMS
 from mimdit.routing.routing import Routing
 
 DEAD_SHARE = 0.1
-"""An expert counts as unused below this share of the uniform load 1 / E."""
+"""Fraction of the uniform load 1 / E below which an expert counts as unused."""
 
 
 class UtilizationCounts:
-    """Sums over a window of images; plain tensors on the device of the routing, no buffers: DDP overwrites buffers from rank 0.
+    """Sums over a window of images, in plain tensors on the routing's device; not buffers, which DDP overwrites with those of rank 0.
 
-    ``update`` waits for nothing and copies nothing to the host. The table is fp64, in which counts stay exact up to 2**53.
+    ``update`` neither synchronizes with the device nor copies to the host. The table is fp64, where counts are exact up to 2**53.
 
     Args:
-        atoms: Names of the columns of the multi-hot vector; at most 10, since the table has a row for each of the 2**A combinations.
+        atoms: Names of the columns of the multi-hot vector; at most 10, because the table has a row for each of the 2**A combinations.
     """
 
     def __init__(self, atoms: Sequence[str] = ATOMS) -> None:
@@ -46,11 +46,11 @@ class UtilizationCounts:
         """Add a micro-batch.
 
         Args:
-            routing: The record of B images; its tensors are read without gradient.
+            routing: The record of B images; no gradient is tracked.
             degradation: Multi-hot ``[B, A]``, 0 or 1.
 
         Raises:
-            ValueError: ``degradation`` does not fit the atoms or the routing's number of images.
+            ValueError: The shape of ``degradation`` does not match the atoms or the routing's number of images.
         """
         images = routing.inter.probs.shape[1]
         if tuple(degradation.shape) != (images, len(self.atoms)):
@@ -68,7 +68,7 @@ class UtilizationCounts:
             self.table_DW.index_add_(0, codes_B, rows_BW)
 
     def all_reduce(self) -> None:
-        """Sum the window over all ranks, in one collective that every rank must join; without torch.distributed nothing happens."""
+        """Sum the window over all ranks, in one collective that every rank must join; a no-op without torch.distributed."""
         if self.table_DW is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self.table_DW)
 
@@ -89,20 +89,20 @@ class UtilizationCounts:
 
 @dataclass(frozen=True)
 class Utilization:
-    """What a window of counts says; all tensors fp64 on the CPU. (ours where no source is named)
+    """Statistics of a window of counts; all tensors fp64 on the CPU.
 
     Padded experts are NaN in ``load_MGE`` and ``probability_MGE``.
 
-    - ``load_MGE``: f, an expert's share of its gate's choices; each gate's shares sum to 1.
+    - ``load_MGE``: f, the fraction of its gate's choices that an expert gets; sums to 1 over E.
     - ``probability_MGE``: P, mean probability before the selection.
     - ``max_violation_MG``: max n / mean n - 1, 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
     - ``load_entropy_MG``: H(f) / log E, 1 when balanced; 1 for a single expert.
-    - ``image_entropy_MG``: mean over images of H(p) / log E: 0 where every image is certain; 0 for a single expert.
+    - ``image_entropy_MG``: mean over images of H(p) / log E, 0 when every decision is certain; 0 for a single expert.
     - ``unused_MGE``: f < 0.1 / E; never true of padding.
-    - ``gate_MG``, ``gate_entropy_M``: the outer gates' mean weights, and mean per-image H / log G.
-    - ``joint_DMGE``: hits by class; ``gate_DMG``: mean outer weights of each class.
-    - ``information_MG``: normalised mutual information of class and expert; ``chance_MG`` what independence would give.
-    - ``classes``, ``class_images_D``: names such as ``lowlight+haze`` of the D classes seen, and their numbers of images.
+    - ``gate_MG``, ``gate_entropy_M``: mean weights of the gates over groups, and mean per-image H / log G.
+    - ``joint_DMGE``: hits per class; ``gate_DMG``: mean weights of the gates over groups per class.
+    - ``information_MG``: normalized mutual information of class and expert; ``chance_MG``: its mean for independent variables.
+    - ``classes``, ``class_images_D``: names of the D classes in the window, such as ``lowlight+haze``, and their numbers of images.
     """
 
     groups: tuple[str, ...]
@@ -125,15 +125,15 @@ class Utilization:
 
     @property
     def confusion_DMGE(self) -> torch.Tensor:
-        """Share of each expert in the choices that its gate made for one class: each ``[d, m, g]`` sums to 1 over E."""
+        """Fraction of each gate's choices for one class that each expert gets; sums to 1 over E."""
         return self.joint_DMGE / self.joint_DMGE.sum(dim=-1, keepdim=True)
 
 
 def utilization(counts: UtilizationCounts) -> Utilization:
-    """Compute the statistics of a window, already reduced over ranks where there are several.
+    """Compute the statistics of a window; over several ranks, reduce it first.
 
     Raises:
-        ValueError: the window holds no image.
+        ValueError: The window is empty.
     """
     table_DW = None if counts.table_DW is None else counts.table_DW.cpu()
     if table_DW is None or not table_DW[:, -1].any():
@@ -170,15 +170,15 @@ def utilization(counts: UtilizationCounts) -> Utilization:
 
 
 def normalized_mutual_information(joint_DE: torch.Tensor, images_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mutual information of class and expert over ``min(H(D), H(E))``, and what chance alone would give.
+    """Return the mutual information of class and expert over ``min(H(D), H(E))``, and its mean under independence.
 
-    A finite sample of independent variables shows some information. For one choice per image its mean is ``(D - 1)(E - 1) / 2N``
-    (Miller 1955); with k different choices per image the hits of one image exclude each other and it is ``(D - 1)(E - k) / 2kN`` (ours:
-    the same expansion with the variance ``k f (1 - k f)`` of one image's hits). Only experts with any hit count into E. Both values are 0
-    where only one class or one expert was seen, and ``chance`` is at most 1.
+    A finite sample of independent variables has some mutual information. For one choice per image its mean is ``(D - 1)(E - 1) / 2N``
+    (Miller 1955). With k different choices per image the hits of one image exclude each other, and the mean is ``(D - 1)(E - k) / 2kN``:
+    the same expansion with the variance ``k f (1 - k f)`` of one image's hits, derived here. E counts only experts with a hit.
+    Both values are 0 if there is only one class or one expert, and the chance level is at most 1.
 
     Args:
-        joint_DE: Hits ``[..., D, E]``, k for every image.
+        joint_DE: Hits ``[..., D, E]``, k per image.
         images_D: Images of each class ``[D]``.
 
     Returns:
@@ -193,24 +193,24 @@ def normalized_mutual_information(joint_DE: torch.Tensor, images_D: torch.Tensor
     used = (experts_E > 0).sum(dim=-1)
     bias = (len(images_D) - 1) * (used - chosen).clamp(min=0) / (2 * chosen * images_D.sum())
     most = torch.minimum(_entropy(classes_D), _entropy(experts_E))
-    # Rounding leaves a constant distribution an entropy of some 1e-16: that is zero.
+    # Rounding gives a constant distribution an entropy of about 1e-16, which counts as zero.
     informative = most > 1e-9
     most = torch.where(informative, most, 1.0)
     return (informative * information / most), (informative * bias / most).clamp(max=1)
 
 
 def class_name(code: int, atoms: Sequence[str] = ATOMS) -> str:
-    """Name of a combination of atoms from its bits, the first atom the lowest: 0 is ``clean``."""
+    """Return the name of a combination of atoms from its bits, the first atom lowest; ``clean`` for 0."""
     return "+".join(atom for bit, atom in enumerate(atoms) if code >> bit & 1) or "clean"
 
 
 def group_labels(groups: Sequence[str]) -> tuple[str, ...]:
-    """Distinct labels for groups: repeated kinds, as in a homogeneous model, are numbered."""
+    """Return distinct labels of groups; repeated kinds, as in a homogeneous Inter-MoE, are numbered."""
     return tuple(f"{name}{index}" if list(groups).count(name) > 1 else name for index, name in enumerate(groups))
 
 
 def _image_rows(routing: Routing) -> torch.Tensor:
-    """One row per image, fp64 ``[B, W]``: hits, probabilities, entropies, outer weights, outer entropy, and a one; see `_split`."""
+    """Return one row per image, fp64 ``[B, W]``: hits, probabilities, entropies, group weights, group entropy, and a one; see `_split`."""
     intra, inter, mask_GE = routing.intra, routing.inter, routing.mask_GE
     hits_MGBE = torch.zeros_like(intra.probs).scatter_(-1, intra.indices, 1.0) * mask_GE[:, None]
     blocks_MBW = torch.cat(
@@ -228,7 +228,7 @@ def _image_rows(routing: Routing) -> torch.Tensor:
 
 
 def _split(table_DW: torch.Tensor, num_blocks: int, mask_GE: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The table's columns by name, in the order that `_image_rows` wrote them."""
+    """Return the table's columns by name, in the order of `_image_rows`."""
     num_groups, num_experts = mask_GE.shape
     blocks_DMW = table_DW[:, :-1].unflatten(1, (num_blocks, -1))
     hits, probs, entropy, gates, gate_entropy = blocks_DMW.split([mask_GE.numel(), mask_GE.numel(), num_groups, num_groups, 1], dim=-1)
@@ -243,10 +243,10 @@ def _split(table_DW: torch.Tensor, num_blocks: int, mask_GE: torch.Tensor) -> di
 
 
 def _entropy(probs: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats over the last axis."""
+    """Return the entropy, in nats, over the last axis."""
     return torch.special.entr(probs).sum(dim=-1)
 
 
 def _relative_entropy(entropy: torch.Tensor, choices: torch.Tensor, *, single: float) -> torch.Tensor:
-    """Entropy over its maximum ``log(choices)``; ``single`` where there is but one choice."""
+    """Return entropy over its maximum ``log(choices)``; ``single`` where there is only one choice."""
     return torch.where(choices > 1, entropy / choices.clamp(min=2).log(), single)

@@ -1,1 +1,1 @@
-"""Parts of a training run outside the model: moving average, parameter groups and schedule, FLOPs, precision."""
+"""Parts of a training run outside the model: losses, moving average, parameter groups and schedules, FLOPs, devices."""

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from mimdit.core.collectives import own_part
 
 
 class ExponentialMovingAverage(nn.Module):
-    """Frozen copies of the trainable parameters of ``model``, named as they are there with ``/`` for ``.``.
+    """Frozen fp32 copies of the trainable parameters of ``model``, under the same names with ``/`` for ``.``.
 
     Args:
-        model: Whose parameters are averaged; only those that require gradients.
-        decay: Weight of the past, in 0..1; early on ``(1 + step) / (10 + step)`` where that is smaller, as in diffusers' EMAModel.
+        model: Model whose parameters are averaged: those that require gradients.
+        decay: Weight of the past, in [0, 1); early on ``(1 + step) / (10 + step)`` where that is smaller, as in diffusers' EMAModel.
+
+    Raises:
+        ValueError: ``decay`` is out of range.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay={decay} is outside [0, 1)")
+            raise ValueError(f"ema_decay={decay} is outside [0, 1); 0.999 is usual")
         self.decay = decay
         live = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.average = nn.ParameterDict(
             {name.replace(".", "/"): nn.Parameter(parameter.detach().clone(), requires_grad=False) for name, parameter in live.items()}
         )
-        # Not a sub-module: the live parameters belong to their own module alone.
+        # Not a sub-module: the live parameters belong to their own module only.
         object.__setattr__(self, "_model", model)
 
     def _apply(self, fn, recurse: bool = True) -> ExponentialMovingAverage:
-        """Follow the model to its device, but stay in fp32: in bf16 a step of a thousandth is lost to rounding, and nothing ever moves."""
+        """Follow the model to its device, but stay in fp32: in bf16 a step of a thousandth is lost to rounding, so nothing would move."""
         super()._apply(fn, recurse)
         for average in self.average.values():
             average.data = average.data.float()
@@ -37,36 +44,41 @@ class ExponentialMovingAverage(nn.Module):
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         live = dict(self._model.named_parameters())
         names = list(self.average)
-        return [_own(self.average[name].data) for name in names], [_own(live[name.replace("/", ".")].data) for name in names]
+        # Sharded, the average is sliced as the live weights are, so no rank needs another.
+        return [own_part(self.average[name].data) for name in names], [own_part(live[name.replace("/", ".")].data) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the live weights after optimiser step ``step``."""
+        """Move the average towards the live weights after optimizer step ``step``, counted from 0."""
         average, live = self._pairs()
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [weight.float() for weight in live], 1 - decay)
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Let the average be the live weights, which were read after it was made."""
+        """Set the average to the live weights, which were loaded after it was made."""
         average, live = self._pairs()
         torch._foreach_copy_(average, live)
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Let the live weights be the average, for use: the live ones are gone."""
+        """Set the live weights to the average, for use; the former live weights are lost."""
         average, live = self._pairs()
         torch._foreach_copy_(live, average)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange live and averaged weights in place; a second call undoes the first, to the rounding of live weights in bf16."""
+        """Exchange live and averaged weights in place; a second call undoes the first, up to the rounding of live weights in bf16."""
         for average, live in zip(*self._pairs()):
             held = live.clone()
             live.copy_(average)
             average.copy_(held)
 
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of this rank alone: sharded, the average is sliced as the live weights are, so no rank needs another."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the live weights be the average inside the context."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()

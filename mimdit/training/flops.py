@@ -1,8 +1,8 @@
-"""What a model costs: the floating-point operations of a training step and of a restoration, counted from shapes on the meta device.
+"""Floating-point operations of a training step and of a restoration, counted from shapes on the meta device.
 
 A multiply-add of a matrix product, a convolution or an attention counts as two operations; everything else (norms, activations, sums)
-counts as none, as is usual where the count is set against a device's peak. Nothing is computed and no weights are copied, so the count of a
-model of billions of parameters takes seconds and next to no memory.
+counts as none, as is usual for comparison with a device's peak. Nothing is computed and no weights are copied, so counting a model of
+billions of parameters takes seconds and hardly any memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 
 def _grouped_mm_flops(a: Shape, b: Shape, *_, out_shape: Shape, **__) -> int:
-    """Every row, column or slice between the offsets takes part once, whatever the offsets are."""
+    """Count every row, column or slice between the offsets once, whatever the offsets are."""
     if len(a) == len(b) == 2:  # [M, T] x [T, N]: groups of the summed dimension
         return 2 * math.prod(a) * b[1]
     return 2 * math.prod(out_shape) * a[-1]
@@ -34,7 +34,7 @@ def _convolution_backward_flops(
     grad_output: Shape, inputs: Shape, weight: Shape, bias, stride, padding, dilation, transposed: bool, output_padding, groups: int,
     output_mask: list[bool], **_,
 ) -> int:  # fmt: skip
-    """As much as the forward for the input's gradient and once more for the weight's. PyTorch's own (2.14) ignores groups in the latter."""
+    """Count the forward once for the input's gradient and once for the weight's. PyTorch's own (2.14) ignores groups in the latter."""
     positions = inputs[2:] if transposed else grad_output[2:]
     forward = 2 * inputs[0] * math.prod(positions) * math.prod(weight)
     return forward * sum(output_mask[:2])
@@ -45,7 +45,7 @@ def _attention_flops(query: Shape, key: Shape, value: Shape, *_, **__) -> int:
 
 
 def _attention_backward_flops(grad_output: Shape, query: Shape, key: Shape, value: Shape, *_, **__) -> int:
-    """Twice the forward: what a fused kernel recomputes is no cost of the model."""
+    """Count the forward twice: the recomputation of a fused kernel is not a cost of the model."""
     return 2 * _attention_flops(query, key, value)
 
 
@@ -55,11 +55,11 @@ FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
-"""Formulas from shapes for what PyTorch's counter (2.14) leaves out or gets wrong."""
+"""Formulas from shapes for operators that PyTorch's counter (2.14) leaves out or gets wrong."""
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """The operations of all that ``run()`` does, on any device; compiled modules run uncompiled for it."""
+    """Return the operations of ``run()``, on any device; compiled modules run uncompiled."""
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
     return counter.get_total_flops()
@@ -74,14 +74,14 @@ class StepFlops:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """Sum of both."""
         return self.forward + self.backward
 
 
 def step_flops(loss: Callable[[], torch.Tensor]) -> StepFlops:
-    """The operations of computing ``loss()`` and of its backward pass: only the gradients that are needed, nothing that is recomputed.
+    """Return the operations of ``loss()`` and of its backward pass: only the gradients that are needed.
 
-    What a checkpoint computes a second time is work of the device, but not of the model.
+    Recomputation in gradient checkpoints is left out: it is work of the device, but not of the model.
     """
     kept: list[torch.Tensor] = []
     forward = count_flops(lambda: kept.append(loss()))
@@ -91,7 +91,7 @@ def step_flops(loss: Callable[[], torch.Tensor]) -> StepFlops:
 
 
 def _backward_formulas() -> dict:
-    """All formulas, zero wherever gradients are being recorded: in a backward pass only recomputation does that."""
+    """Return all formulas, zero where gradients are recorded: in a backward pass only recomputation does that."""
     everything = FlopCounterMode(display=False, custom_mapping=FORMULAS).flop_registry
     return {operator: _unless_recomputed(formula) for operator, formula in everything.items()}
 
@@ -105,9 +105,9 @@ def _unless_recomputed(formula: Callable[..., int]) -> Callable[..., int]:
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` on the meta device, its weights mere shapes, in fp32: autocast, which makes types agree, does not work there.
+    """Return a copy of ``module`` on the meta device, without weight data, in fp32: autocast, which makes types agree, does not work there.
 
-    Lightning modules lose their Trainer, and log nothing.
+    Lightning modules lose their Trainer and log nothing.
     """
     tensors = [*module.parameters(), *module.buffers()]
     twin = copy.deepcopy(module, {id(tensor): _shape_of(tensor) for tensor in tensors}).to("meta")
@@ -127,10 +127,9 @@ def _log_nothing(*_, **__) -> None:
 
 
 def training_flops(module: L.LightningModule, batch: Batch) -> StepFlops:
-    """The operations of ``module.training_step`` on a batch like ``batch``, whose numbers do not matter, and of its backward pass.
+    """Return the operations of ``module.training_step`` on a batch of the shapes of ``batch``, and of its backward pass, on this rank.
 
-    All that the step does counts, on this rank: the codec too, where images are encoded while training. ``module`` may be a `meta_twin`
-    already; it is left as it is.
+    Everything in the step counts, also the codec where images are encoded in training. ``module`` may be a `meta_twin`; it is not changed.
     """
     twin, shapes = meta_twin(module), move_data_to_device(batch, torch.device("meta"))
 
@@ -142,12 +141,12 @@ def training_flops(module: L.LightningModule, batch: Batch) -> StepFlops:
 
 
 def restoration_flops(restorer: L.LightningModule, images: torch.Tensor, steps: int, **settings) -> int:
-    """The operations of ``restorer.restore(images, steps, **settings)`` for images ``[B, 3, H, W]`` like ``images``.
+    """Return the operations of ``restorer.restore(images, steps=steps, **settings)`` for ``images [B, 3, H, W]``, by their shape.
 
-    Two steps are run: each further one costs as much as the second did.
+    At most two steps are counted: each further one costs as much as the second.
     """
     twin, shapes = meta_twin(restorer), images.to("meta")
-    fewest = count_flops(lambda: twin.restore(shapes, min(steps, 2), **settings))
+    fewest = count_flops(lambda: twin.restore(shapes, steps=min(steps, 2), **settings))
     if steps <= 2:
         return fewest
-    return fewest + (steps - 2) * (fewest - count_flops(lambda: twin.restore(shapes, 1, **settings)))
+    return fewest + (steps - 2) * (fewest - count_flops(lambda: twin.restore(shapes, steps=1, **settings)))

@@ -1,18 +1,19 @@
-"""What the optimiser is given: parameter groups and a schedule."""
+"""Optimization: parameter groups, and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
-    """Trainable parameters in two groups, the second without weight decay.
+    """Return the trainable parameters in two groups, the second without weight decay.
 
-    Spared are parameters with one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert that got no gradient still
-    decays slowly towards zero under AdamW, but the gate that could call it back does not.
+    The second holds parameters with at most one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert without
+    gradient still decays slowly towards zero under AdamW, but the gate that could select it again does not.
     """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
@@ -22,19 +23,30 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 
+def optimizer_and_schedule(model: nn.Module, make_optimizer: OptimizerCallable, make_scheduler: LRSchedulerCallable | None) -> dict:
+    """Return the ``configure_optimizers`` dictionary for the trainable parameters of ``model``; the schedule advances every step."""
+    optimizer = make_optimizer(parameter_groups(model))
+    if make_scheduler is None:
+        return {"optimizer": optimizer}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), "interval": "step"}}
+
+
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
     """Linear warm-up, then a half cosine down to ``floor`` times the learning rate.
 
     Args:
-        optimizer: The optimiser.
-        total_steps: Optimiser steps of the whole run; past it the floor holds.
+        optimizer: The optimizer.
+        total_steps: Optimizer steps of the whole run; past it the floor holds.
         warmup_steps: Steps of the warm-up.
         floor: Final share of the learning rate, 0..1.
+
+    Raises:
+        ValueError: The warm-up is as long as the run, or longer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int, *, warmup_steps: int = 100, floor: float = 0.01) -> None:
         if total_steps <= warmup_steps:
-            raise ValueError(f"total_steps={total_steps} must exceed warmup_steps={warmup_steps}")
+            raise ValueError(f"total_steps={total_steps} must exceed warmup_steps={warmup_steps}; train longer, or warm up for fewer steps")
 
         def share(step: int) -> float:
             if step < warmup_steps:
@@ -65,7 +77,8 @@ class WarmupConstantDecay(torch.optim.lr_scheduler.LambdaLR):
         self, optimizer: torch.optim.Optimizer, total_steps: int, *, warmup_steps: int = 100, decay_steps: int = 500, floor: float = 0.01
     ) -> None:
         if warmup_steps + decay_steps > total_steps:
-            raise ValueError(f"warmup_steps={warmup_steps} and decay_steps={decay_steps} do not fit into total_steps={total_steps}")
+            lengths = f"warmup_steps={warmup_steps} and decay_steps={decay_steps}"
+            raise ValueError(f"{lengths} do not fit into total_steps={total_steps}; shorten them, or train longer")
 
         def share(step: int) -> float:
             if step < warmup_steps:

@@ -5,9 +5,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from mimdit.backbone import PixelCodec, VAECodec
-from mimdit.flow import keyed_generator
+from mimdit.core.rng import keyed_generator
 from tests.tiny_checkpoints import tiny_vae
-from tests.tiny_models import randomise, tiny_backbone
+from tests.tiny_models import randomize, tiny_backbone
 
 SCALE, SHIFT = 1.5, 0.1
 
@@ -25,7 +25,7 @@ def vae(tmp_path):
         shift_factor=SHIFT,
         sample_size=32,
     )
-    randomise(model, 0, scale=0.1)
+    randomize(model, 0, scale=0.1)
     model.save_pretrained(tmp_path / "pipeline" / "vae")
     return model.eval()
 

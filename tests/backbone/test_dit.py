@@ -7,7 +7,8 @@ import torch
 
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone.prompts import write_prompts
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
 from tests.tiny_training import train
 
@@ -192,7 +193,7 @@ def test_guidance_may_lead_away_from_another_prompt(files):
     torch.testing.assert_close(found, 2 * told - bad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_dropped_prompt_is_the_empty_one_for_that_image_alone(files):
+def test_a_dropped_prompt_is_the_empty_one_for_that_image_only(files):
     sigma, backbone = torch.tensor([0.2, 0.9]), guided(files)
     sharp, empty = (tiny_backbone(prompt=files[name]).velocity(latents(), sigma) for name in ("sharp", "empty"))
     found = backbone.velocity(latents(), sigma, dropped=torch.tensor([False, True]))

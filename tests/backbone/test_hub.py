@@ -36,7 +36,7 @@ def put(cache, layout):
 
 
 @pytest.mark.parametrize("layout", ["pipeline", "sharded variant"])
-def test_a_cached_hub_id_is_read_offline_and_its_commit_is_known(cache, layout):
+def test_a_cached_hub_id_is_read_offline_with_its_commit(cache, layout):
     model, told = put(cache, layout)
     backbone = read("lab/tiny", variant=told["variant"])
     state = backbone.transformer.state_dict()
@@ -45,7 +45,7 @@ def test_a_cached_hub_id_is_read_offline_and_its_commit_is_known(cache, layout):
     assert latents().shape[1] == backbone.latent_channels
 
 
-def test_offline_without_a_cached_copy_says_what_to_download_and_where_to_put_it(cache):
+def test_offline_without_a_cached_copy_the_error_names_the_download(cache):
     with pytest.raises(ValueError) as failure:
         read(GATED, revision="v1")
     message = str(failure.value)
@@ -54,7 +54,7 @@ def test_offline_without_a_cached_copy_says_what_to_download_and_where_to_put_it
     assert str(cache) in message and message.endswith("copy FOLDER to where this runs, and give its path instead of the hub id")
 
 
-def test_a_misspelt_folder_that_looks_like_a_hub_id_is_told_to_be_no_folder(cache):
+def test_a_misspelled_folder_that_looks_like_a_hub_id_is_named_as_no_folder(cache):
     with pytest.raises(ValueError, match=r"weights/sd35-medum cannot be read: it is no folder here, and the hub cannot be reached"):
         read("weights/sd35-medum")
 
@@ -62,7 +62,7 @@ def test_a_misspelt_folder_that_looks_like_a_hub_id_is_told_to_be_no_folder(cach
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        (errors.GatedRepoError, rf"^{GATED} cannot be read: it is gated on the hub: accept its licence at {PAGE} and log in"),
+        (errors.GatedRepoError, rf"^{GATED} cannot be read: it is gated on the hub: accept its license at {PAGE} and log in"),
         (errors.RepositoryNotFoundError, rf"^'{GATED}' is no folder here and no repository of the hub that you may see: correct"),
         (errors.RevisionNotFoundError, rf"^{GATED} has no revision 'v9' on the hub; choose a branch, tag or commit listed at https:"),
         (errors.HfHubHTTPError, rf"^{GATED} cannot be read: it is no folder here, and the hub cannot be reached"),
@@ -78,7 +78,7 @@ def test_each_refusal_of_the_hub_is_one_paragraph(monkeypatch, refusal, words):
     assert "\n" not in str(failure.value)
 
 
-def test_only_the_files_of_one_variant_are_asked_for(monkeypatch):
+def test_only_the_files_of_one_variant_are_downloaded(monkeypatch):
     asked = {}
 
     def answer(repository, **options):

@@ -54,7 +54,7 @@ def test_the_hash_is_of_names_shapes_and_values_in_bf16():
     assert weights_sha256(torch.nn.Sequential(other)) != weights_sha256(module)  # other names
 
 
-def test_a_checkpoint_says_which_weights_it_leaves_out_and_a_copy_of_them_elsewhere_is_accepted(pipeline, tmp_path):
+def test_a_checkpoint_names_the_weights_it_omits_and_accepts_a_copy_elsewhere(pipeline, tmp_path):
     saved = trained_on(pipeline, tmp_path / "run.ckpt")
     assert saved["frozen"].keys() == {"transformer", "codec"}
     assert all(part["source"] == str(pipeline) and part["revision"] is None for part in saved["frozen"].values())
@@ -72,7 +72,7 @@ def test_another_backbone_is_refused_with_both_identities(pipeline, tmp_path, pa
     restorer = restorer_on(other)
     present = restorer.backbone.frozen_identity[part]["sha256"]
     known, found = re.escape(f"{pipeline} (sha256 {saved})"), re.escape(f"{other} (sha256 {present})")
-    message = rf"trained on another {part}: it knows {known}, but this backbone has {found}; load it with the {part} it was trained on"
+    message = rf"trained on another {part}: it needs {known}, but this backbone has {found}; load it with the {part} it was trained on"
     with pytest.raises(ValueError, match=message):
         resume(restorer, tmp_path / "run.ckpt")
 
@@ -93,15 +93,15 @@ def test_the_weights_are_hashed_once_and_not_before_a_checkpoint(monkeypatch):
     assert calls == [restorer.backbone.transformer] and first["frozen"] == second["frozen"]
 
 
-def test_a_checkpoint_that_does_not_say_is_taken_with_a_warning(tmp_path):
+def test_a_checkpoint_without_identities_loads_with_a_warning(tmp_path):
     trainer = train(tiny_restorer(), [tiny_batch()])
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     old = torch.load(tmp_path / "run.ckpt", weights_only=True)
     del old["frozen"]
     torch.save(old, tmp_path / "old.ckpt")
-    with pytest.warns(UserWarning, match="does not say which backbone it was trained on"):
+    with pytest.warns(UserWarning, match="does not record the backbone that it was trained on"):
         train(tiny_restorer(), [tiny_batch()], max_epochs=2, ckpt_path=tmp_path / "old.ckpt")
 
 
-def test_the_embedded_backbone_is_known_by_its_name_and_not_by_its_place():
+def test_the_embedded_backbone_is_identified_by_its_name_and_not_by_its_path():
     assert DiTBackbone().frozen_identity["transformer"]["source"] == "embedded"

@@ -12,7 +12,7 @@ from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone import int8 as int8_module
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import randomise, tiny_backbone, tiny_restorer
+from tests.tiny_models import randomize, tiny_backbone, tiny_restorer
 
 with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao; pip install 'mimdit[int8]'")
 LATENTS, SIGMA = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
@@ -58,7 +58,7 @@ def test_it_does_not_train(tmp_path, options):
     backbone = tiny_backbone()
     backbone.quantize(torch.float32)
     backbone.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="int8 transformer is for use, not for training"):
+    with pytest.raises(ValueError, match="int8 transformer is for inference, not for training"):
         DiTBackbone(str(tmp_path), **options)
 
 
@@ -66,7 +66,7 @@ def test_it_does_not_train(tmp_path, options):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_complete_export_restores_as_what_was_exported_and_is_smaller(tmp_path, capsys, dtype):
     model = tiny_restorer(conditioner={"estimate": True, "num_experts": 4}, flow={"start": "estimate", "sigma_start": 0.3}).eval()
-    randomise(model.conditioner, 1)
+    randomize(model.conditioner, 1)
     MiMDiTPipeline(model).save_pretrained(tmp_path / "own")
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     cli.main(["export", str(tmp_path / "own"), str(tmp_path / "int8"), "--complete", "--int8", "--dtype", dtype])

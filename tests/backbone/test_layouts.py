@@ -61,7 +61,7 @@ def test_velocity_is_to_the_bit_that_of_the_saved_model_and_of_an_untrained_rest
         assert torch.equal(restorer.velocity(latents(), SIGMA, restorer.conditioner(latents(1))), expected)
 
 
-def test_what_tells_the_members_apart_comes_from_the_file(tmp_path):
+def test_the_members_differences_come_from_the_file(tmp_path):
     model = tiny_transformer("sd3.5-medium")
     backbone = DiTBackbone(**write_checkpoint(model, tmp_path, "transformer"), codec=Channels(4))
     blocks = backbone.transformer.transformer_blocks

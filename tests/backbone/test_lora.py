@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone.identity import weights_sha256
 from mimdit.backbone.lora import is_adapter, load_lora
-from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients
 
 SD35 = ARCHITECTURE | {"num_layers": 3, "dual_attention_layers": [0], "qk_norm": "rms_norm"}
@@ -73,8 +73,8 @@ def test_targets_and_blocks_choose():
     [
         (LoRA(rank=0), r"lora rank=0 must be at least 1"),
         (LoRA(blocks=[1, 3]), r"lora blocks \[3\] do not exist: the transformer has blocks 0 to 2"),
-        (LoRA(targets=["to_q", "qkv"]), r"lora targets qkv: no linear that the velocity reads ends so; there are .*attn\.to_q"),
-        (LoRA(targets=["add_q_proj"], blocks=[2]), r"lora targets add_q_proj: no linear that the velocity reads"),
+        (LoRA(targets=["to_q", "qkv"]), r"lora targets qkv: no linear layer in use has such a name; there are .*attn\.to_q"),
+        (LoRA(targets=["add_q_proj"], blocks=[2]), r"lora targets add_q_proj: no linear layer in use"),
     ],
 )
 def test_what_cannot_be_adapted_is_named(lora, words):
@@ -102,7 +102,7 @@ def prompt(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", [SD35 | {"num_layers": 2}, PIXART], ids=["sd3.5", "pixart"])
-def test_they_train_alone_and_all_of_them(architecture, prompt):
+def test_only_the_adapters_train_and_all_of_them(architecture, prompt):
     restorer = tiny_restorer(backbone={"architecture": architecture, "lora": LoRA(rank=2), "prompt": prompt})
     first, second = gradients(restorer, [tiny_batch(seed=seed) for seed in range(2)])
     names = {f"backbone.transformer.{name}" for name in adapters(restorer.backbone)}
@@ -191,7 +191,7 @@ def test_a_file_that_holds_no_adapters_is_named(tmp_path):
         load_lora(transformer, tmp_path)
     file = tmp_path / "pytorch_lora_weights.safetensors"
     save_file({"transformer.any": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match=rf"{file} does not say rank and targets"):
+    with pytest.raises(ValueError, match=rf"{file} has no metadata of rank and targets"):
         load_lora(transformer, tmp_path)
     file.write_text("not safetensors")
     with pytest.raises(ValueError, match=rf"{file} cannot be read"):
@@ -202,7 +202,7 @@ def test_a_copy_has_adapters_of_its_own():
     backbone = learned()
     expected = backbone.velocity(latents(), SIGMA)
     other = copy.deepcopy(backbone)
-    randomise(other.transformer, 9)
+    randomize(other.transformer, 9)
     assert torch.equal(backbone.velocity(latents(), SIGMA), expected)
     assert isinstance(other, DiTBackbone) and not torch.equal(other.velocity(latents(), SIGMA), expected)
 

@@ -27,7 +27,7 @@ def test_the_velocity_is_the_first_half_of_its_answer_at_a_thousand_sigma():
     torch.testing.assert_close(backbone.velocity(latents(), SIGMA), answer[:, :3], rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_are_told_the_images_size_are_told_it_in_pixels():
+def test_the_image_size_input_is_in_pixels():
     backbone = tiny_backbone(architecture=TOLD_ITS_SIZE)
     size = {"resolution": torch.tensor([[128.0, 192.0]]).repeat(2, 1), "aspect_ratio": torch.full((2, 1), 128 / 192)}
     answer = backbone.transformer(latents(), torch.zeros(2, 1, 8), torch.tensor([200.0, 900.0]), size).sample
@@ -59,7 +59,7 @@ def test_residuals_are_added_after_each_block_but_the_last_and_stretched_over_th
     assert not torch.allclose(found, backbone.velocity(latents(), SIGMA), rtol=1e-2)
 
 
-def test_the_attention_is_given_nothing_that_it_does_not_know(caplog):
+def test_the_attention_gets_no_unknown_argument(caplog):
     tiny_backbone(architecture=PIXART).velocity(latents(), SIGMA, residuals(2))
     assert "cross_attention_kwargs" not in caplog.text
 
@@ -90,7 +90,7 @@ def test_one_step_of_training_moves_it_and_a_checkpoint_brings_it_back(tmp_path)
     assert torch.equal(again.backbone.velocity(latents(), SIGMA), after)
 
 
-def test_a_folder_says_itself_which_family_it_is_of(tmp_path):
+def test_the_family_is_read_from_the_folder(tmp_path):
     backbone = tiny_backbone(architecture=PIXART)
     backbone.save_pretrained(tmp_path, dtype=torch.float32)
     again = DiTBackbone(str(tmp_path))
@@ -98,8 +98,8 @@ def test_a_folder_says_itself_which_family_it_is_of(tmp_path):
     assert torch.equal(again.velocity(latents(), SIGMA, given), backbone.velocity(latents(), SIGMA, given))
 
 
-def test_a_class_that_is_not_known_is_named():
-    with pytest.raises(ValueError, match="_class_name 'UNet' is of no known family; choose one of SD3Transformer2DModel, PixArtT"):
+def test_an_unsupported_class_is_named():
+    with pytest.raises(ValueError, match="_class_name 'UNet' is of no supported family; choose one of SD3Transformer2DModel, PixArtT"):
         DiTBackbone(None, architecture={"_class_name": "UNet"})
     with pytest.raises(ValueError, match="architecture: PixArtTransformer2DModel does not take qk_norm"):
         DiTBackbone(None, architecture=PIXART | {"qk_norm": "rms_norm"})

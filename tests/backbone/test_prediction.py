@@ -11,11 +11,12 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from mimdit.backbone import DiTBackbone
-from mimdit.backbone.dit import flow_error
 from mimdit.backbone.identity import weights_sha256
 from mimdit.backbone.prediction import replaced_output, sample_to_velocity, zero_output_layer
-from mimdit.flow import FlowMatching, keyed_generator
+from mimdit.core.rng import keyed_generator
+from mimdit.flow import FlowMatching
 from mimdit.training.flops import count_flops
+from mimdit.training.losses import flow_error
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
 
 FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
@@ -88,7 +89,7 @@ def test_of_a_velocity_the_error_on_the_sample_is_that_of_the_sample_it_implies(
 @FAMILIES
 @LOSSES
 @pytest.mark.parametrize("flow", [{}, {"low_sigma_fraction": 1.0, "low_sigma": 0.04}], ids=["any sigma", "below sigma_min"])
-def test_a_backbone_that_knows_the_image_has_no_loss(architecture, on, flow):
+def test_the_true_image_has_no_loss(architecture, on, flow):
     backbone, known = knowing(architecture, flow_loss_on=on, flow=FlowMatching(**flow))
     batch = tiny_batch(4)
     batch["gt"] = (known.expand(4, -1, -1, -1) + 1) / 2
@@ -100,7 +101,7 @@ def test_a_backbone_that_knows_the_image_has_no_loss(architecture, on, flow):
 @FAMILIES
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 @pytest.mark.parametrize("steps", [1, 3, 20])
-def test_sampling_from_noise_arrives_at_the_known_image_in_any_number_of_steps_that_ends_above_sigma_min(architecture, sampler, steps):
+def test_sampling_from_noise_reaches_the_true_image_in_any_number_of_steps_that_ends_above_sigma_min(architecture, sampler, steps):
     backbone, known = knowing(architecture)
     with torch.no_grad():
         found = FlowMatching(sampler=sampler).sample(backbone.velocity, latents(2, 16, 16), 1.0, steps)
@@ -135,23 +136,23 @@ def test_every_parameter_has_a_gradient_in_pretraining_on_samples(architecture):
 
 
 @FAMILIES
-def test_another_output_layer_stands_for_the_last_one_as_long_as_it_is_asked_for(architecture):
+def test_another_output_layer_replaces_the_last_one_within_the_context(architecture):
     backbone, sigma = tiny_backbone(architecture=architecture), torch.tensor([0.2, 0.9])
     transformer, other = backbone.transformer, tiny_backbone(architecture=architecture)
     layer = zero_output_layer(transformer)
     own = backbone.velocity(latents(), sigma)
     with replaced_output(transformer, layer):
-        assert torch.count_nonzero(backbone._output(latents(), sigma, None, None)) == 0
+        assert torch.count_nonzero(backbone._predict(latents(), sigma, None, None)) == 0
     randomise(layer, 7)
     other.transformer.proj_out.load_state_dict(layer.state_dict())
     with replaced_output(transformer, layer):
-        found = backbone._output(latents(), sigma, None, None)
-        cost = count_flops(lambda: backbone._output(latents(), sigma, None, None))
+        found = backbone._predict(latents(), sigma, None, None)
+        cost = count_flops(lambda: backbone._predict(latents(), sigma, None, None))
     assert torch.equal(found, other.velocity(latents(), sigma))
     assert cost == count_flops(lambda: backbone.velocity(latents(), sigma))  # the one that is replaced does not run
     assert torch.equal(backbone.velocity(latents(), sigma), own)
     with pytest.raises(RuntimeError), replaced_output(transformer, torch.nn.Linear(3, 3)):
-        backbone._output(latents(), sigma, None, None)
+        backbone._predict(latents(), sigma, None, None)
     assert torch.equal(backbone.velocity(latents(), sigma), own)  # also after an error
 
 
@@ -184,7 +185,7 @@ def by_hand(transformer):
 
 
 @FAMILIES
-def test_the_identity_tells_predictions_apart_and_that_of_a_velocity_is_as_it_was(architecture):
+def test_the_identity_depends_on_the_prediction_and_is_unchanged_for_a_velocity(architecture):
     told = {prediction: tiny_backbone(architecture=architecture, prediction=prediction) for prediction in (None, "velocity", "sample")}
     known = {prediction: weights_sha256(backbone.transformer) for prediction, backbone in told.items()}
     assert known[None] == known["velocity"] == by_hand(told[None].transformer) != known["sample"]

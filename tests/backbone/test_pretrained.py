@@ -69,6 +69,6 @@ def test_a_config_of_something_else_is_named(folder):
 
 
 @pytest.mark.parametrize("name", ["missing", "/missing/folder", "./missing", "a/b/c"])
-def test_what_is_neither_folder_nor_hub_id_is_said_so_without_asking_the_hub(name):
+def test_neither_folder_nor_hub_id_is_an_error_without_a_request(name):
     with pytest.raises(ValueError, match=rf"'{name}' is neither a folder nor a hub id such as"):
         load(name)

@@ -44,7 +44,7 @@ def test_a_wrong_width_is_named(tmp_path, tensors, words):
         PromptEmbeddings(8, 8, write(tmp_path / "prompt.safetensors", **tensors))
 
 
-def test_the_unconditional_prompt_comes_from_the_same_file_and_is_missed_only_when_asked_for(tmp_path):
+def test_the_unconditional_prompt_comes_from_the_same_file_and_is_required_only_for_guidance(tmp_path):
     tokens, pooled = torch.randn(3, 5, 8), torch.randn(3, 6)
     write_prompts(tmp_path / "three.safetensors", ["a", "", "b"], tokens, pooled, made_with="a test")
     prompts = PromptEmbeddings(8, 6, str(tmp_path / "three.safetensors"), "b")

@@ -86,7 +86,7 @@ def loader(number: int = 12, batch_size: int = 2, size: int = 16) -> DataLoader:
 
 
 def trainer(folder, *callbacks: L.Callback, tensorboard: bool = True, **options) -> L.Trainer:
-    """A quiet trainer that writes to ``folder`` alone."""
+    """Return a quiet trainer that writes only to ``folder``."""
     logger = TensorBoardLogger(folder, name="", version="log", default_hp_metric=False) if tensorboard else False
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu", "devices": 1}
     return L.Trainer(**quiet | {"logger": logger, "callbacks": list(callbacks), "default_root_dir": folder} | options)

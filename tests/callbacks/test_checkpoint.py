@@ -1,7 +1,9 @@
-"""The newest checkpoints are kept, and a restarted run goes on from the newest complete one."""
+"""The newest and best checkpoints are kept, and a restarted run resumes from the newest complete one."""
 
+import errno
 import json
 import os
+from contextlib import nullcontext
 
 import lightning as L
 import pytest
@@ -9,8 +11,9 @@ import torch
 
 from callbacks import CompleteCheckpoint, Throughput
 from callbacks.retention import RECORD
+from mimdit.core.collectives import save_together
 from mimdit.distributed import WholeCheckpointIO
-from mimdit.distributed.checkpoint_files import tidy
+from mimdit.distributed.checkpoint_files import read_checkpoint, tidy
 from tests.callbacks.dummy import LoggingRestorer, events, loader, trainer
 
 
@@ -21,6 +24,21 @@ class KilledAfter(L.Callback):
     def on_train_batch_end(self, trainer, *_) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("killed")
+
+
+class EndsAtBatch(L.Callback):
+    """Ends a run that accumulates two micro-batches, after its first one."""
+
+    def __init__(self, killed: bool) -> None:
+        self.killed, self.batches = killed, 0
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        self.batches += 1
+        if self.killed and self.batches == 2:
+            raise RuntimeError("killed")
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        trainer.should_stop = not self.killed
 
 
 def fit(folder, steps: int, *callbacks, **options):
@@ -99,9 +117,9 @@ def test_one_that_was_complete_but_for_its_name_gets_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step=0000006.ckpt"]
 
 
-@pytest.mark.parametrize("wrong,told", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
-def test_what_would_leave_none_is_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize("wrong,message", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
+def test_what_would_leave_none_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         CompleteCheckpoint(**wrong)
 
 
@@ -110,6 +128,37 @@ def test_a_value_that_nobody_logs_is_named(tmp_path):
     run = trainer(tmp_path, saver, enable_checkpointing=True, max_steps=6)
     with pytest.raises(ValueError, match="monitors 'val/psnr'"):
         run.fit(LoggingRestorer(), loader(), loader())
+
+
+def micro_batches(file) -> int:
+    """Return the number of micro-batches read when a checkpoint was saved."""
+    return read_checkpoint(file)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_resumed_run_that_ends_inside_a_window_does_not_overwrite_its_checkpoint(tmp_path, killed):
+    fit(tmp_path, 4, accumulate_grad_batches=2)
+    file = tmp_path / "kept" / "step=0000004.ckpt"
+    before = file.read_bytes()
+    assert micro_batches(file) == 8
+    with pytest.raises(RuntimeError, match="killed") if killed else nullcontext():
+        fit(tmp_path, 12, EndsAtBatch(killed), accumulate_grad_batches=2)
+    assert file.read_bytes() == before and kept(tmp_path) == ["step=0000002.ckpt", "step=0000004.ckpt"]
+
+
+def test_a_save_that_failed_is_not_repeated_inside_the_next_window(tmp_path, monkeypatch):
+    calls = []
+
+    def fail_once(trainer, path) -> None:
+        calls.append(trainer.global_step)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_together(trainer, path)
+
+    monkeypatch.setattr("callbacks.checkpoint.save_together", fail_once)
+    with pytest.warns(UserWarning, match="could not be written"):
+        fit(tmp_path, 4, accumulate_grad_batches=2)
+    assert calls == [2, 4] and micro_batches(tmp_path / "kept" / "step=0000004.ckpt") == 8
 
 
 @pytest.mark.parametrize("every", [1, 3])

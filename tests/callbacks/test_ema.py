@@ -9,7 +9,7 @@ from mimdit.training.ema import ExponentialMovingAverage
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 
 
-def test_one_update_per_optimiser_step_with_accumulation(tmp_path):
+def test_one_update_per_optimizer_step_with_accumulation(tmp_path):
     module = DummyRestorer()
     trainer(tmp_path, EMAUpdate(), max_steps=2, accumulate_grad_batches=3, num_sanity_val_steps=0).fit(module, loader())
     assert module.ema.calls == [1, 2]

@@ -1,4 +1,4 @@
-"""Expert utilisation as TensorBoard reads it back."""
+"""Expert utilization as TensorBoard reads it back."""
 
 import logging
 

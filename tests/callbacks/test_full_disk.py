@@ -16,7 +16,7 @@ import torch
 
 from callbacks import CompleteCheckpoint
 from mimdit.distributed.checkpoint_files import newest_complete, read_checkpoint
-from mimdit.distributed.plain_saving import save_plain
+from mimdit.distributed.torch_files import save_plain
 from tests.distributed.made_runs import ADAMW, make_restorer, of_rank, settings
 from tests.processes import run_in_processes
 from tests.tiny_training import train
@@ -63,7 +63,7 @@ def test_too_many_in_a_row_stop_the_run(tmp_path):
 
 
 class Trouble(L.Callback):
-    """Fills a disk, or forbids one rank large files, in the fourth step alone."""
+    """Fills a disk, or forbids one rank large files, only in the fourth step."""
 
     def __init__(self, folder: Path, rank: int | None) -> None:
         self.folder, self.rank = folder, rank
@@ -86,12 +86,12 @@ def run_of_six(rank: int, cases: list[tuple[str, str, int | None]]) -> list[dict
     found = []
     for strategy, folder, faulty in cases:
         trouble, saver = Trouble(Path(folder), faulty), CompleteCheckpoint(2, keep=1, dirpath=folder)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             options = settings(strategy, 2) | {"enable_checkpointing": True, "callbacks": [trouble, saver]}
             run = train(make_restorer(ADAMW), of_rank(rank, 2, 1, 6), **options)
-        told = [str(warning.message) for warning in told if "could not be written" in str(warning.message)]
-        found.append({"steps": run.global_step, "failed": saver.failed_saves, "told": told, "after": trouble.listed[4]})
+        messages = [str(warning.message) for warning in caught if "could not be written" in str(warning.message)]
+        found.append({"steps": run.global_step, "failed": saver.failed_saves, "messages": messages, "after": trouble.listed[4]})
     return found
 
 
@@ -100,8 +100,8 @@ def check(cases: list[tuple[str, str, int | None]], ranks: list[list[dict]], rea
         for rank, found in enumerate(each):
             assert found["steps"] == 6 and found["failed"] == 1, (strategy, found)
             assert found["after"] == ["kept.json", "last.ckpt", "step=0000002.ckpt"]
-            assert len(found["told"]) == (1 if rank == 0 else 0)
-        assert reason in each[0]["told"][0] and "still" in each[0]["told"][0]
+            assert len(found["messages"]) == (1 if rank == 0 else 0)
+        assert reason in each[0]["messages"][0] and "still" in each[0]["messages"][0]
         assert newest_complete(folder) == Path(folder) / "step=0000006.ckpt"
         assert read_checkpoint(folder + "/last.ckpt")["global_step"] == 6
 

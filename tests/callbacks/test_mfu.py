@@ -99,7 +99,7 @@ def test_training_is_the_same_with_it():
 
 
 def on_rank(rank: int, folder: Path) -> int:
-    """Count a restorer's step on one rank alone, which must wait for no other; train on images that are twice as many on rank 1."""
+    """Count a restorer's step on only one rank, which must not wait for others; train with twice as many images on rank 1."""
     counted = training_flops(tiny_restorer(), tiny_batch(2)).total if rank == 0 else 0
     clock = callbacks.step_timer.time = Clock()
     run = trainer(folder, MFU(every_n_steps=3, peak_tflops=1e-6), max_steps=3, strategy="ddp", devices=2, use_distributed_sampler=False)

@@ -122,6 +122,6 @@ def poisoned(rank: int) -> dict:
 def test_all_ranks_skip_together(tmp_path):
     for found in run_in_processes(poisoned, tmp_path):
         for strategy in ("ddp", "fsdp2"):
-            told = found[strategy]
-            assert told["unchanged"] == [False, True, False, False] and told["finite"], told
-            assert "rank 1: keys 2/" in told["error"] and "rank 0" not in told["error"]
+            result = found[strategy]
+            assert result["unchanged"] == [False, True, False, False] and result["finite"], result
+            assert "rank 1: keys 2/" in result["error"] and "rank 0" not in result["error"]

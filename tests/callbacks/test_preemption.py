@@ -1,4 +1,4 @@
-"""A run that is told to stop: on all ranks the same step is saved, in the middle of nothing, and resuming loses nothing."""
+"""A stop signal: all ranks save the same step, between two steps, and resuming loses nothing."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ import lightning as L
 import pytest
 
 from callbacks import CompleteCheckpoint, Preemption, Quality
+from callbacks.preemption import Preempted
 from mimdit.core import stop_signals
 from mimdit.distributed import WholeCheckpointIO
-from mimdit.distributed.preemption import Preempted
 from tests.callbacks.dummy import DummyRestorer, LoggingRestorer, events, loader, trainer
 from tests.processes import run_in_processes
 
 
-class Tell(L.Callback):
+class SendSignal(L.Callback):
     """Sends this process a signal in the middle of a batch of training or validation, on one rank."""
 
     def __init__(self, sent: signal.Signals, rank: int, train_batch: int = -1, validation_batch: int = -1) -> None:
@@ -32,7 +32,7 @@ class Tell(L.Callback):
 
 
 def fit(folder: Path, *callbacks: L.Callback, validate: int | None = None, **options) -> int:
-    """The code that the run left with, 0 for its end; a signal that was received is taken away."""
+    """Return the exit code of a run, 0 at its end; a received signal is cleared."""
     saver = CompleteCheckpoint(1000, dirpath=str(folder / "kept"))
     limits = {"max_steps": 9, "val_check_interval": validate, "check_val_every_n_epoch": None, "limit_val_batches": 3 if validate else 0}
     settings = limits | {"plugins": [WholeCheckpointIO()], "log_every_n_steps": 1, "num_sanity_val_steps": 0} | options
@@ -55,13 +55,13 @@ def two_ranks(rank: int, folder: str) -> dict:
     codes = {}
     for sent in (signal.SIGUSR1, signal.SIGTERM):
         place = Path(folder) / sent.name
-        tell = Tell(sent, 1, train_batch=4)  # the first micro-batch of the third step
-        codes[sent.name] = fit(place, tell, strategy="ddp", devices=2, accumulate_grad_batches=2, use_distributed_sampler=False)
+        sender = SendSignal(sent, 1, train_batch=4)  # the first micro-batch of the third step
+        codes[sent.name] = fit(place, sender, strategy="ddp", devices=2, accumulate_grad_batches=2, use_distributed_sampler=False)
     return codes
 
 
 @pytest.mark.long
-def test_if_one_rank_is_told_all_save_the_step_under_way(tmp_path):
+def test_if_one_rank_receives_a_signal_all_save_the_current_step(tmp_path):
     results = run_in_processes(partial(two_ranks, folder=str(tmp_path)), tmp_path / "meeting")
     assert results == [{"SIGUSR1": 85, "SIGTERM": 143}] * 2
     for sent in ("SIGUSR1", "SIGTERM"):
@@ -69,11 +69,11 @@ def test_if_one_rank_is_told_all_save_the_step_under_way(tmp_path):
 
 
 def in_validation(rank: int, folder: str) -> list[int]:
-    """Codes of a run that is never told, then of starts of one that is told before a validation, in its middle, and before it began."""
+    """Return the codes of an undisturbed run, then of starts that receive a signal before a validation, inside it, and before the run."""
     whole, parts = Path(folder) / "whole", Path(folder) / "parts"
     codes = [fit(whole, validate=3)]
-    for tell in (Tell(signal.SIGUSR1, 0, train_batch=2), Tell(signal.SIGUSR1, 0, validation_batch=1)):
-        codes.append(fit(parts, tell, validate=3))
+    for sender in (SendSignal(signal.SIGUSR1, 0, train_batch=2), SendSignal(signal.SIGUSR1, 0, validation_batch=1)):
+        codes.append(fit(parts, sender, validate=3))
     stop_signals.hold()
     os.kill(os.getpid(), signal.SIGUSR1)
     codes.append(fit(parts, validate=3))
@@ -81,7 +81,7 @@ def in_validation(rank: int, folder: str) -> list[int]:
 
 
 @pytest.mark.long
-def test_a_validation_that_was_left_is_done_in_full(tmp_path):
+def test_an_abandoned_validation_is_repeated_in_full(tmp_path):
     assert run_in_processes(partial(in_validation, folder=str(tmp_path)), tmp_path / "meeting", 1) == [[0, 85, 85, 85, 0]]
     assert [event.step for event in events(tmp_path / "parts").Scalars("loss")] == list(range(9))
     whole, parts = ([(e.step, e.value) for e in events(tmp_path / name).Scalars("val/psnr_output")] for name in ("whole", "parts"))
@@ -90,7 +90,7 @@ def test_a_validation_that_was_left_is_done_in_full(tmp_path):
 
 
 @pytest.mark.parametrize("callbacks", [[Preemption], [L.pytorch.callbacks.ModelCheckpoint, Preemption], [Preemption, CompleteCheckpoint]])
-def test_without_what_saves_it_is_refused(tmp_path, callbacks):
+def test_a_missing_or_later_complete_checkpoint_is_refused(tmp_path, callbacks):
     run = trainer(tmp_path, *(make() for make in callbacks), tensorboard=False, enable_checkpointing=True, max_steps=1)
     with pytest.raises(ValueError, match="put one before it in trainer.callbacks"):
         run.fit(DummyRestorer(), loader())

@@ -5,7 +5,7 @@ import json
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks import Quality
+from callbacks import Quality, Scores
 from mimdit.evaluation.metrics import psnr, ssim
 from tests.callbacks.dummy import DummyRestorer, events, loader, samples, trainer
 
@@ -19,25 +19,48 @@ def score(metric, group: str, weight: float) -> float:
 def test_results_hold_every_group_and_both_averages(tmp_path):
     trainer(tmp_path, Quality(settings={"note": "x"})).test(DummyRestorer(0.5), loader(batch_size=5), verbose=False)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["groups"]) == ["00Clean", "05Noise", "09Lowlight_Haze"]
+    summary = results["test_sets"]["test"]
+    assert results["schema"] == 1 and list(summary["groups"]) == ["00Clean", "05Noise", "09Lowlight_Haze"]
     for group in ("05Noise", "09Lowlight_Haze"):
-        row = results["groups"][group]
-        assert row["images"] == 4
+        means = summary["groups"][group]
+        assert means["images"] == 4
         for name, weight in (("input", 0), ("output", 0.5), ("residuals_zeroed", 0), ("gates_uniform", 1)):
-            assert row[f"psnr_{name}"] == pytest.approx(score(psnr, group, weight), abs=1e-4)
-            assert row[f"ssim_{name}"] == pytest.approx(score(ssim, group, weight), abs=1e-5)
-        assert "psnr_estimate" not in row
+            assert means[name]["psnr_rgb"] == pytest.approx(score(psnr, group, weight), abs=1e-4)
+            assert means[name]["ssim_rgb"] == pytest.approx(score(ssim, group, weight), abs=1e-5)
+        assert "estimate" not in means
     average = (score(psnr, "05Noise", 0.5) + score(psnr, "09Lowlight_Haze", 0.5)) / 2
-    assert results["average"]["psnr_output"] == pytest.approx(average, abs=1e-4)
-    assert results["average_over_groups"]["psnr_output"] == pytest.approx(average, abs=1e-4)
-    assert results["left_out"] == ["00Clean"] and results["groups"]["00Clean"]["psnr_input"] == 100
+    assert summary["mean_of_images"]["output"]["psnr_rgb"] == pytest.approx(average, abs=1e-4)
+    assert summary["mean_of_groups"]["output"]["psnr_rgb"] == pytest.approx(average, abs=1e-4)
+    assert summary["left_out"] == ["00Clean"] and summary["groups"]["00Clean"]["input"]["psnr_rgb"] == 100
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["identical_input"] for row in rows] == [row["group"] == "00Clean" for row in rows]
+    assert rows[-1]["degradations"] == ["haze", "lowlight"] and rows[0]["test_set"] == "test"
     assert results["settings"]["seed"] == 3 and results["settings"]["note"] == "x"
 
 
 def test_nothing_but_the_results_is_left_behind(tmp_path):
     path = tmp_path / "deep" / "scores.json"
     trainer(tmp_path, Quality(str(path)), tensorboard=False).test(DummyRestorer(), loader(), verbose=False)
-    assert [file.name for file in path.parent.iterdir()] == ["scores.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["scores.json", "scores.jsonl"]
+
+
+def test_beside_scores_the_test_is_theirs(tmp_path):
+    run = trainer(tmp_path, Quality(), Scores(["psnr"]), tensorboard=False)
+    run.test(DummyRestorer(), loader(), verbose=False)
+    summary = json.loads((tmp_path / "results.json").read_text())["test_sets"]["test"]
+    assert list(summary["mean_of_images"]["output"]) == ["psnr"] and "test/psnr_output" not in run.callback_metrics
+
+
+class Broken(DummyRestorer):
+    """Returns values that are not finite."""
+
+    def validation_step(self, batch: dict, batch_idx: int) -> dict:
+        return {"restored": batch["lq"] * float("nan")}
+
+
+def test_validation_of_values_that_are_not_finite_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="not finite"):
+        trainer(tmp_path, Quality(), tensorboard=False).validate(Broken(), loader(), verbose=False)
 
 
 def test_validation_scores_are_there_for_checkpoints_and_on_tensorboard(tmp_path):

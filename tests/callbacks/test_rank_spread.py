@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from callbacks import RankSpread
-from callbacks.rank_spread import spread
+from callbacks.rank_spread import rank_statistics
 from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
 from tests.processes import run_in_processes
 
@@ -41,7 +41,7 @@ def test_the_rank_that_the_other_waits_for_is_named(tmp_path):
 def test_min_mean_max_and_the_slowest_are_those_of_the_table():
     # Rank 2 computes longest, but rank 1 waits for its data longer still.
     times = torch.tensor([[1.0, 0.1, 0.2], [1.2, 0.5, 0.1], [1.1, 0.0, 0.4]])
-    scalars = spread(times)
+    scalars = rank_statistics(times)
     assert scalars["ranks/seconds_per_step_mean"] == pytest.approx(1.1) and scalars["ranks/data_wait_max"] == pytest.approx(0.5)
     assert scalars["ranks/seconds_to_loss_min"] == pytest.approx(0.1)
     assert scalars["ranks/slowest"] == 1 and scalars["ranks/behind"] == pytest.approx(0.7 - (0.3 + 0.7 + 0.4) / 3)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from callbacks.retention import Retention, Shelf
+from callbacks.retention import CheckpointRecord, Retention
 
 NAMES = ["a", "b", "c", "d", "e"]
 SIZES = dict.fromkeys(NAMES, 10)
@@ -33,23 +33,23 @@ def test_the_newest_stays_whatever_the_numbers():
         assert "e" not in Retention(newest, best, "max", most).superfluous(NAMES, SIZES, {"a": 1.0, "e": 0.0}, room)
 
 
-def test_the_shelf_knows_what_was_announced_and_is_complete(tmp_path):
-    shelf = Shelf(tmp_path)
-    shelf.announce("a.ckpt")
+def test_the_record_lists_complete_checkpoints_after_a_restart(tmp_path):
+    record = CheckpointRecord(tmp_path)
+    record.begin("a.ckpt")
     (tmp_path / "a.ckpt").write_bytes(b"no checkpoint")
-    shelf.score("a.ckpt", 2.0)
-    shelf.announce("b.ckpt")  # and never written
-    assert shelf.names() == ["a.ckpt"] and shelf.sizes() == {"a.ckpt": 13} and shelf.scores() == {"a.ckpt": 2.0}
-    assert Shelf(tmp_path).names() == []  # what is not complete is none
+    record.set_score("a.ckpt", 2.0)
+    record.begin("b.ckpt")  # and never written
+    assert record.names() == ["a.ckpt"] and record.sizes() == {"a.ckpt": 13} and record.scores() == {"a.ckpt": 2.0}
+    assert CheckpointRecord(tmp_path).names() == []  # an incomplete one is dropped
 
 
 def test_one_that_could_not_be_replaced_is_not_the_newest(tmp_path):
-    shelf = Shelf(tmp_path)
+    record = CheckpointRecord(tmp_path)
     for name in ("a.ckpt", "b.ckpt"):
         (tmp_path / name).write_bytes(b"")
-        shelf.announce(name)
-        shelf.written(name)
-    shelf.announce("a.ckpt")
-    assert shelf.names() == ["a.ckpt", "b.ckpt"]
-    shelf.written("a.ckpt")
-    assert shelf.names() == ["b.ckpt", "a.ckpt"]
+        record.begin(name)
+        record.complete(name)
+    record.begin("a.ckpt")
+    assert record.names() == ["a.ckpt", "b.ckpt"]
+    record.complete("a.ckpt")
+    assert record.names() == ["b.ckpt", "a.ckpt"]

@@ -28,5 +28,5 @@ def test_no_chart_is_empty_and_lines_are_where_they_belong(tmp_path):
     assert not [title for title, lines in found.items() if not lines]
     assert found["PSNR gain over the input, single degradations, dB"] == {"val_groups/05Noise/psnr_gain"}
     assert found["PSNR gain over the input, mixed degradations, dB"] == {"val_groups/09Lowlight_Haze/psnr_gain"}
-    assert found["training loss, and what the task adds to it"] == {"train/loss", "train/loss/flow"}
+    assert found["training loss, and the part of the task"] == {"train/loss", "train/loss/flow"}
     assert found["se, share of choices"] == {f"experts_load/block1/se/e{expert}" for expert in range(4)}

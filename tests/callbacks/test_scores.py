@@ -13,7 +13,7 @@ from PIL import Image
 
 from callbacks import Scores
 from callbacks.scores import routing_of
-from datamodules import BenchmarkDataModule
+from datamodules import TestSetDataModule
 from datamodules.test_sets import PairFolders, Unpaired
 from mimdit.evaluation.iqa import Scorer
 from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
@@ -27,21 +27,21 @@ METRICS = ["psnr", "psnr_ycbcr", "ssim", "niqe"]
 
 
 class HalfWay(DummyRestorer):
-    """Moves images half of the way to their truths, and those without a little nearer to grey."""
+    """Moves images half of the way to their truths, and those without a little nearer to gray."""
 
     def test_step(self, batch: dict, batch_idx: int) -> dict:
         truth = batch.get("gt", 0.9 * batch["lq"] + 0.05)
         return {"restored": batch["lq"] + 0.5 * (truth - batch["lq"]), "routing": made_routing(1)}
 
 
-def trees(folder: Path, **options) -> BenchmarkDataModule:
+def trees(folder: Path, **options) -> TestSetDataModule:
     make(folder / "GoPro", *(f"{side}/{number}.png" for side in ("input", "target") for number in range(3)))
     make(folder / "VV", "1.png", "deep.er/2.png")
-    benchmarks = {"motion": PairFolders(str(folder / "GoPro"), metrics=["psnr_gt_mean"]), "VV": Unpaired(str(folder / "VV"))}
-    return BenchmarkDataModule(benchmarks, num_workers=0, **options)
+    test_sets = {"motion": PairFolders(str(folder / "GoPro"), metrics=["psnr_gt_mean"]), "VV": Unpaired(str(folder / "VV"))}
+    return TestSetDataModule(test_sets, num_workers=0, **options)
 
 
-def run(folder: Path, data: BenchmarkDataModule, **options) -> tuple[list[dict], dict]:
+def run(folder: Path, data: TestSetDataModule, **options) -> tuple[list[dict], dict]:
     """The lines and the means of a test."""
     settings = {name: options.pop(name) for name in ("strategy", "devices") if name in options}
     trainer(folder, Scores(**{"metrics": METRICS} | options), tensorboard=False, **settings).test(HalfWay(), data, verbose=False)
@@ -57,17 +57,17 @@ def no_weights(tmp_path, monkeypatch):
 def test_a_line_an_image_with_both_scores_and_reasons(tmp_path):
     lines, results = run(tmp_path / "run", trees(tmp_path))
     names = [("motion", "GoPro", "0"), ("motion", "GoPro", "1"), ("motion", "GoPro", "2"), ("VV", "VV", "1"), ("VV", "VV", "deep.er/2")]
-    assert [(line["benchmark"], line["group"], line["key"]) for line in lines] == names
+    assert [(line["test_set"], line["group"], line["key"]) for line in lines] == names
     lq, gt = (torch.from_numpy(pixels(f"{side}/1.png")).permute(2, 0, 1)[None].contiguous().float() / 255 for side in ("input", "target"))
     scorer = Scorer([*METRICS, "psnr_gt_mean"])
     assert (lines[1]["output"], lines[1]["notes"]) == scorer.score(lq + 0.5 * (gt - lq), gt)
     assert lines[1]["input"] == scorer.score(lq, gt)[0] and lines[1]["degradations"] == ["blur"]
     assert lines[1]["notes"] == {"niqe": "weights missing"} and "routing" not in lines[1]
     assert lines[3]["output"] == dict.fromkeys(METRICS) and lines[3]["notes"]["psnr"] == "no ground truth"
-    motion = results["benchmarks"]["motion"]
+    motion = results["test_sets"]["motion"]
     assert motion["mean_of_images"]["output"]["psnr"] == pytest.approx(np.mean([line["output"]["psnr"] for line in lines[:3]]))
     assert motion["protocol"]["layout"] == "PairFolders" and motion["protocol"]["crop"] == 1
-    assert results["benchmarks"]["VV"]["notes"]["psnr"] == {"no ground truth": 2}
+    assert results["test_sets"]["VV"]["notes"]["psnr"] == {"no ground truth": 2}
     assert "niqe_modelparameters.mat" in results["missing_weights"]["niqe"] and results["settings"]["seed"] == 3
 
 
@@ -95,8 +95,8 @@ def test_an_unknown_metric_is_told_before_anything_runs():
         Scores(metrics=["psrn"])
 
 
-def test_values_that_are_no_numbers_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no numbers"):
+def test_values_that_are_not_finite_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="not finite"):
         Scorer(["psnr"]).score(torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 8, 8))
 
 
@@ -104,7 +104,7 @@ def test_values_that_are_no_numbers_are_an_error(tmp_path):
 def test_distances_of_sets_stand_beside_the_means(tmp_path):
     make_weights("kid")
     _, results = run(tmp_path / "run", trees(tmp_path), metrics=["psnr", "kid"])
-    motion, night = results["benchmarks"]["motion"], results["benchmarks"]["VV"]
+    motion, night = results["test_sets"]["motion"], results["test_sets"]["VV"]
     features, sets = InceptionFeatures(), {"input": [], "output": [], "truth": []}
     for number in range(3):
         lq, gt = (torch.from_numpy(pixels(f"{side}/{number}.png")).permute(2, 0, 1)[None].float() / 255 for side in ("input", "target"))

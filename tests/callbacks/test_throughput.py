@@ -10,7 +10,7 @@ from tests.callbacks.dummy import DummyRestorer, events, loader, samples, traine
 
 
 class Clock:
-    """A clock that stands still unless it is told."""
+    """Clock that moves only when set."""
 
     now = 100.0
 

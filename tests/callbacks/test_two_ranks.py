@@ -14,7 +14,7 @@ from tests.processes import run_in_processes
 
 
 class TwoRanks(DummyRestorer):
-    """Makes sure that the test tests what it says."""
+    """Checks the precondition of the test."""
 
     def on_train_start(self) -> None:
         assert self.trainer.world_size == 2

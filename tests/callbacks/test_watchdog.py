@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from callbacks import Watchdog
-from callbacks.watchdog import EXIT_CODE
+from callbacks.watchdog import EXIT_CODE, Heartbeat, describe, heartbeat_path, read_heartbeats
 from tests.callbacks.dummy import DummyRestorer, loader, trainer
 from tests.processes import run_in_processes
 
@@ -39,7 +40,7 @@ def stuck_for_ever(keep_lock: bool) -> None:
 
 
 def hang(rank: int, folder: str, ranks: int) -> None:
-    """The last of ``ranks`` hangs; if it is alone, without letting any thread run."""
+    """Hang on the last of ``ranks``; a single rank lets no thread run."""
     torch.manual_seed(0)
     callbacks = Watchdog(TIMEOUT, EXIT), Stuck(ranks - 1, keep_lock=ranks == 1)
     run = trainer(Path(folder), *callbacks, strategy="ddp", devices=ranks, max_steps=6, tensorboard=False)
@@ -58,7 +59,7 @@ def ended_by_itself(folder: Path, ranks: int, exit_code: int) -> None:
 def test_a_rank_that_hangs_ends_the_run_and_is_named(tmp_path):
     ended_by_itself(tmp_path, 2, EXIT_CODE)
     waiting = (tmp_path / "stacks" / "rank00000-step0000003.txt").read_text()
-    assert "Behind is rank 1 after step 3, in the forward pass, while the others wait: rank 0 after step 3, in the" in waiting
+    assert "Behind: rank 1 after step 3, in the forward pass; the others wait: rank 0 after step 3, in the" in waiting
     assert "backward" in waiting.partition("This is rank 0")[2]
     assert "stuck_for_ever" in (tmp_path / "stacks" / "rank00001-step0000003.txt").read_text()
 
@@ -66,8 +67,8 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(tmp_path):
 @pytest.mark.long
 def test_a_call_that_lets_no_thread_run_ends_too(tmp_path, capfd):
     ended_by_itself(tmp_path, 1, 1)
-    told = capfd.readouterr().err
-    assert "Timeout (" in told and "stuck_for_ever" in told
+    printed = capfd.readouterr().err
+    assert "Timeout (" in printed and "stuck_for_ever" in printed
 
 
 def test_a_slow_batch_is_reported_and_survived(tmp_path):
@@ -102,3 +103,30 @@ def test_a_copy_made_while_it_watches_watches_nothing(tmp_path):
 def test_limits_are_checked():
     with pytest.raises(ValueError, match="exit_seconds=0"):
         Watchdog(exit_seconds=0)
+
+
+def test_the_one_behind_is_named():
+    others = [Heartbeat(rank, 121, 122, 1, "in the backward pass") for rank in (0, 1, 2)]
+    behind = Heartbeat(3, 120, 121, 3, "waiting for the next batch")
+    sentence = describe([*others, behind], [])
+    assert sentence.startswith("Behind: rank 3 after step 120, waiting for the next batch; the others wait: ranks 0, 1, 2 after ")
+    assert describe(others, [3]).startswith(
+        "All reporting ranks are at the same place: ranks 0, 1, 2 after step 121, in the backward pass. Silent"
+    )
+
+
+def test_many_ranks_are_counted():
+    heartbeats = [Heartbeat(rank, 5, 6, 1, "here") for rank in range(1000)]
+    assert (
+        describe(heartbeats, [])
+        == "All reporting ranks are at the same place: ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more after step 5, here."
+    )
+
+
+def test_files_tell_who_is_silent(tmp_path):
+    for rank in (0, 1, 2):
+        Heartbeat(rank, rank, 7, 1, "there").write(tmp_path)
+    written = heartbeat_path(tmp_path, 0).stat().st_mtime
+    os.utime(heartbeat_path(tmp_path, 1), (written - 60, written - 60))
+    heartbeats, silent = read_heartbeats(tmp_path, 4, oldest=30)
+    assert [heartbeat.step for heartbeat in heartbeats] == [0, 1, 2] and silent == [1, 3]

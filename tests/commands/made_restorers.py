@@ -1,4 +1,4 @@
-"""A restorer that hands its input back: what is tested is all around it."""
+"""A restorer that returns its input, for tests of the code around it."""
 
 import torch
 
@@ -8,6 +8,10 @@ class Identity:
 
     device = torch.device("cpu")
 
-    def restore(self, images: torch.Tensor, **settings: object) -> torch.Tensor:
+    def sampling_settings(self, **overrides: object) -> None:
+        """Accept any settings."""
+
+    def restore(self, images: torch.Tensor, settings: object = None, **options: object) -> torch.Tensor:
+        """Return ``images``."""
         assert images.dtype == torch.float32 and images.shape[:2] == (1, 3) and 0 <= images.min() <= images.max() <= 1
         return images.clone()

@@ -54,8 +54,8 @@ def test_a_sharded_run_becomes_files_for_use(config, tmp_path, capsys):
 
     capsys.readouterr()
     cli.main(["checkpoint", "inspect", "run"])
-    told = capsys.readouterr().out
-    assert "step=0000004.ckpt: complete" in told and "model: mimdit.Restorer" in told
+    printed = capsys.readouterr().out
+    assert "step=0000004.ckpt: complete" in printed and "model: mimdit.Restorer" in printed
     cli.main(["checkpoint", "consolidate", "run", "whole.ckpt"])
     whole, folder = torch.load("whole.ckpt", weights_only=True), "run/step=0000004.ckpt"
     torch.testing.assert_close(whole["state_dict"], read_checkpoint(folder)["state_dict"], rtol=0, atol=0)

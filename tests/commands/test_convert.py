@@ -1,10 +1,12 @@
-"""``mimdit shards foundir|pairs|finalise|verify``: what the commands print, write and refuse."""
+"""``mimdit shards foundir|pairs|finalize|verify``: what the commands print, write and refuse."""
+
+import inspect
 
 import pytest
 
 from datamodules.shards import ShardIndex
 from mimdit import cli
-from mimdit.commands.convert import finalise, foundir, pairs, verify
+from mimdit.commands.convert import finalize, foundir, pairs, verify
 from tests.datamodules.made_sources import made_pairs, write_archives, write_group_folders
 
 SMALL = {"shard_size": 1, "workers": 1}
@@ -41,13 +43,13 @@ def test_a_dry_run_counts_what_is_done(archives, tmp_path, capsys):
     assert "done already: 2 of 4 shards" in capsys.readouterr().out
 
 
-def test_parts_are_closed_by_finalise(archives, tmp_path, capsys):
+def test_parts_are_closed_by_finalize(archives, tmp_path, capsys):
     foundir(str(archives), str(tmp_path), **SMALL, part="1/2")
-    assert "mimdit shards finalise" in capsys.readouterr().out
+    assert "mimdit shards finalize" in capsys.readouterr().out
     with pytest.raises(ValueError, match="2 of the 4 shards"):
-        finalise(str(tmp_path))
+        finalize(str(tmp_path))
     foundir(str(archives), str(tmp_path), **SMALL, part="2/2")
-    finalise(str(tmp_path))
+    finalize(str(tmp_path))
     assert "rejected pairs: 0" in capsys.readouterr().out
     assert ShardIndex.load(tmp_path).samples == 36
 
@@ -122,3 +124,11 @@ def test_a_user_s_mistake_is_one_paragraph(tmp_path, capsys):
         cli.main(["shards", "foundir", str(tmp_path / "nowhere"), str(tmp_path / "data")])
     said = capsys.readouterr().err
     assert "nowhere is neither a folder nor a .txt list" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("verb", [foundir, pairs])
+def test_a_verb_has_and_documents_the_options_of_every_conversion(verb):
+    parameters = inspect.signature(verb).parameters
+    assert "options" not in parameters and parameters["shard_size"].default == 256 and parameters["part"].annotation == str | None
+    documented = {line.partition(":")[0].strip() for line in inspect.getdoc(verb).splitlines() if line.startswith("    ")}
+    assert parameters.keys() <= documented

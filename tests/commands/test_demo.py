@@ -23,7 +23,7 @@ GRADIO = int(metadata.version("gradio").partition(".")[0]) if util.find_spec("gr
 
 
 @pytest.mark.skipif(GRADIO >= 6, reason="gradio is installed")
-def test_without_gradio_it_is_told_how_to_get_it(capsys):
+def test_without_gradio_the_error_names_the_extra(capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["demo", "--port", "0"])
     assert left.value.code == 2 and "mimdit demo needs gradio" in capsys.readouterr().err

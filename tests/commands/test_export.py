@@ -136,7 +136,7 @@ def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):
     assert "pairs: " in said and " dB" in said and "kept 3 sub-experts of each group" in said and "% of the choices" in said
     again = Restorer.from_pretrained("pruned", backbone=model.backbone)
     assert again.conditioner.config["num_experts"] == 3 and set(again.measured_gates.means) == {"clean", "noise", "haze"}
-    again.check_settings(steer={"haze": 0})
+    again.sampling_settings(steer={"haze": 0})
     with pytest.raises(SystemExit):
         cli.main(["export", "own", "out", "--experts", "3"])
     assert "give data, such as validation shards" in capsys.readouterr().err

@@ -39,3 +39,15 @@ def test_two_runs_of_one_name_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["report", str(tmp_path / "x" / "a"), str(tmp_path / "y" / "a")])
     assert "two runs are called a; name them" in capsys.readouterr().err
+
+
+def test_runs_are_compared_image_by_image(tmp_path, capsys):
+    for name, psnr in (("a", 20.0), ("b", 21.5)):
+        write_run(tmp_path / name, [row("08Haze", 1, psnr), row("05Noise", 1, psnr)])
+    cli.main(["report", "--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
+    text = capsys.readouterr().out
+    assert text.startswith("## Paired differences") and "| b - a | foundir | psnr | 2 | **+1.50 [+1.50, +1.50]** |" in text
+    assert len((tmp_path / "out" / "comparison.csv").read_text().splitlines()) == 3
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["report", "--compare", str(tmp_path / "a"), "--output", str(tmp_path / "out")])
+    assert "comparing needs at least two runs" in capsys.readouterr().err

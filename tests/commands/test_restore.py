@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import lightning as L
@@ -22,7 +23,6 @@ from datamodules.synthetic.photographs import TEST, photograph_crop
 from mimdit import cli
 from mimdit.commands import restore as command
 from mimdit.commands.loading import load_restorer
-from mimdit.commands.tile_size import tile_for_free_memory
 from mimdit.conditioner import MoEConditioner
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
@@ -36,7 +36,6 @@ def stub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     made = Identity()
     made.to = lambda device: made
-    made.check_settings = lambda **settings: None
     monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
     return made
 
@@ -67,11 +66,11 @@ def test_files_and_folders_come_back_with_names_and_sub_folders(stub, tmp_path):
         assert (np.asarray(Image.open(tmp_path / source)) == np.asarray(Image.open(tmp_path / "out" / result))).all()
 
 
-def test_grey_sixteen_bits_alpha_profile_and_metadata_come_through(stub, tmp_path):
-    put(tmp_path / "in", grey__jpg=encoded("JPEG", "L", icc_profile=SRGB, exif=exif(6).tobytes()), deep__tif=deep(".tif", 4))
+def test_gray_sixteen_bits_alpha_profile_and_metadata_come_through(stub, tmp_path):
+    put(tmp_path / "in", gray__jpg=encoded("JPEG", "L", icc_profile=SRGB, exif=exif(6).tobytes()), deep__tif=deep(".tif", 4))
     assert run("in", "out", "--same-format") == 0
-    grey, tiff = Image.open("out/grey.jpg"), command.read_photo(tmp_path / "out/deep.tif")
-    assert grey.mode == "L" and grey.size == (24, 40) and grey.info["icc_profile"] == SRGB and grey.getexif()[0x0112] == 1
+    gray, tiff = Image.open("out/gray.jpg"), command.read_photo(tmp_path / "out/deep.tif")
+    assert gray.mode == "L" and gray.size == (24, 40) and gray.info["icc_profile"] == SRGB and gray.getexif()[0x0112] == 1
     original = command.read_photo(tmp_path / "in/deep.tif")
     assert tiff.pixels.dtype == np.uint16 and (tiff.pixels == original.pixels).all() and (tiff.alpha == original.alpha).all()
 
@@ -94,7 +93,7 @@ def test_what_is_done_is_kept_and_what_failed_is_named_and_counted(stub, tmp_pat
     assert run("in/a.png", "out", "--overwrite") == 0 and os.stat("out/a.png").st_mtime_ns > before
 
 
-def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_image(tmp_path, monkeypatch, capsys):
+def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "in", a__png=encoded("PNG"))
     model, shares = tiny_restorer(conditioner={"estimate": True}, tile=16, overlap=8).eval(), []
@@ -102,8 +101,8 @@ def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_imag
     whole = restore_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels, tile=16, progress=shares.append)
     assert len(shares) > 10 and sum(shares) == pytest.approx(1)
     assert run("in", "out", "--tile", "16", "--explain") == 0
-    told, bar = capsys.readouterr().err.split("s a megapixel)")
-    assert re.match(r"1 images, 0\.0 megapixels: about 1 s \([\d.]+ $", told) and "100%" in bar
+    forecast, bar = capsys.readouterr().err.split("s a megapixel)")
+    assert re.match(r"1 images, 0\.0 megapixels: about 1 s \([\d.]+ $", forecast) and "100%" in bar
     assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
     assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
 
@@ -111,7 +110,7 @@ def test_how_long_it_will_take_is_told_first_and_progress_goes_on_within_an_imag
 def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def in_pieces(restorer, job, explain, progress, **settings):
+    def in_pieces(restorer, job, settings, *, explain, progress):
         for _ in range(3):
             time.sleep(0.15)  # the bar is drawn every 0.1 s
             progress(0.34)
@@ -123,7 +122,7 @@ def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
         assert run("in", "out") == 0
 
 
-def test_colour_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
+def test_color_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "in", a__png=encoded("PNG"))
     model = tiny_restorer(conditioner={"estimate": True}).eval()
@@ -148,7 +147,7 @@ def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkey
 def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, capsys):
     put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG", "L"))
 
-    def restore(images, **settings):
+    def restore(images, settings, **options):
         if (images[0, 0] != images[0, 1]).any():
             raise torch.OutOfMemoryError("no")
         return images
@@ -172,7 +171,7 @@ def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, caps
         (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
     ],
 )
-def test_a_users_mistake_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, args, words):
+def test_a_users_mistake_is_an_error_before_anything_is_written(tmp_path, monkeypatch, capsys, args, words):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "in", a__png=encoded("PNG"))
     assert run(*args) == 2
@@ -251,14 +250,14 @@ def test_by_default_the_embedded_restorer_improves_degraded_photographs(tmp_path
     assert min(gains.values()) > 1, gains
 
 
-def test_sixteen_bit_and_grey_pixels_are_restored_as_what_they_are():
+def test_sixteen_bit_and_gray_pixels_are_restored_as_what_they_are():
     model = tiny_restorer(conditioner={"estimate": True}).eval()
-    grey = (np.arange(24 * 20).reshape(24, 20, 1) * 130).astype(np.uint16)
-    restored = restore_pixels(model, grey, steps=0)  # an untrained estimate is the input itself
-    assert restored.dtype == np.uint16 and restored.shape == grey.shape and np.abs(restored.astype(int) - grey).max() <= 1
+    gray = (np.arange(24 * 20).reshape(24, 20, 1) * 130).astype(np.uint16)
+    restored = restore_pixels(model, gray, steps=0)  # an untrained estimate is the input itself
+    assert restored.dtype == np.uint16 and restored.shape == gray.shape and np.abs(restored.astype(int) - gray).max() <= 1
 
 
 @pytest.mark.parametrize(("free", "side"), [(100 << 20, 256), (2 << 30, 512), (64 << 30, 1024)])
-def test_the_tile_goes_by_the_free_memory(tmp_path, free, side):
-    (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:  {free >> 10} kB\n")
-    assert tile_for_free_memory(torch.device("cpu"), tmp_path / "meminfo") == side
+def test_the_tile_follows_the_free_memory(monkeypatch, free, side):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    assert command.tile_for_free_memory(torch.device("cpu")) == side

@@ -19,7 +19,7 @@ from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
 SEEDS = {
     "jpg": encoded("JPEG", exif=exif(6).tobytes(), icc_profile=SRGB),
     "progressive.jpg": encoded("JPEG", progressive=True),
-    "grey.jpg": encoded("JPEG", "L"),
+    "gray.jpg": encoded("JPEG", "L"),
     "cmyk.jpg": encoded("JPEG", "CMYK"),
     "png": encoded("PNG", exif=exif(3).tobytes(), icc_profile=SRGB),
     "palette.png": encoded("PNG", "P"),

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimdit.conditioner import MoEConditioner
 from tests.processes import run_in_processes
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def fresh_dynamo():
 
 def living(**options):
     conditioner = tiny_conditioner(**{"dim": 16, "hidden": 8, "num_layers": 4} | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 
@@ -56,7 +56,7 @@ def assert_same(actual, expected, tolerance=2e-5):
 
 
 @pytest.mark.parametrize(("precision", "dispatch", "tolerance"), [("fp32", "gather", 2e-5), ("bf16", "grouped", 0.05)])
-def test_the_whole_conditioner_is_one_graph_that_says_the_same(precision, dispatch, tolerance):
+def test_the_whole_conditioner_is_one_graph_with_equal_output(precision, dispatch, tolerance):
     plain, compiled = (living(estimate=True, tone_powers=[0, 1], dispatch=dispatch) for _ in range(2))
     earlier = plain(latents()).routing.features_MBF
     compiled.compile(backend="aot_eager", fullgraph=True)
@@ -72,9 +72,10 @@ def with_backend(monkeypatch, **options):
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, **options))
 
 
-def test_compiled_and_recomputed_blocks_are_one_graph_for_all_and_say_the_same(monkeypatch):
+@pytest.mark.parametrize("grids", [{}, {"moe_dim": 12, "feed_forward": "conv", "identify": True, "confidence": True}], ids=str)
+def test_compiled_and_recomputed_blocks_share_one_graph_with_equal_output(monkeypatch, grids):
     with_backend(monkeypatch)
-    options = {"estimate": True, "num_blocks": 3, "num_layers": 4, "groups": ["se", "channel"]}
+    options = {"estimate": True, "num_blocks": 3, "num_layers": 4, "groups": ["se", "channel"]} | grids
     plain, compiled = living(**options), living(**options, compile=True, checkpointing=True)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert_same(answers(compiled, latents()), answers(plain, latents()))
@@ -95,13 +96,13 @@ def test_one_compiled_conditioner_takes_images_of_many_sizes(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_inductor_says_the_same(precision, tolerance):
+def test_inductor_has_equal_output(precision, tolerance):
     plain, compiled = living(estimate=True), living(estimate=True, compile=True)
     assert_same(answers(compiled, latents(), precision), answers(plain, latents(), precision), tolerance)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_checkpointing_changes_nothing_that_is_said_nor_any_gradient(precision):
+def test_checkpointing_changes_neither_output_nor_gradient(precision):
     plain, frugal = (living(estimate=True, num_blocks=2, checkpointing=checkpointing) for checkpointing in (False, True))
     given = {"precision": precision, "reroute": (None,)}
     assert_same(answers(frugal, latents(), **given), answers(plain, latents(), **given), tolerance=0)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mimdit.conditioner.estimate import QUANTILES, EstimateHead, ToneCurve, ToneGrid, tone_statistics
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 POWERS = (0, 0.4, 1, 2)
 
@@ -31,13 +31,13 @@ def test_tone_is_a_sum_of_powers_with_coefficients_per_channel():
 
 def test_tone_is_global_so_the_same_value_moves_alike_everywhere():
     tone, (latents, hidden) = ToneCurve(3, 8, POWERS), inputs()
-    randomise(tone, 0)
+    randomize(tone, 0)
     latents[:, :, 0, 0] = latents[:, :, 7, 9]
     change = tone(latents, hidden)
     assert torch.equal(change[:, :, 0, 0], change[:, :, 7, 9])
 
 
-def test_a_grid_that_says_the_same_everywhere_is_the_global_tone():
+def test_a_constant_grid_equals_the_global_tone():
     (latents, hidden), wanted = inputs(), torch.arange(12.0) / 10
     tone, local = ToneCurve(3, 8, POWERS), ToneCurve(3, 8, POWERS, grid=4)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_a_grid_that_says_the_same_everywhere_is_the_global_tone():
     torch.testing.assert_close(local(latents, hidden), tone(latents, hidden), rtol=1e-5, atol=1e-5)
 
 
-def test_a_grid_reads_mean_and_spread_of_its_cells_and_interpolates_between_their_centres():
+def test_a_grid_reads_mean_and_spread_of_its_cells_and_interpolates_between_their_centers():
     grid = ToneGrid(1, 2, 2)
     with torch.no_grad():
         for layer in grid.network:
@@ -59,15 +59,15 @@ def test_a_grid_reads_mean_and_spread_of_its_cells_and_interpolates_between_thei
         grid.network[3].weight[:, :, 0, 0] = torch.eye(2)
     hidden = torch.tensor([[1.0, 3.0, 7.0, 7.0]] * 2)[None, None]  # two cells: mean 2, std 1, and mean 7, std 0
     answer = grid(hidden, (2, 8))[0, :, 0]
-    # of eight columns the first cell's centre lies between 1 and 2, the second's between 5 and 6
+    # of eight columns the first cell's center lies between 1 and 2, the second's between 5 and 6
     share = torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1])
     for row, (first, second) in zip(answer, ((2.0, 7.0), (np.log(1 + 1e-4) / 2, np.log(1e-4) / 2))):
         torch.testing.assert_close(row, first + (second - first) * share)
 
 
-def test_what_a_grid_says_of_one_corner_does_not_reach_the_other():
+def test_a_change_of_the_grid_in_one_corner_does_not_reach_the_other():
     tone, (latents, hidden) = ToneCurve(3, 8, POWERS, grid=1), inputs()
-    randomise(tone.grid, 0)
+    randomize(tone.grid, 0)
     other = hidden.clone()
     other[:, :, :2, :2] += 1
     before, after = (tone.grid(states, latents.shape[2:]) for states in (hidden, other))
@@ -77,7 +77,7 @@ def test_what_a_grid_says_of_one_corner_does_not_reach_the_other():
 
 def test_gradients_stay_finite_in_black_regions_and_on_constant_images():
     head, (latents, hidden) = EstimateHead(3, 8, 2, tone_powers=POWERS, tone_grid=4), inputs()
-    randomise(head, 0)
+    randomize(head, 0)
     latents = torch.full_like(latents, -1.0).requires_grad_()
     hidden = torch.zeros_like(hidden).requires_grad_()
     head(latents, hidden).square().sum().backward()
@@ -87,7 +87,7 @@ def test_gradients_stay_finite_in_black_regions_and_on_constant_images():
 
 def test_detail_lands_where_its_position_is():
     head, (latents, hidden) = EstimateHead(3, 8, 2), inputs()
-    randomise(head, 0)
+    randomize(head, 0)
     changed = hidden.clone()
     changed[:, :, 5, 2] += 1
     moved = (head(latents, changed) - head(latents, hidden)).abs().sum(dim=(0, 1)) > 0
@@ -99,7 +99,7 @@ def test_detail_lands_where_its_position_is():
 
 def test_with_a_convolutional_feed_forward_it_reaches_as_far_as_pieces_overlap():
     head = EstimateHead(3, 8, 2, feed_forward="conv")
-    randomise(head, 0)
+    randomize(head, 0)
     latents, hidden = torch.zeros(1, 3, 32, 32), torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     changed = hidden.clone()
     changed[:, :, 8, 5] += 1

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from mimdit.conditioner import MoEConditioner
 from mimdit.conditioner.identification import TONE_ATOMS, IdentificationHead, presence_scales
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.restorer import identify_loss
 from mimdit.routing import router_features
+from mimdit.training.losses import identify_loss
 from tests.tiny_models import randomise, tiny_batch, tiny_conditioner
 
 SURE = {"estimate": True, "tone_powers": [0, 0.4, 1], "identify": True, "confidence": True}

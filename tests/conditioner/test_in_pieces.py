@@ -7,14 +7,14 @@ from mimdit.conditioner import in_pieces
 from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.piece import Piece, Span, pieces
 from mimdit.routing.router import PooledFeatures, router_features
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 TONE = {"estimate": True, "tone_powers": [0, 0.4, 1]}
 
 
 def living(**options):
     conditioner = tiny_conditioner(**{"num_layers": 4, "num_blocks": 3} | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 
@@ -48,7 +48,7 @@ def distance(one, other):
     ],
     ids=str,
 )
-def test_pieces_say_what_one_piece_says(options, area):
+def test_pieces_equal_one_piece(options, area):
     conditioner, latents = living(**options), uneven_latents()
     with torch.no_grad():
         whole = conditioner(latents)
@@ -60,7 +60,7 @@ def test_pieces_say_what_one_piece_says(options, area):
     torch.testing.assert_close(cut.routing.features_MBF, whole.routing.features_MBF, rtol=1e-4, atol=1e-5)
 
 
-def test_the_comparison_would_notice_a_missing_neighbour(monkeypatch):
+def test_the_comparison_would_notice_a_missing_neighbor(monkeypatch):
     """Without halo the same comparison must fail, or it shows nothing."""
     conditioner, latents = living(groups=["swin", "se"]), uneven_latents()
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_comparison_would_notice_a_missing_neighbour(monkeypatch):
     assert distance(cut.residuals[-1], whole.residuals[-1]) > 1e-3
 
 
-def test_a_given_routing_is_obeyed_in_pieces():
+def test_a_given_routing_is_used_in_pieces():
     conditioner, latents = living(), uneven_latents()
     with torch.no_grad():
         other = conditioner(latents).routing.map(lambda tensor: tensor.flip(-2))
@@ -80,8 +80,22 @@ def test_a_given_routing_is_obeyed_in_pieces():
     assert distance(cut.residuals[-1], whole.residuals[-1]) < 1e-5
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["own routing", "given routing"])
+def test_gains_scale_the_groups_in_pieces_as_in_one_piece(given):
+    conditioner, latents = living(), uneven_latents()
+    gains = torch.tensor([[0, 1.0, 2, 3], [1, 0, 0, 2], [4, 1, 1, 1]])
+    with torch.no_grad():
+        plain = conditioner(latents)
+        routing = plain.routing if given else None
+        whole = conditioner(latents, routing, gains_MG=gains)
+    cut = condition_in_pieces(conditioner, latents, 2 * 64 * 64, routing, gains_MG=gains)
+    assert (cut.routing.inter.weights[:2] == 0).any() and distance(whole.residuals[-1], plain.residuals[-1]) > 1e-3
+    torch.testing.assert_close(cut.routing.inter.weights, whole.routing.inter.weights, rtol=1e-4, atol=1e-5)
+    assert distance(cut.residuals[-1], whole.residuals[-1]) < 1e-5
+
+
 @pytest.mark.parametrize("area", [1, 64 * 48, 64 * 200, 160 * 64, 10**9])
-def test_pieces_cover_every_position_once_and_see_their_neighbours(area):
+def test_pieces_cover_every_position_once_and_see_their_neighbors(area):
     cut, image = pieces(192, 160, area=area, multiple=16, halo=8), torch.arange(192.0 * 160).view(1, 1, 192, 160)
     covered, times = torch.zeros_like(image), torch.zeros_like(image)
     for piece in cut:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mimdit.conditioner.injection import ResidualProjection, TimestepScale
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_backbone
+from tests.tiny_models import ARCHITECTURE, randomize, tiny_backbone
 
 
 def test_a_fresh_projection_is_silent_yet_learns_at_once():
@@ -17,7 +17,7 @@ def test_a_fresh_projection_is_silent_yet_learns_at_once():
 
 def test_token_n_reads_exactly_the_positions_under_it_row_by_row():
     projection = ResidualProjection(4, 6, 2)
-    randomise(projection, 0, scale=1.0)
+    randomize(projection, 0, scale=1.0)
     hidden = torch.randn(1, 4, 4, 6, requires_grad=True)
     tokens = projection(hidden)
     assert tokens.shape == (1, 6, 6)
@@ -51,7 +51,7 @@ def test_a_fresh_scale_stretches_the_residuals_over_the_blocks_that_take_one(blo
 
 def test_scale_differs_by_sigma_and_by_layer():
     scale = TimestepScale(8, 4)
-    randomise(scale, 0, scale=0.3)
+    randomize(scale, 0, scale=0.3)
     first, second = scale([torch.ones(2, 5, 8)], torch.tensor([0.1, 0.9]))[:2]
     assert not torch.allclose(first[0], first[1]) and not torch.allclose(first, second)
     torch.testing.assert_close(first[:, 0], first[:, 4])  # one factor per channel, whatever the token

@@ -6,7 +6,7 @@ from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.int8 import Int8Pointwise, quantize_experts
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.conditioner.stacked import StackedPointwise
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 WEIGHT_EOI = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 50.0])[:, None, None]
 
@@ -34,7 +34,7 @@ def test_it_works_as_the_layer_with_the_rounded_weights():
 
 def test_a_folder_keeps_them_in_int8_to_the_bit(tmp_path):
     conditioner = tiny_conditioner().eval()
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     latents = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     conditioner.save_pretrained(tmp_path / "float")
     with torch.no_grad():

@@ -6,14 +6,14 @@ import torch
 from mimdit.conditioner import InterMoE
 from mimdit.routing.router import router_features
 from tests.conditioner.dense_reference import dense_intra_moe, sparse_weights
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 B, C, E = 3, 6, 3
 
 
 def run(seed=0, **options):
     moe = InterMoE(C, 4, num_experts=E, **options)
-    randomise(moe, seed, scale=0.5)
+    randomize(moe, seed, scale=0.5)
     images = torch.randn(B, C, 16, 16, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.2, 1.0, 3.0])[:, None, None, None]
     features = router_features(images)
     return moe, images, features, *moe(images, features)
@@ -68,7 +68,7 @@ def test_intra_switch_reaches_every_group(intra, chosen):
     assert (gates.weights > 0).sum(-1).unique().tolist() == [chosen]
 
 
-def test_given_gates_are_obeyed():
+def test_given_gates_are_used():
     moe, images, features, output, inter, intra = run()
     flipped_inter, flipped_intra = (gates.map(lambda tensor: tensor.flip(-2)) for gates in (inter, intra))
     forced, returned, decided = moe(images, features, flipped_inter, flipped_intra)
@@ -79,5 +79,17 @@ def test_given_gates_are_obeyed():
 
 def test_routing_without_experts_decides_the_same():
     moe, _, features, _, inter, intra = run()
-    again_inter, again_intra = moe.route(features)
+    again_inter, again_intra = moe.decide(features)
     assert torch.equal(again_inter.logits, inter.logits) and torch.equal(again_intra.weights, intra.weights)
+
+
+def test_gains_scale_the_groups_and_leave_the_sub_experts():
+    moe, images, features, output, inter, intra = run()
+    gains = torch.tensor([0.0, 1, 2, 3])
+    scaled_inter, same_intra = moe.decide(features, gains_G=gains)
+    expected = inter.weights * gains / (inter.weights * gains).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(scaled_inter.weights, expected)
+    assert torch.equal(same_intra.weights, intra.weights) and torch.equal(scaled_inter.logits, inter.logits)
+    fused, *_ = moe(images, features, gains_G=gains)
+    torch.testing.assert_close(fused, plain_sum(moe, images, intra, expected), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(fused, output, rtol=1e-3)

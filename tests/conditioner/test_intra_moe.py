@@ -6,17 +6,17 @@ import torch
 from mimdit.conditioner import IntraMoE
 from mimdit.routing.router import decide, router_features
 from tests.conditioner.dense_reference import dense_intra_moe, sparse_weights
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 KINDS = ("spatial", "channel", "swin", "se")
 B, C, E = 3, 6, 4
-# Channel attention normalises in fp32 on purpose.
+# Channel attention normalizes in fp32 on purpose.
 TOLERANCE = {"spatial": 1e-11, "swin": 1e-11, "se": 1e-11, "channel": 1e-5}
 
 
 def make(kind, top_k=2, *, shift=False, **options):
     moe = IntraMoE(kind, C, 5, E, top_k=top_k, shift=shift, **options).double()
-    randomise(moe, 0, scale=0.5)
+    randomize(moe, 0, scale=0.5)
     return moe, torch.randn(B, C, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -56,7 +56,7 @@ def test_output_and_gradients_are_those_of_the_dense_reference(kind, top_k, shif
 @pytest.mark.parametrize(("kind", "shift"), [("spatial", False), ("channel", False), ("swin", True), ("se", False)])
 def test_both_dispatches_agree_with_the_dense_reference_also_where_a_sub_expert_gets_nothing(kind, shift, precision, tolerance, dispatch):
     moe = IntraMoE(kind, 16, 8, E, shift=shift, dispatch=dispatch)
-    randomise(moe, 0, scale=0.3)
+    randomize(moe, 0, scale=0.3)
     images = torch.randn(B, 16, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
     logits = unlike_logits().detach().float().requires_grad_()
     names, parameters = zip(*moe.experts.named_parameters(), strict=True)
@@ -123,7 +123,7 @@ def test_router_gradient_is_that_of_the_dense_reference(kind):
 
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sub_expert_nobody_chose_has_a_gradient_of_exactly_zero(kind, top_k):
+def test_a_sub_expert_that_no_image_chose_has_a_gradient_of_exactly_zero(kind, top_k):
     moe, images = make(kind, top_k)
     moe(images, None, decide(unlike_logits(), top_k))[0].square().sum().backward()
     for name, parameter in moe.experts.named_parameters():
@@ -133,7 +133,7 @@ def test_a_sub_expert_nobody_chose_has_a_gradient_of_exactly_zero(kind, top_k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_not_chosen_does_not_touch_the_output(kind):
+def test_sub_experts_that_are_not_chosen_do_not_change_the_output(kind):
     moe, images = make(kind)
     gates = decide(unlike_logits(), 2)
     before = moe(images, None, gates)[0].detach().clone()
@@ -158,7 +158,7 @@ def test_a_batch_is_its_images_one_by_one(kind):
         torch.testing.assert_close(alone[0], together[index], rtol=1e-6, atol=1e-6)
 
 
-def test_given_gates_are_obeyed_and_returned():
+def test_given_gates_are_used_and_returned():
     moe, images = make("se")
     gates = decide(unlike_logits(), 2)
     output, returned = moe(images, router_features(images), gates)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mimdit.conditioner.inter_moe import InterMoE
 from mimdit.conditioner.mim_block import ChannelNorm, ConvFeedForward, FeedForward, MiMBlock
 from mimdit.routing.router import router_features
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 
 def images(channels=6):
@@ -16,7 +16,7 @@ def images(channels=6):
 
 def test_channel_norm_is_torchs_rms_norm_at_every_position():
     norm = ChannelNorm(6)
-    randomise(norm, 0, scale=1.0)
+    randomize(norm, 0, scale=1.0)
     expected = F.rms_norm(images().permute(0, 2, 3, 1), (6,), norm.scale.flatten(), eps=1e-6).permute(0, 3, 1, 2)
     torch.testing.assert_close(norm(images()), expected)
 
@@ -27,9 +27,9 @@ def test_channel_norm_keeps_the_type_and_sums_in_fp32():
     torch.testing.assert_close(ChannelNorm(6)(half).float(), ChannelNorm(6)(half.float()), rtol=2e-3, atol=2e-3)
 
 
-def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
+def test_block_is_two_shortcuts_and_its_gates_read_unnormalized_states():
     block = MiMBlock(6, InterMoE(6, 4, num_experts=3))
-    randomise(block, 0)
+    randomize(block, 0)
     output, inter, intra, features = block(images())
     torch.testing.assert_close(features, router_features(images()))
     fused, expected_inter, expected_intra = block.inter_moe(block.norm1(images()), router_features(images()))
@@ -38,9 +38,9 @@ def test_block_is_two_shortcuts_and_its_gates_read_what_no_norm_touched():
     assert torch.equal(inter.logits, expected_inter.logits) and torch.equal(intra.logits, expected_intra.logits)
 
 
-def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_back():
+def test_experts_on_a_pooled_grid_read_means_and_their_output_is_interpolated():
     block, x = MiMBlock(6, InterMoE(6, 4, num_experts=3), moe_stride=2), images().repeat(1, 1, 2, 2)
-    randomise(block, 0)
+    randomize(block, 0)
     output, inter, _, features = block(x)
     torch.testing.assert_close(features, router_features(x))
     normed = F.rms_norm(x.permute(0, 2, 3, 1), (6,), block.norm1.scale.flatten(), eps=1e-6).permute(0, 3, 1, 2)
@@ -52,10 +52,10 @@ def test_experts_on_a_pooled_grid_see_means_and_their_answer_is_interpolated_bac
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_a_coarse_grid_mixes_the_positions_under_it_and_draws_them_again(stride):
+def test_a_coarse_grid_mixes_the_positions_under_it_and_expands_them_again(stride):
     experts = InterMoE(10, 4, num_experts=3, num_features=12)
     block, x = MiMBlock(6, experts, moe_stride=stride, moe_dim=10), images().repeat(1, 1, 4, 4)
-    randomise(block, 0)
+    randomize(block, 0)
     output, inter, _, features = block(x)
     grid, normed = block.coarse, block.norm1(x)
     torch.testing.assert_close(features, router_features(x))  # the gates read the fine grid
@@ -73,7 +73,7 @@ def test_a_coarse_grid_mixes_the_positions_under_it_and_draws_them_again(stride)
 
 def test_a_convolutional_feed_forward_is_two_filters_around_a_relu():
     layer = ConvFeedForward(6, 2.0)
-    randomise(layer, 0)
+    randomize(layer, 0)
     inner = F.conv2d(images(), layer.into.weight, layer.into.bias, padding=1).clamp_min(0)
     torch.testing.assert_close(layer(images()), F.conv2d(inner, layer.out.weight, layer.out.bias, padding=1))
     assert inner.shape[1] == 12
@@ -94,7 +94,7 @@ def test_feed_forward_is_its_three_convolutions_around_a_gate():
 
 
 @pytest.mark.parametrize("expansion", [1.0, 2.0])
-def test_feed_forward_sees_eight_neighbours_and_no_further(expansion):
+def test_feed_forward_sees_eight_neighbors_and_no_further(expansion):
     layer, x = FeedForward(6, expansion), images().requires_grad_()
     gradient = torch.autograd.grad(layer(x)[0, :, 4, 4].sum(), x)[0][0].abs().sum(0)
     reached = torch.zeros(8, 8, dtype=torch.bool)

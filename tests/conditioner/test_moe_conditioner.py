@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mimdit.conditioner import MoEConditioner
 from mimdit.routing import router_features
-from tests.tiny_models import randomise, tiny_conditioner
+from tests.tiny_models import randomize, tiny_conditioner
 
 
 def latents(height=16, width=32, batch=3):
@@ -19,11 +19,11 @@ def latents(height=16, width=32, batch=3):
 
 def living(**options):
     conditioner = tiny_conditioner(**{"num_layers": 4, "num_blocks": 2} | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 
-def test_shapes_of_what_it_says():
+def test_shapes_of_the_output():
     said = living(estimate=True)(latents())
     assert [tuple(residual.shape) for residual in said.residuals] == [(3, 4 * 8, 16)] * 2
     assert said.estimate.shape == (3, 3, 16, 32)
@@ -41,10 +41,10 @@ def test_gates_read_the_features_of_the_embedded_image():
     assert not said.routing.features_MBF.requires_grad
 
 
-def test_a_given_routing_is_obeyed_and_returned():
+def test_a_given_routing_is_used_and_returned():
     conditioner = living()
     own = conditioner(latents()).routing
-    other = own.map(lambda tensor: tensor.flip(-2))  # every image by its neighbour's gates
+    other = own.map(lambda tensor: tensor.flip(-2))  # every image by its neighbor's gates
     forced = conditioner(latents(), other)
     assert torch.equal(forced.routing.inter.weights, other.inter.weights)
     assert torch.equal(forced.routing.intra.indices, other.intra.indices)
@@ -98,7 +98,7 @@ def test_black_image_gives_finite_gradients():
     assert all(parameter.grad.isfinite().all() for parameter in conditioner.parameters() if parameter.grad is not None)
 
 
-def test_saved_and_read_it_says_the_same_to_the_bit(tmp_path):
+def test_saved_and_loaded_its_output_is_equal_to_the_bit(tmp_path):
     conditioner = living(estimate=True, tone_powers=[0, 1], groups=["se", "swin"], intra="dense")
     conditioner.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conditioner.safetensors", "config.json"]

@@ -1,4 +1,4 @@
-"""A user's mistake is told in one paragraph, a bug keeps its traceback."""
+"""A user error is shown as one paragraph; a bug keeps its traceback."""
 
 import json
 import os

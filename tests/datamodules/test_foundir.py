@@ -9,7 +9,7 @@ from datamodules.decoding import BadSampleError, decode_image
 from datamodules.foundir import COMPOSED, ISOLATED, TEST_PAIRS, missing_test_pairs
 from datamodules.pairs import ListedPairs, open_pairs
 from datamodules.shards import ShardStore
-from datamodules.sources.listing import list_foundir
+from datamodules.sources.listing import list_pairs
 from tests.datamodules.made_shards import make_folder
 from tests.datamodules.made_sources import made_pairs, write_archives, write_group_folders, write_meta, write_side_folders
 
@@ -74,7 +74,7 @@ def test_an_image_without_its_partner_is_fatal_in_a_test_set(tmp_path):
     pairs["01Blur"][stem] = pairs["01Blur"][stem]._replace(gt=None)
     write_group_folders(tmp_path, pairs)
     with pytest.raises(BadSampleError, match=f"1 of its files make no pair: .*{stem}"):
-        ListedPairs(list_foundir(tmp_path))
+        ListedPairs(list_pairs(tmp_path))
 
 
 def test_an_incomplete_test_set_is_told_with_its_counts(tmp_path, caplog):
@@ -82,5 +82,5 @@ def test_an_incomplete_test_set_is_told_with_its_counts(tmp_path, caplog):
     data = FoundIRDataModule(test=str(tmp_path))
     with caplog.at_level(logging.WARNING):
         data.setup("test")
-    assert "do not compare" in caplog.text and "01Blur 2 of 150, 02Blur_Noise 0 of 50" in caplog.text
+    assert "not comparable" in caplog.text and "01Blur 2 of 150, 02Blur_Noise 0 of 50" in caplog.text
     assert missing_test_pairs(TEST_PAIRS) == ""

@@ -69,7 +69,6 @@ def test_resuming_from_a_checkpoint_gives_the_losses_of_the_uninterrupted_run(fo
 def test_a_window_that_was_not_stepped_is_not_counted(folder):
     data = datamodule(folder)
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=7)
-    data._step = 7
     batches = iter(data.train_dataloader())
     data.mark_consumed(next(batches))
     assert data.state_dict()["ranks"][0]["positions"] == [[0, 0]]

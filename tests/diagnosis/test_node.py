@@ -1,15 +1,16 @@
-"""What a node by itself can be told."""
+"""Checks of one node."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from mimdit.diagnosis import Level
 from mimdit.diagnosis import software as software_checks
-from mimdit.diagnosis.folder import check_folder
-from mimdit.diagnosis.hardware import check_devices, check_memory
+from mimdit.diagnosis.node import check_devices, check_folder, check_memory
 from mimdit.diagnosis.software import code_checksum, unmet_requirements
 
 
@@ -39,9 +40,9 @@ def test_devices_that_are_promised_and_not_there_are_a_failure(monkeypatch):
     assert levels(check_devices()) == {"devices": Level.WARNING}
 
 
-def test_little_memory_is_a_warning(tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable:    2000000 kB\n")
-    found = {finding.check: finding for finding in check_memory(tmp_path / "meminfo", shared=tmp_path / "none")}
+def test_little_memory_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2_000_000 << 10))
+    found = {finding.check: finding for finding in check_memory(shared=tmp_path / "none")}
     assert found["memory"].level is Level.WARNING and found["memory"].found == "1.9 GiB free"
     assert "shared memory" not in found and found["cores"].level is Level.OK
 

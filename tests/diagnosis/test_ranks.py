@@ -1,4 +1,4 @@
-"""Two processes look at each other."""
+"""Checks between two processes."""
 
 from functools import partial
 from pathlib import Path

@@ -19,7 +19,7 @@ import yaml
 
 RANKS = 2
 EVERY = 2
-"""Optimiser steps between two checkpoints."""
+"""Optimizer steps between two checkpoints."""
 PATIENCE = 300.0
 """Seconds within which anything that is waited for has to happen."""
 

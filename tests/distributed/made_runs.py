@@ -17,7 +17,7 @@ from tests.tiny_models import randomise, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 
 IMAGES = 8
-"""Of one optimiser step, however many ranks and micro-batches share them."""
+"""Of one optimizer step, however many ranks and micro-batches share them."""
 
 
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -38,7 +38,7 @@ def make_restorer(optimizer: Callable = SGD, **options) -> Restorer:
 
 
 def of_rank(rank: int, world: int, window: int, steps: int, first: int = 0) -> list[Batch]:
-    """The micro-batches of a rank in ``steps`` optimiser steps from step ``first`` on."""
+    """The micro-batches of a rank in ``steps`` optimizer steps from step ``first`` on."""
     size = IMAGES // (world * window)
     batches = []
     for step in range(first, first + steps):
@@ -65,7 +65,7 @@ class Losses(L.Callback):
         last = self.micro[window - 1 :: window]
         losses = {}
         for name in last[0]:
-            # A routing loss is there on a window's last micro-batch alone, times the window.
+            # A routing loss exists only on the last micro-batch of a window, multiplied by the window's length.
             rows = [[micro.get(name, 0.0) if name not in ROUTING else 0.0 for micro in self.micro[start : start + window - 1]]
                     + [self.micro[start + window - 1][name]] for start in range(0, len(self.micro), window)]  # fmt: skip
             losses[name] = torch.tensor(rows, dtype=torch.float64).mean(dim=1)
@@ -115,7 +115,7 @@ def resume(rank: int, world: int, strategy: str, path: str, stop: int = 3, steps
 
 
 class Gathered(L.Callback):
-    """Saves at a step, and keeps beside it all weights and the optimiser's moments as each rank sees them whole."""
+    """Saves at a step, and keeps beside it all weights and the optimizer's moments as each rank sees them whole."""
 
     def __init__(self, path: str, step: int) -> None:
         self.path, self.step = path, step

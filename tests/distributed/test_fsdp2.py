@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader
 
 from callbacks import EMAUpdate
 from mimdit.backbone.lora import LoRA, is_adapter
+from mimdit.distributed.fsdp2 import shard
 from tests.distributed.made_runs import ADAMW, Losses, make_restorer, of_rank, settings
 from tests.processes import run_in_processes
+from tests.tiny_models import tiny_restorer
 from tests.tiny_training import train
 
 STEPS = 4
@@ -55,3 +57,20 @@ def test_sharding_changes_nothing(tmp_path):
         torch.testing.assert_close(fsdp2["losses"], ddp["losses"], rtol=1e-4, atol=0)
         torch.testing.assert_close(fsdp2["average"], ddp["average"], rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(fsdp2["restored"], ddp["restored"], rtol=0, atol=1e-2)
+
+
+def test_a_module_that_names_no_units_is_refused():
+    with pytest.raises(ValueError, match="shard_units"):
+        shard(L.LightningModule(), None)
+
+
+def test_units_are_apart_and_leave_the_routers_out():
+    restorer = tiny_restorer(conditioner={"num_blocks": 1, "estimate": True})
+    names = {parameter: name for name, parameter in restorer.named_parameters()}
+    units = [{names[parameter] for part in unit for parameter in part.parameters()} for unit in restorer.shard_units()]
+    inside = set().union(*units)
+    blocks = [unit for unit in units if any(".transformer_blocks." in name for name in unit)]
+    assert not any(".router." in name for name in inside if not name.startswith("ema."))
+    assert any(".experts." in name for name in inside) and {name for name in names.values() if name.startswith("ema.")} in units
+    assert all(name in inside for name in names.values() if name.startswith("backbone.transformer."))
+    assert len(blocks) == restorer.backbone.num_layers + 1  # the last holds what is around them, and them in it

@@ -1,6 +1,6 @@
 """``kill -9`` of one rank or of all: the others end, and the run that is started again is the one that was never killed, to the bit.
 
-``MIMDIT_KILLS=20 pytest tests/distributed/test_killed_runs.py -s`` kills more often, and says what happened.
+``MIMDIT_KILLS=20 pytest tests/distributed/test_killed_runs.py -s`` kills more often and prints what happened.
 """
 
 import os
@@ -73,6 +73,6 @@ def report(strategy: str, kills: list[Kill], run: Run) -> None:
     last = max((kill.survivors_ended_after for kill in kills if len(kill.ranks) < RANKS), default=0.0)
     print(
         f"\n{strategy}: {len(kills)} kills, {sum(kill.writing for kill in kills)} of them with a checkpoint half written; "
-        f"rank 0 alone {sum(kill.ranks == [0] for kill in kills)}, rank 1 alone {sum(kill.ranks == [1] for kill in kills)}, "
+        f"only rank 0 {sum(kill.ranks == [0] for kill in kills)}, only rank 1 {sum(kill.ranks == [1] for kill in kills)}, "
         f"all {sum(len(kill.ranks) == RANKS for kill in kills)}; survivors ended within {last:.1f} s; {again} steps were made again"
     )

@@ -1,4 +1,4 @@
-"""Optimiser states by name and by number, where the groups' order is not the model's."""
+"""Optimizer states by name and by number, with parameter groups in another order than the model's."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mimdit.distributed.optimizer_states import by_name, by_number, check_names,
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model whose second parameter is frozen, after a step; its last one comes first in the optimiser."""
+    """A model whose second parameter is frozen, after a step; its last one comes first in the optimizer."""
     model = nn.ParameterDict({name: nn.Parameter(torch.full((size,), 1.0)) for size, name in enumerate("abc", 1)})
     model["b"].requires_grad_(False)
     optimizer = torch.optim.AdamW([{"params": [model["c"]]}, {"params": [model["a"]], "weight_decay": 0.0}])

@@ -87,5 +87,5 @@ def test_a_folder_that_lacks_anything_is_not_taken(saved, tmp_path):
 
 def test_inspect_tells_what_there_is(saved, capsys):
     cli.main(["checkpoint", "inspect", str(saved[0] / "fsdp2.ckpt")])
-    told = capsys.readouterr().out
-    assert "complete, folder written by" in told and "step 3" in told and "left out: transformer" in told
+    printed = capsys.readouterr().out
+    assert "complete, folder written by" in printed and "step 3" in printed and "left out: transformer" in printed

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from mimdit.evaluation.metrics import psnr, ssim
+from mimdit.evaluation.metrics import identical, psnr, ssim
 
 
 def pair(size: int = 48, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,6 +39,12 @@ def test_what_rounds_to_the_same_bytes_is_identical():
     truth = torch.full((1, 3, 16, 16), 100 / 255)
     assert psnr(truth + 0.4 / 255, truth).item() == 100
     assert ssim(truth + 0.4 / 255, truth).item() == pytest.approx(1)
+
+
+def test_identical_is_by_image_and_by_bytes():
+    truth = torch.full((2, 3, 16, 16), 100 / 255)
+    images = truth + torch.tensor([0.4, 0.6])[:, None, None, None] / 255
+    assert identical(images, truth).tolist() == [True, False]
 
 
 def test_no_pair_is_better_than_identical():

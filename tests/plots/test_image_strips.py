@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimdit.plots.image_strips import Strip, draw_strips, square
+from mimdit.plots.image_strips import Strip, compare_with_truth, draw_strips, readable_group, square
 
 
 def test_square_keeps_the_bytes_of_the_centre():
@@ -29,3 +29,15 @@ def test_all_pictures_are_on_the_sheet():
 def test_an_empty_sheet_is_an_error():
     with pytest.raises(ValueError, match="no strip"):
         draw_strips([])
+
+
+def test_a_comparison_has_a_picture_and_a_caption_for_every_version_that_is_there():
+    truth = torch.full((3, 16, 16), 0.5)
+    images = {"input": truth, "estimate": None, "output": truth + 0.1}
+    strip = compare_with_truth("a", images, truth, 16, digits=1)
+    assert strip.captions == ["input  100.0 dB", "output  20.2 dB", "truth"] and len(strip.pictures) == 3
+    assert compare_with_truth("a", images, None, 16).captions == ["input", "output"]
+
+
+def test_readable_names():
+    assert readable_group("09Lowlight_Haze") == "Lowlight + Haze"

@@ -1,4 +1,4 @@
-"""Giving an image the colours of another."""
+"""Giving an image the colors of another."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def image(seed, height=40, width=30):
 
 
 @pytest.mark.parametrize("how", ["none", "wavelet", "adain"])
-def test_an_image_keeps_its_own_colours_where_they_are_the_references(how):
+def test_an_image_keeps_its_own_colors_where_they_are_the_references(how):
     own = image(0)
     torch.testing.assert_close(match_color(own.clone(), own, how), own)
 

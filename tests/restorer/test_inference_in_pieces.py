@@ -1,4 +1,4 @@
-"""Restoring in pieces against restoring in one."""
+"""Inference in pieces against inference in one."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_noise_is_that_of_the_whole_canvas():
 
 
 @pytest.mark.parametrize("tile", [None, 40])
-def test_a_batch_of_images_is_restored_as_each_alone(tile):
+def test_a_batch_is_restored_like_its_single_images(tile):
     model, batch = restorer(start="estimate", sigma_start=0.5), torch.cat([images(), images().flip(2)])
     together = model.restore(batch, seed=3, tile=tile)
     alone = torch.cat([model.restore(image[None], seed=3, tile=tile) for image in batch])
@@ -61,7 +61,7 @@ def test_what_fits_a_piece_is_not_cut(monkeypatch):
     assert torch.equal(model.restore(images(30, 30), tile=30), model.restore(images(30, 30)))
 
 
-def test_a_test_restores_large_images_in_pieces_if_it_is_told_to(monkeypatch):
+def test_a_test_restores_images_above_test_tile_in_pieces(monkeypatch):
     model = restorer()
     whole = model.test_step({"lq": images()}, 0)
     model.test_tile = 40

@@ -125,7 +125,7 @@ def test_it_moves_and_shows_its_progress(capsys):
     assert "2/2" in capsys.readouterr().err
 
 
-def test_mistakes_are_told():
+def test_errors_name_the_mistake():
     pipe = pipeline()
     with pytest.raises(ValueError, match="output_type 'jpeg' is unknown"):
         pipe(picture("L"), output_type="jpeg")

@@ -1,6 +1,5 @@
 """The experiment: what the restorer computes, trains, and restores."""
 
-import math
 from functools import partial
 
 import numpy as np
@@ -9,9 +8,9 @@ import torch
 
 from mimdit.backbone import LoRA
 from mimdit.backbone.prompts import write_prompts
-from mimdit.flow import keyed_generator
-from mimdit.restorer.padding import pad_by_reflection
-from mimdit.restorer.restorer import Restorer, estimate_loss
+from mimdit.core.rng import keyed_generator
+from mimdit.restorer.inference import pad_by_reflection
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing.routing import uniform_routing
 from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 from tests.tiny_training import gradients, train
@@ -30,7 +29,7 @@ def images(height=16, width=16, batch=2):
 
 
 def living(**options):
-    """A restorer with no zero-initialised layer left."""
+    """A restorer with no zero-initialized layer left."""
     restorer = tiny_restorer(**options)
     randomise(restorer.conditioner, 0)
     return restorer
@@ -86,23 +85,6 @@ def test_flow_loss_is_the_velocity_error_of_each_image_on_its_path(options, norm
     errors = torch.stack(errors)
     expected = errors.mean() if norm == "mse" else (errors + 1e-6).sqrt().mean()
     torch.testing.assert_close(restorer.flow_loss(degraded, clean, conditioning, batch["key"]), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_estimate_loss_is_charbonnier_plus_rmse_of_each_image():
-    estimate, clean = latents().double(), latents().flip(0).double()
-    difference = (estimate - clean).numpy()
-    charbonnier = np.sqrt(difference**2 + 1e-6).mean()
-    rmse = np.mean([np.sqrt((image**2).mean() + 1e-6) for image in difference])
-    assert float(estimate_loss(estimate, clean)) == pytest.approx(charbonnier + rmse, rel=1e-5)
-
-
-def test_estimate_loss_of_psnr_is_the_mean_of_the_images_own_and_levels_off_at_40_db():
-    clean = latents()
-    near, far = clean + 10 ** (-20 / 20), clean + 10 ** (-10 / 20)  # 20 and 10 dB
-    losses = [float(estimate_loss(images, clean, "psnr")) for images in (torch.cat([near[:1], far[1:]]), near, far)]
-    assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2)
-    assert (losses[2] - losses[1]) / 0.05 == pytest.approx(math.log(0.1004 / 0.0104))
-    assert float(estimate_loss(clean, clean, "psnr")) == pytest.approx(0.05 * math.log(4e-4))
 
 
 def test_total_loss_is_the_sum_of_those_logged_by_name():
@@ -210,7 +192,7 @@ def test_a_seed_is_reproducible_and_another_differs():
     first = restorer.restore(images(), seed=5)
     torch.manual_seed(123)
     assert torch.equal(restorer.restore(images(), seed=5), first)
-    torch.testing.assert_close(restorer.restore(images()[:1], seed=5), first[:1])  # neighbours in the batch change nothing
+    torch.testing.assert_close(restorer.restore(images()[:1], seed=5), first[:1])  # neighbors in the batch change nothing
     assert not torch.equal(restorer.restore(images(), seed=6), first)
 
 
@@ -318,6 +300,28 @@ def test_uniform_routing_weighs_all_alike():
 def test_a_wrong_start_is_named_with_its_remedy(options, words):
     with pytest.raises(ValueError, match=words):
         tiny_restorer().restore(images(), **options)
+
+
+@pytest.fixture
+def no_tiles(monkeypatch):
+    monkeypatch.setattr("mimdit.restorer.inference.tiled_velocity", lambda *_, **__: pytest.fail("it was tiled"))
+
+
+def test_what_fits_one_tile_does_not_go_through_the_tiler(no_tiles):
+    restorer = living(tile=32)
+    assert restorer.restore(images(32, 20)).isfinite().all()
+    with pytest.raises(pytest.fail.Exception, match="it was tiled"):
+        restorer.restore(images(33, 20))
+
+
+def test_training_never_tiles(no_tiles):
+    restorer = living(tile=16)
+    assert restorer.training_step(tiny_batch(2, 32), 0)["loss"].isfinite()
+
+
+def test_crops_beyond_the_backbones_positions_are_named():
+    with pytest.raises(ValueError, match="crops of 80x80 latent pixels exceed 64, the largest side .* train on smaller crops"):
+        living().training_step(tiny_batch(1, 80), 0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 16), (17, 33)])

@@ -1,4 +1,4 @@
-"""Telling the gates what is wrong with a picture."""
+"""Steering the gates by expert group and by degradation."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from mimdit.core.batch import ATOMS
 from mimdit.plots.gate_chart import expert_shares, gate_chart
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.steering import MeasuredGates, gains, parse_wishes
+from mimdit.restorer.steering import MeasuredGates, gains, parse_steer
 from tests.tiny_models import ARCHITECTURE, randomise, tiny_restorer
 
 GROUPS = ("spatial", "channel", "swin", "se")
@@ -24,7 +24,7 @@ def images(height=70, width=50):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def told(model, **settings):
+def restored(model, **settings):
     """The restored image and the routing."""
     seen = []
     return model.restore(images(), explain=seen.append, **settings), seen[0]
@@ -33,13 +33,13 @@ def told(model, **settings):
 @pytest.mark.parametrize("tile", [None, 40])
 def test_a_group_without_weight_takes_no_part_and_the_others_share_its_own(tile):
     model = restorer()
-    plain, routing = told(model, tile=tile)
-    steered, obeyed = told(model, tile=tile, steer={"channel": 0})
-    assert (obeyed.inter.weights[..., 1] == 0).all() and not torch.allclose(plain, steered, atol=1e-4)
+    plain, routing = restored(model, tile=tile)
+    steered, changed = restored(model, tile=tile, steer={"channel": 0})
+    assert (changed.inter.weights[..., 1] == 0).all() and not torch.allclose(plain, steered, atol=1e-4)
     expected = routing.inter.weights[0].clone()
     expected[:, 1] = 0
-    torch.testing.assert_close(obeyed.inter.weights[0], expected / expected.sum(dim=-1, keepdim=True))
-    unchanged, _ = told(model, tile=tile, steer={"channel": 1.0})
+    torch.testing.assert_close(changed.inter.weights[0], expected / expected.sum(dim=-1, keepdim=True))
+    unchanged, _ = restored(model, tile=tile, steer={"channel": 1.0})
     torch.testing.assert_close(unchanged, plain)
 
 
@@ -83,20 +83,20 @@ def test_measured_gates_are_means_over_images_with_one_degradation_and_travel_wi
         (dict.fromkeys(GROUPS, 0), "steer leaves no group at all"),
     ],
 )
-def test_what_cannot_be_steered_is_told(steer, words):
+def test_errors_name_what_cannot_be_steered(steer, words):
     with pytest.raises(ValueError, match=words):
-        restorer().check_settings(steer=steer)
+        restorer().sampling_settings(steer=steer)
 
 
-def test_wishes_are_read():
-    assert parse_wishes("haze=0, channel=2.5") == {"haze": 0.0, "channel": 2.5}
+def test_factors_are_parsed():
+    assert parse_steer("haze=0, channel=2.5") == {"haze": 0.0, "channel": 2.5}
     for text in ("haze", "haze=much", ""):
         with pytest.raises(ValueError, match="cannot be read; write name=value"):
-            parse_wishes(text)
+            parse_steer(text)
 
 
 def test_the_chart_shows_shares_that_make_a_whole():
-    _, routing = told(restorer())
+    _, routing = restored(restorer())
     shares = expert_shares(routing)
     assert shares.shape == (2, 4, 3)
     torch.testing.assert_close(shares.sum(dim=(1, 2)), torch.ones(2))

@@ -1,4 +1,4 @@
-"""Tiles: where they lie, how they blend, and what steers them."""
+"""Tiles: their places, their blending, and their residuals."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.tiny_models import tiny_backbone, tiny_restorer
 
 
 class Stub:
-    """A backbone whose velocity is a function of each pixel and token alone; it remembers the tiles it saw."""
+    """A backbone whose velocity depends on each pixel and token only; it records its tiles."""
 
     token_patch = 4
 
@@ -31,7 +31,7 @@ def random(*shape):
 
 @pytest.mark.parametrize("size", [(40, 72), (64, 20), (36, 36)])
 @pytest.mark.parametrize("overlap", [0, 4, 10, 28])
-def test_a_velocity_of_each_pixel_alone_comes_out_as_without_tiles(size, overlap):
+def test_a_pixelwise_velocity_is_the_same_without_tiles(size, overlap):
     latents, sigma = random(2, 3, *size), torch.tensor([0.2, 0.9])
     residuals = [random(2, size[0] // 4 * (size[1] // 4), 5) * scale for scale in (1, 2)]
     stub = Stub()
@@ -72,7 +72,7 @@ def test_tiles_blend_gradually():
 
 @pytest.mark.parametrize("patch", [1, 2, 8])
 @pytest.mark.parametrize("overlap", [0, 8, 9, 24])
-def test_starts_cover_all_and_overlap_as_much_as_asked(patch, overlap):
+def test_starts_cover_all_and_overlap_enough(patch, overlap):
     tile = 32
     for size in range(patch * (40 // patch), 300, patch):
         starts = tile_starts(size, tile, overlap, patch)

@@ -155,7 +155,7 @@ def test_a_weight_of_zero_computes_nothing(name, monkeypatch):
     assert set(losses(routing(), **ALL | {name: 0.0})) == set(ALL) - {name}
 
 
-def test_active_says_whether_any_loss_is_on():
+def test_active_is_true_if_any_loss_is_on():
     assert RoutingBalance().active and not RoutingBalance(balance=0, z=0, importance=0).active
 
 

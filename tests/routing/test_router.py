@@ -37,7 +37,7 @@ def test_everything_is_fp32_under_bf16_autocast():
 
 
 @pytest.mark.parametrize("top_k", [2, 3])
-def test_the_most_probable_are_kept_and_renormalised(top_k):
+def test_the_most_probable_are_kept_and_renormalized(top_k):
     gates = Router(6, 4, top_k=top_k)(features())
     for row in range(5):
         probs = gates.probs[row].detach().numpy()

@@ -18,6 +18,12 @@ def test_stack_adds_an_axis_in_front():
     assert torch.equal(stacked.weights[1], record().inter.weights)
 
 
+def test_unbind_undoes_stack():
+    gates = [decide(torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)), 2) for seed in (0, 1)]
+    for back, own in zip(Gates.stack(gates).unbind(), gates, strict=True):
+        assert all(torch.equal(getattr(back, name), getattr(own, name)) for name in ("logits", "probs", "indices", "weights"))
+
+
 def test_detach_leaves_the_graph_and_changes_no_value():
     routing = record()
     assert routing.intra.weights.requires_grad

@@ -140,7 +140,7 @@ def test_an_expert_for_each_degradation_is_full_information():
     assert statistics.information_MG.item() == pytest.approx(1)
 
 
-def test_one_class_alone_tells_nothing():
+def test_one_class_has_no_information():
     statistics = utilization(counted((chosen_routing([0, 1, 2], 3), hot(*["haze"] * 3))))
     assert statistics.information_MG.item() == 0 and statistics.chance_MG.item() == 0
 

@@ -1,4 +1,4 @@
-"""A Slurm of its own on this machine: munged, slurmctld and two slurmd under a temporary folder, which know nothing of a real cluster.
+"""A Slurm of its own on this machine: munged, slurmctld and two slurmd under a temporary folder, independent of any real cluster.
 
 Configuration, munge socket and key, state, spool, logs, pids and ports are its own, and it ends only the processes that it started.
 """
@@ -70,7 +70,7 @@ def what_is_missing() -> list[str]:
 
 
 class Cluster:
-    """Two virtual nodes, n1 and n2, of 8 processors each as far as Slurm knows."""
+    """Two virtual nodes, n1 and n2, of 8 processors each as configured in Slurm."""
 
     def __init__(self) -> None:
         # munge's socket may have 107 characters, so not in pytest's folder
@@ -116,7 +116,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __call__(self, program: str, *options: object) -> str:
-        """What one of Slurm's commands says.
+        """Return the output of a Slurm command.
 
         Raises:
             RuntimeError: It failed.

@@ -32,7 +32,7 @@ SMALL = ("--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1")
 PATIENCE = 400
 """Seconds for a start, on a machine that does other things too."""
 HANGS = 60
-"""Seconds after which ranks that were told to stop are said to hang."""
+"""Seconds after a stop signal from which ranks count as hung."""
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ class Job:
         try:
             self.cluster.wait(what, condition, seconds)
         except TimeoutError as error:
-            raise AssertionError(f"{error}; the job says:\n{self.said()}") from error
+            raise AssertionError(f"{error}; log of the job:\n{self.log()}") from error
 
-    def said(self) -> str:
+    def log(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
 
     def progress(self, name: str = "step") -> tuple[int, int]:
@@ -74,7 +74,7 @@ class Job:
 
     def wait_for_step(self, start: int, step: int, name: str = "step") -> None:
         self.wait(f"start {start} to reach step {step}", lambda: self.progress(name) >= (start, step))
-        assert self.progress(name)[0] == start, self.said()
+        assert self.progress(name)[0] == start, self.log()
 
     def wait_for_requeue(self, count: int) -> None:
         """Until Slurm has it in the queue again, with every process of the old start gone."""
@@ -99,7 +99,7 @@ def training(cluster: Cluster, folder: Path, *options: object, site: dict | None
 def uninterrupted(cluster, tmp_path_factory) -> dict[int, float]:
     """Losses of the run that nobody stops."""
     job = training(cluster, tmp_path_factory.mktemp("whole"), steps=4 * ROUNDS + 4, seconds=0, validate=5)
-    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert job.wait_for_end() == "COMPLETED", job.log()
     return {"loss": logged(job.folder), "psnr": logged(job.folder, "val/psnr_output")}
 
 
@@ -111,14 +111,14 @@ def test_a_signal_saves_requeues_and_resumes(cluster, tmp_path, uninterrupted, s
     for start in range(ROUNDS):
         job.wait_for_step(start, at + 2)
         time.sleep(random.uniform(0, 1))
-        told = time.monotonic()
+        sent = time.monotonic()
         cluster("scancel", "--signal=USR1", job.number)
         job.wait_for_requeue(start + 1)
         at = job.progress()[1]
-        print(f"{strategy}: stopped after step {at}, in the queue again after {time.monotonic() - told:.1f} s")
-        assert f"step={at:07d}.ckpt" in job.saved() and "left with code 85" in job.said()
+        print(f"{strategy}: stopped after step {at}, in the queue again after {time.monotonic() - sent:.1f} s")
+        assert f"step={at:07d}.ckpt" in job.saved() and "exited with code 85" in job.log()
         at = min(at, steps - 3)
-    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert job.wait_for_end() == "COMPLETED", job.log()
     assert cluster.shown(job.number, "Restarts") == str(ROUNDS)
     losses, psnr = logged(tmp_path), logged(tmp_path, "val/psnr_output")
     assert sorted(losses) == list(range(steps)) and sorted(psnr) == sorted(uninterrupted["psnr"])
@@ -132,10 +132,10 @@ def test_requeued_by_the_administrator_then_a_node_lost_then_a_step_cancelled(cl
     cluster("scontrol", "requeue", job.number)
     job.wait_for_requeue(1)
     at = job.progress()[1]
-    assert "left with code 143" in job.said() and f"step={at:07d}.ckpt" in job.saved()  # saved though it was not due
+    assert "exited with code 143" in job.log() and f"step={at:07d}.ckpt" in job.saved()  # saved though it was not due
 
     job.wait_for_step(1, at + 3)
-    assert f"from the checkpoint at {tmp_path}/checkpoints/step={at:07d}.ckpt" in job.said()
+    assert f"from the checkpoint at {tmp_path}/checkpoints/step={at:07d}.ckpt" in job.log()
     cluster.lose_node("n2")
     job.wait_for_requeue(2)
     cluster.start_node("n2")
@@ -143,9 +143,9 @@ def test_requeued_by_the_administrator_then_a_node_lost_then_a_step_cancelled(cl
     newest = max(job.saved())
 
     job.wait_for_step(2, 1)
-    assert f"from the checkpoint at {tmp_path}/checkpoints/{newest}" in job.said()
+    assert f"from the checkpoint at {tmp_path}/checkpoints/{newest}" in job.log()
     cluster("scancel", f"{job.number}.0")
-    assert job.wait_for_end(HANGS) == "FAILED" and cluster.shown(job.number, "Restarts") == "2", job.said()
+    assert job.wait_for_end(HANGS) == "FAILED" and cluster.shown(job.number, "Restarts") == "2", job.log()
 
 
 def test_signals_before_python_and_while_it_imports_requeue_under_the_cap(cluster, tmp_path):
@@ -158,13 +158,13 @@ def test_signals_before_python_and_while_it_imports_requeue_under_the_cap(cluste
     job.wait("a task", (tmp_path / "early").exists)
     cluster("scancel", "--signal=USR1", job.number)
     job.wait_for_requeue(1)
-    assert "left with code 138" in job.said()
+    assert "exited with code 138" in job.log()
 
     job.wait("both to hold the signals", lambda: holding(tmp_path) == 2)
-    assert "GLOBAL_RANK" not in job.said()  # it still imports
+    assert "GLOBAL_RANK" not in job.log()  # it still imports
     cluster("scancel", "--signal=USR1", job.number)
     assert job.wait_for_end() == "FAILED" and job.progress() == (-1, -1)
-    assert "left with code 85" in job.said() and "MIMDIT_MAX_RESTARTS=1 is reached" in job.said()
+    assert "exited with code 85" in job.log() and "MIMDIT_MAX_RESTARTS=1 is reached" in job.log()
     assert cluster.shown(job.number, "Restarts") == "1"
 
 
@@ -183,13 +183,13 @@ def holding(folder: Path) -> int:
 
 def test_the_time_limit(cluster, tmp_path):
     job = training(cluster, tmp_path, steps=1000, seconds=0.5, sbatch=("--time=2", "--signal=USR1@60"))
-    job.wait("the signal", lambda: "left with code" in job.said(), 180)
+    job.wait("the signal", lambda: "exited with code" in job.log(), 180)
     job.wait_for_requeue(1)
-    assert "left with code 85" in job.said()
+    assert "exited with code 85" in job.log()
     at = max(0, job.progress()[1])
     job.wait_for_step(1, at + 1)
     cluster("scancel", job.number)
-    assert job.wait_for_end(HANGS) == "CANCELLED" and "left with code 143" in job.said()
+    assert job.wait_for_end(HANGS) == "CANCELLED" and "exited with code 143" in job.log()
 
 
 def test_a_sweep_is_an_array_of_runs_that_requeue_by_themselves(cluster, tmp_path):
@@ -212,7 +212,7 @@ def test_a_sweep_is_an_array_of_runs_that_requeue_by_themselves(cluster, tmp_pat
     job.wait_for_requeue(1)
     job.wait("both to end", lambda: not cluster("squeue", "-h", "-j", whole))
     for name in ("one", "two"):
-        assert sorted(logged(tmp_path / "runs" / name)) == list(range(14)), job.said()
+        assert sorted(logged(tmp_path / "runs" / name)) == list(range(14)), job.log()
     assert cluster.shown(f"{whole}_0", "Restarts") == "0" and cluster.shown(last, "Restarts") == "1"
 
 
@@ -228,10 +228,10 @@ def test_shards_in_an_array_and_an_evaluation(cluster, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mimdit", "shards", "finalise", tmp_path / "shards"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and (tmp_path / "shards" / "index.json").exists(), done.stderr + job.said()
+    assert done.returncode == 0 and (tmp_path / "shards" / "index.json").exists(), done.stderr + job.log()
 
     (tmp_path / "run").mkdir()
     config = write_experiment(tmp_path / "run", steps=1)
     options = ("--config", config, "--data.init_args.test", tmp_path / "shards")
     job = Job(cluster, tmp_path, "evaluate", *options, sbatch=SMALL)
-    assert job.wait_for_end() == "COMPLETED" and "test/psnr_output" in job.said(), job.said()
+    assert job.wait_for_end() == "COMPLETED" and "test/psnr_output" in job.log(), job.log()

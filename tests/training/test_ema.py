@@ -36,6 +36,19 @@ def test_it_averages_what_trains_and_nothing_else():
     assert not any(parameter.requires_grad for parameter in ema.parameters())
 
 
+def test_restarted_it_is_what_is_live():
+    net = model()
+    ema = ExponentialMovingAverage(net)
+    with torch.no_grad():
+        net[1].weight.add_(1)
+    live = values(net)
+    ema.restart()
+    assert all(torch.equal(average, live[name.replace("/", ".")]) for name, average in ema.average.items())
+    assert all(torch.equal(tensor, live[name]) for name, tensor in values(net).items())
+    ema.update(0)
+    assert torch.equal(net[1].weight, live["1.weight"])  # a copy, not the same memory
+
+
 def test_adopted_the_average_is_live_and_stays_the_average():
     net = model()
     ema = ExponentialMovingAverage(net)
@@ -59,10 +72,23 @@ def test_swap_exchanges_and_is_its_own_inverse():
     ema.swap()
     assert torch.equal(net[0].weight, start["0.weight"]) and torch.equal(ema.average["0/weight"], live["0.weight"])
     assert torch.equal(net[0].bias, live["0.bias"])  # does not train: not swapped
-    assert [parameter.data_ptr() for parameter in net.parameters()] == pointers  # in place: optimisers keep their parameters
+    assert [parameter.data_ptr() for parameter in net.parameters()] == pointers  # in place: optimizers keep their parameters
     ema.swap()
     assert all(torch.equal(value, live[name]) for name, value in values(net).items())
     assert all(torch.equal(value, average[name]) for name, value in values(ema).items())
+
+
+def test_the_live_weights_are_the_average_inside_the_context_and_come_back_after_an_error():
+    net = model()
+    ema = ExponentialMovingAverage(net)
+    start = values(net)
+    with torch.no_grad():
+        net[0].weight.add_(1)
+    live = values(net)
+    with pytest.raises(OSError, match="full"), ema.averaged():
+        assert torch.equal(net[0].weight, start["0.weight"]) and not torch.equal(net[0].weight, live["0.weight"])
+        raise OSError("full")
+    assert all(torch.equal(value, live[name]) for name, value in values(net).items())
 
 
 def test_as_a_sub_module_it_does_not_list_the_model_twice():

@@ -1,12 +1,14 @@
-"""The four heterogeneous kinds of experts. Each module holds a whole stack of E sub-experts of its kind.
+"""The four kinds of experts (paper: heterogeneous experts). Each module is a stack of E sub-experts of its kind.
 
-Contract: ``Kind(dim, hidden, num_experts, shift)`` and ``forward(images [B, C, H, W], rows, weights_BK) -> [B, C, H, W]``, the sum of
-the K sub-experts that ``rows`` (see `mimdit.conditioner.dispatch`) names for each image, times their gates. Sub-experts that no image chose
-do not touch the output.
+Contract of a kind:
 
-What a kind reads of the whole image is also to be had piece by piece: ``statistics(images, rows, piece)`` is the share of one piece, as
-a tuple of tensors, empty where a kind reads nothing; their sums over all pieces are what ``forward(…, statistics)`` takes in place of its
-own.
+- ``Kind(dim, hidden, num_experts, shift)`` constructs it.
+- ``forward(images [B, C, H, W], rows, weights_BK) -> [B, C, H, W]`` is the sum over the K sub-experts of each image, as listed in ``rows``
+  (`mimdit.conditioner.dispatch`), weighted by their gates. Sub-experts that no image chose do not change the output.
+- ``statistics(images, rows, piece)`` is the contribution of one piece to the global statistics that the kind reads, a tuple of tensors,
+  empty if it reads none. ``forward(…, statistics)`` takes their sums over all pieces instead of computing them from ``images``.
+
+Shape legend: B images, C channels, E sub-experts, K chosen, R = B * K rows, h inner channels of one sub-expert, N positions.
 """
 
 from mimdit.conditioner.experts.channel import ChannelAttention

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: a local filter whose channels are scaled by what the whole image looks like."""
+"""Squeeze-and-excitation: a local filter whose channels are scaled by global channel means."""
 
 import torch
 from torch import nn
@@ -23,13 +23,13 @@ class SqueezeExcitation(nn.Module):
         self.out = StackedPointwise(num_experts, hidden, dim)
 
     def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
-        """Means of the gated channels ``[R, h]``."""
+        """Return the piece's contribution to the means of the gated channels, ``[R, h]``."""
         return (piece.own(self._gated(images, rows)).float().sum(dim=(2, 3)) / (piece.down.whole * piece.across.whole),)
 
     def forward(
         self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
     ) -> torch.Tensor:
-        """See the contract in `mimdit.conditioner.experts`."""
+        """Compute the weighted sum of the chosen sub-experts; see `mimdit.conditioner.experts`."""
         gated = self._gated(images, rows)
         pooled = (gated.mean(dim=(2, 3)) if statistics is None else statistics[0].to(gated.dtype))[..., None]
         squeeze, excite = (pick(stack, rows.indices_R).to(pooled.dtype) for stack in (self.squeeze_EOI, self.excite_EOI))

@@ -1,18 +1,18 @@
-"""Spatial attention: every position looks at the whole image."""
+"""Spatial attention: every position attends to the whole image."""
 
 import torch
 from torch import nn
 
 from mimdit.conditioner.dispatch import Rows
-from mimdit.conditioner.experts.attention import attend
 from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedPointwise
 
 
 class SpatialAttention(nn.Module):
-    """Global attention from each position to a pooled grid of the image (paper: spatial attention expert; the pooling is ours).
+    """Global attention from each position to a pooled grid of the image (paper: spatial attention expert).
 
-    Keys and values come from an 8x8 average-pooled grid, so the cost is linear in the number of positions.
+    Keys and values are computed on an 8x8 average-pooled grid, so the cost is linear in the number of positions. The pooling is not in the
+    paper.
     """
 
     grid = 8
@@ -24,7 +24,7 @@ class SpatialAttention(nn.Module):
         self.out = StackedPointwise(num_experts, hidden, dim)
 
     def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
-        """The pooled grid ``[B, C, 8, 8]``; the grid divides the height and width of the whole."""
+        """Return the piece's contribution to the pooled grid ``[B, C, 8, 8]``; 8 divides height and width of the whole image."""
         total = piece.own(images).float()
         for axis, span in ((3, piece.across), (2, piece.down)):
             side = span.whole // self.grid
@@ -36,9 +36,29 @@ class SpatialAttention(nn.Module):
     def forward(
         self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
     ) -> torch.Tensor:
-        """See the contract in `mimdit.conditioner.experts`."""
+        """Compute the weighted sum of the chosen sub-experts; see `mimdit.conditioner.experts`."""
         pooled = nn.functional.adaptive_avg_pool2d(images, self.grid) if statistics is None else statistics[0].to(images.dtype)
         query = self.query.fan_out(images, rows).flatten(2)
         key, value = self.key_value.fan_out(pooled, rows).flatten(2).chunk(2, dim=1)
         attended = attend(query, key, value)
         return self.out.fan_in(attended.unflatten(2, images.shape[2:]), rows, weights_BK)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``softmax(query^T key / sqrt(d) + bias) value`` for channel-major queries, keys and values.
+
+    Written out: for at most some hundred keys the explicit matrix is cheaper than a fused kernel. Under autocast the softmax is in fp32.
+
+    Args:
+        query: Queries ``[..., d, N]``.
+        key: Keys ``[..., d, S]``.
+        value: Values ``[..., d, S]``.
+        bias: Added to the scores; broadcasts to ``[..., N, S]``.
+
+    Returns:
+        The attended values ``[..., d, N]``.
+    """
+    scores = (query * query.shape[-2] ** -0.5).transpose(-1, -2) @ key
+    if bias is not None:
+        scores = scores + bias
+    return value @ scores.softmax(dim=-1).to(value.dtype).transpose(-1, -2)

@@ -1,18 +1,18 @@
-"""Swin: attention inside windows, shifted in every second block."""
+"""Swin: attention inside windows, which are shifted in every second block."""
 
 import torch
 from torch import nn
 
 from mimdit.conditioner.dispatch import Rows
-from mimdit.conditioner.experts.attention import attend
+from mimdit.conditioner.experts.spatial import attend
 from mimdit.conditioner.piece import Piece
 from mimdit.conditioner.stacked import StackedPointwise, pick
 
 
 class SwinAttention(nn.Module):
-    """(Shifted-)window self-attention with a relative position bias per sub-expert (paper: Swin expert; arXiv 2103.14030 §3.2).
+    """Window or shifted-window self-attention with a relative position bias (paper: Swin expert; arXiv 2103.14030 §3.2).
 
-    The height and width of what it is given must be multiples of the window of 8 positions.
+    Height and width of the input must be multiples of the window, 8 positions.
     """
 
     window = 8
@@ -26,13 +26,17 @@ class SwinAttention(nn.Module):
         self.register_buffer("position_NN", _relative_positions(self.window), persistent=False)
 
     def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
-        """None: a window is all that it sees."""
+        """Return no statistics: the attention is local to a window."""
         return ()
 
     def forward(
         self, images: torch.Tensor, rows: Rows, weights_BK: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None
     ) -> torch.Tensor:
-        """See the contract in `mimdit.conditioner.experts`. Raises ValueError where the window does not divide the size."""
+        """Compute the weighted sum of the chosen sub-experts; see `mimdit.conditioner.experts`.
+
+        Raises:
+            ValueError: Height or width is not a multiple of the window.
+        """
         height, width = images.shape[2:]
         if height % self.window or width % self.window:
             raise ValueError(f"{height}x{width} positions do not divide into windows of {self.window}; pad it as Restorer.restore does")
@@ -54,16 +58,16 @@ class SwinAttention(nn.Module):
 
 
 def _relative_positions(window: int) -> torch.Tensor:
-    """Index of the relative offset of every pair of positions in a window, ``[window^2, window^2]``."""
+    """Return the index of the relative offset of every pair of positions in a window, ``[window^2, window^2]``."""
     grid = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
     offset = grid[:, :, None] - grid[:, None, :] + window - 1
     return offset[0] * (2 * window - 1) + offset[1]
 
 
 def _shift_mask(down: int, across: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
-    """A large negative number between positions that only the cyclic shift brought together.
+    """Return a large negative bias between positions that are neighbors only because of the cyclic shift, else 0.
 
-    ``[1, down, across, window^2, window^2]``, to be added to the scores of every row.
+    Shape ``[1, down, across, window^2, window^2]``, to be added to the scores of every row.
     """
     strips = []
     for count in (down, across):

@@ -1,4 +1,4 @@
-"""Image quality as papers report it: which metrics there are, which weights they need, and scoring through pyiqa."""
+"""Image quality metrics as papers report them: the list of metrics, their weight files, and scoring through pyiqa."""
 
 from mimdit.evaluation.iqa.metric import DEFAULT_METRICS, METRICS, Metric, metrics_named
 from mimdit.evaluation.iqa.scorer import Scorer

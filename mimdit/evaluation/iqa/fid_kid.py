@@ -1,4 +1,4 @@
-"""FID and KID: distances between the restored images of a benchmark and their truths, as sets, by Inception features."""
+"""FID and KID: distances between the restored images of a test set and their truths, as sets of Inception features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from mimdit.evaluation.iqa.scorer import quietly
 
 SIDE = 299
-"""Pixels of a side that Inception sees."""
+"""Side in pixels of Inception's input."""
 
 SUBSET, SUBSETS = 100, 100
-"""Images a subset that KID compares, at most, and how many subsets."""
+"""Most images in a subset that KID compares, and the number of subsets."""
 
-
-_ALONE = {"sync_on_compute": False}  # the features of all ranks are here, and here alone
+_LOCAL = {"sync_on_compute": False}  # the features of all ranks have been gathered on this one
 
 
 class InceptionFeatures:
-    """Features ``[2048]`` of single images, with the weights and the resizing of clean-fid, as pyiqa's ``fid`` has them."""
+    """Inception features ``[2048]`` of single images, with the weights and the resizing of clean-fid, as in pyiqa's ``fid``."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         from pyiqa.archs.inception import InceptionV3
@@ -35,7 +34,7 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> np.ndarray:
-        """fp32 ``[2048]`` of ``[1, 3, H, W]`` in 0..1, of the values that an 8-bit file would hold."""
+        """Return fp32 ``[2048]`` of an image ``[1, 3, H, W]`` in 0..1, of the values that an 8-bit file would hold."""
         planes = (image[0].detach().float().cpu().clamp(0, 1) * 255).round().numpy()
         resized = [np.asarray(Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).clip(0, 255) for plane in planes]
         batch = (torch.from_numpy(np.stack(resized))[None].to(self.device) - 128) / 128
@@ -44,7 +43,7 @@ class InceptionFeatures:
 
 
 def set_distances(names: Iterable[str], images: np.ndarray, truths: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Distances between two sets of features ``[N, F]``, through torchmetrics.
+    """Return FID and KID between two sets of features ``[N, F]``, computed by torchmetrics, and a reason for each that is None.
 
     FID (arXiv 1706.08500) is in double precision. KID (arXiv 1801.01401) is the mean over 100 subsets of at most 100 images, drawn with a
     fixed seed. Both mean little over few images: FID's covariance has full rank from 2,049 on.
@@ -56,7 +55,7 @@ def set_distances(names: Iterable[str], images: np.ndarray, truths: np.ndarray) 
             scores[name], notes[name] = None, "needs at least two images"
             continue
         given = _Given(images.shape[1])
-        metric = FrechetInceptionDistance(given, **_ALONE) if name == "fid" else _kid(given, min(SUBSET, len(images)))
+        metric = FrechetInceptionDistance(given, **_LOCAL) if name == "fid" else _kid(given, min(SUBSET, len(images)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             metric.update(torch.from_numpy(truths), real=True)
@@ -67,7 +66,7 @@ def set_distances(names: Iterable[str], images: np.ndarray, truths: np.ndarray) 
 
 
 class _Given(torch.nn.Identity):
-    """Stands where torchmetrics would compute features."""
+    """Identity in the place where torchmetrics would compute features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -75,5 +74,5 @@ class _Given(torch.nn.Identity):
 
 
 def _kid(features: torch.nn.Module, subset: int) -> KernelInceptionDistance:
-    with warnings.catch_warnings(action="ignore"):  # that features take memory
-        return KernelInceptionDistance(features, subsets=SUBSETS, subset_size=subset, **_ALONE)
+    with warnings.catch_warnings(action="ignore"):  # of the memory that features take
+        return KernelInceptionDistance(features, subsets=SUBSETS, subset_size=subset, **_LOCAL)

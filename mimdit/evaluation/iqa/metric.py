@@ -1,4 +1,4 @@
-"""Which metrics there are: pyiqa's by pyiqa's names, and variants of them that say in their names what differs."""
+"""The metrics: pyiqa's by pyiqa's names, variants whose names say what differs, and PSNR and SSIM of our own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ ALIGNED = "_aligned"
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of single images, or, with ``of_sets``, of two sets of images.
+    """A metric of single images or of two sets of images.
 
-    ``pyiqa`` is the name it is created by there, with ``options`` in place of its defaults; ``least`` the pixels of an image's shorter side
-    that it needs; ``weights`` make the files it loads.
+    Attributes:
+        name: Its name in configs and results.
+        pyiqa: The name that pyiqa creates it by; empty where it is not pyiqa's.
+        reference: If true, it compares with a ground truth.
+        options: Options in place of pyiqa's defaults.
+        least: Least pixels of an image's shorter side.
+        weights: Functions that return the files it loads.
+        lower_better: If true, lower is better.
+        of_sets: If true, it compares two sets of images.
     """
 
     name: str
@@ -35,11 +42,11 @@ class Metric:
 
     @property
     def files(self) -> list[WeightFile | HubFile]:
-        """The weight files, which may be missing."""
+        """Weight files that it loads, present or missing."""
         return [make() for make in self.weights]
 
     def problem(self) -> str | None:
-        """What is missing, in one line; None where it is ready."""
+        """Return what is missing, in one line; None where it is ready."""
         found = [problem for file in self.files if (problem := file.problem()) is not None]
         return "; ".join(found) or None
 
@@ -49,9 +56,11 @@ def _pyiqa(*names: str) -> tuple[Callable[[], WeightFile], ...]:
 
 
 _VIT = "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"
-"""What MANIQA loads before its own weights replace it."""
+"""Backbone that MANIQA loads before its own weights replace it."""
 
 _KNOWN = (
+    Metric("psnr_rgb", "", True),
+    Metric("ssim_rgb", "", True, least=11),
     Metric("psnr", "psnr", True),
     # pyiqa's luma is YIQ's, over the full range; MATLAB's and most papers' is YCbCr's, over 16..235, and 1.3 dB higher.
     Metric("psnry", "psnry", True),
@@ -59,6 +68,11 @@ _KNOWN = (
     Metric("ssim", "ssim", True, least=11),
     Metric("ssimc", "ssimc", True, least=11),
     Metric("ssim_ycbcr", "ssim", True, {"color_space": "ycbcr"}, least=11),
+    Metric("ms_ssim", "ms_ssim", True, least=161),  # the smallest of its five scales must hold a window of 11 pixels
+    Metric("gmsd", "gmsd", True, least=2, lower_better=True),
+    Metric("fsim", "fsim", True, least=2),
+    Metric("vif", "vif", True, least=33),
+    Metric("nlpd", "nlpd", True, least=2, lower_better=True),
     Metric(
         "lpips", "lpips", True, least=31, lower_better=True,
         weights=(partial(of_torchvision, "alexnet"), *_pyiqa("LPIPS_v0.1_alex-df73285e.pth")),
@@ -73,6 +87,7 @@ _KNOWN = (
     ),
     Metric("niqe", "niqe", False, least=96, lower_better=True, weights=_pyiqa("niqe_modelparameters.mat")),
     Metric("niqe_matlab", "niqe_matlab", False, least=96, lower_better=True, weights=_pyiqa("niqe_matlab_params.mat")),
+    Metric("piqe", "piqe", False, least=8, lower_better=True),
     Metric("liqe", "liqe", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_koniq.pt"))),
     Metric("liqe_mix", "liqe_mix", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_mix.pt"))),
     Metric("musiq", "musiq", False, weights=_pyiqa("musiq_koniq_ckpt-e95806b9.pth")),
@@ -92,17 +107,17 @@ _KNOWN = (
 )  # fmt: skip
 
 METRICS = {metric.name: metric for metric in _KNOWN}
-"""By name, but for variants: a full-reference one takes the suffix `GT_MEAN`, psnr and ssim also `ALIGNED`."""
+"""Metrics by name, without variants: a full-reference one takes the suffix `GT_MEAN`, psnr and ssim also `ALIGNED`."""
 
 DEFAULT_METRICS = (
-    "psnr", "psnry", "psnr_ycbcr", "ssim", "ssimc", "lpips", "dists",
-    "niqe", "liqe", "musiq", "clipiqa", "clipiqa+_vitL14_512", "maniqa-pipal",
+    "psnr", "psnry", "psnr_ycbcr", "ssim", "ssimc", "ms_ssim", "gmsd", "fsim", "vif", "nlpd", "lpips", "dists",
+    "piqe", "niqe", "liqe", "musiq", "clipiqa", "clipiqa+_vitL14_512", "maniqa-pipal",
 )  # fmt: skip
-"""What is scored where nothing else is asked for."""
+"""Metrics that are scored by default."""
 
 
 def metrics_named(names: Iterable[str]) -> list[Metric]:
-    """The metrics of these names, each once.
+    """Return the metrics of these names, each once.
 
     Raises:
         ValueError: A name is not known.

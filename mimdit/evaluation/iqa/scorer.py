@@ -1,4 +1,4 @@
-"""Scoring images through pyiqa, so that numbers are pyiqa's own."""
+"""Scoring of single images: metrics of pyiqa give pyiqa's own numbers; pyiqa is imported when the first of them is loaded."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from huggingface_hub import constants
 
 from mimdit.evaluation.iqa.metric import ALIGNED, GT_MEAN, Metric, metrics_named
 from mimdit.evaluation.iqa.protocols import NotAlignedError, aligned_scores, match_mean
+from mimdit.evaluation.metrics import psnr, ssim
 
-Scores = tuple[dict[str, float | None], dict[str, str]]
-"""A number or None for each metric, and the reason for each None."""
+_OWN = {"psnr_rgb": psnr, "ssim_rgb": ssim}
+"""Metrics that are not pyiqa's, by name; they round to 8 bits in any case."""
 
 
 class Scorer:
     """Metrics of single images, loaded once.
 
-    Nothing is downloaded: a metric whose weights are missing is left out, and ``missing`` says what it needs.
+    Nothing is downloaded: a metric whose weights are missing is left out, and ``missing`` names the files it needs.
 
     Args:
-        names: Metrics, as in `mimdit.evaluation.iqa.METRICS` and its variants; those of sets are not for here.
-        device: Where to score.
-        floats: Score what the model returned, clamped to 0..1; by default what an 8-bit file of it would hold, round(clamp x 255).
-        without: Metrics to leave out with their reasons, such as those that another rank lacks.
+        names: Metrics, as in `mimdit.evaluation.iqa.METRICS` and its variants; those of sets are ignored.
+        device: Device of the metrics' models.
+        floats: If true, score the values that the model returned, clamped to 0..1; else those that an 8-bit file would hold,
+            round(clamp x 255).
+        without: Metrics to leave out with their reasons, such as those whose weights another rank lacks.
 
     Raises:
         ValueError: A name is not known.
@@ -46,21 +48,26 @@ class Scorer:
                 self._model(metric)
 
     @torch.no_grad()
-    def score(self, image: torch.Tensor, truth: torch.Tensor | None = None, names: Iterable[str] | None = None) -> Scores:
+    def score(
+        self, image: torch.Tensor, truth: torch.Tensor | None = None, names: Iterable[str] | None = None
+    ) -> tuple[dict[str, float | None], dict[str, str]]:
         """Score one image.
 
         Args:
             image: ``[1, 3, H, W]`` in 0..1; values outside are clamped.
             truth: The same, or None where there is none.
-            names: Those of the metrics to score; None is all.
+            names: Metrics to score; None is all.
+
+        Returns:
+            A number or None for each metric, and the reason for each None.
 
         Raises:
-            ValueError: The truth has another shape, or the image has values that are no numbers.
+            ValueError: The truth has another shape, or the image has values that are not finite.
         """
         if truth is not None and truth.shape != image.shape:
             raise ValueError(f"an image of shape {list(image.shape)} and a truth of {list(truth.shape)} cannot be compared")
         if not image.isfinite().all():
-            raise ValueError("an image to score has values that are no numbers: the model returned them")
+            raise ValueError("an image to score has values that are not finite: the model returned them")
         image, truth = (None if each is None else self.as_scored(each) for each in (image, truth))
         wanted = None if names is None else set(names)
         scores: dict[str, float | None] = {}
@@ -74,7 +81,7 @@ class Scorer:
         return scores, notes
 
     def as_scored(self, image: torch.Tensor) -> torch.Tensor:
-        """The fp32 values that are scored of an image ``[1, 3, H, W]``."""
+        """Return the fp32 values of an image ``[1, 3, H, W]`` that are scored."""
         image = image.detach().to(self.device, torch.float32).clamp(0, 1)
         return image if self.floats else (image * 255).round() / 255
 
@@ -92,16 +99,18 @@ class Scorer:
                 return None, str(error)
         if metric.name.endswith(GT_MEAN):
             image = match_mean(image, truth)
+        if metric.name.removesuffix(GT_MEAN) in _OWN:
+            return float(_OWN[metric.name.removesuffix(GT_MEAN)](image, truth)), ""
         model = self._model(metric)
         with torch.autocast(self.device.type, enabled=False):
             try:
                 value = float(model(image, truth) if metric.reference else model(image))
             except torch.linalg.LinAlgError:  # NIQE's fit to an image without any contrast
-                return None, "the image has no statistics that could be judged"
-        return (value, "") if math.isfinite(value) else (None, "the score is no finite number")
+                return None, "the image has no contrast to take statistics of"
+        return (value, "") if math.isfinite(value) else (None, "the score is not finite")
 
     def _model(self, metric: Metric) -> torch.nn.Module:
-        """The metric's model, shared with its variants."""
+        """Return the metric's model, which its variants share."""
         name = (metric.pyiqa, *metric.options.items())
         if name not in self._models:
             import pyiqa
@@ -113,7 +122,7 @@ class Scorer:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without what pyiqa prints, logs and warns of at each file that it loads."""
+    """Silence the prints, logs and warnings that pyiqa makes for each file that it loads."""
     logger = logging.getLogger("pyiqa")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -126,7 +135,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_offline() -> Iterator[None]:
-    """With the hub's cache alone: a file that is there would be compared with the hub's, and replaced by a newer one."""
+    """Use only the hub's cache: otherwise a cached file is compared with the hub's, and replaced by a newer one."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:

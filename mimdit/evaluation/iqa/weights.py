@@ -1,31 +1,38 @@
-"""The weight files of metrics: where each is looked for, whether it is there, and fetching it."""
+"""Weight files of metrics: the place that each is loaded from, checking and fetching it. Works without pyiqa."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file that a metric loads: ``place`` is where its loading code looks, ``sha256`` its checksum or the beginning of it, if known."""
+    """A file that a metric loads.
+
+    Attributes:
+        url: Address to download it from.
+        place: Path that the loading code reads.
+        sha256: Its checksum, or the beginning of it; empty where it is not known.
+        always_checked: If true, the loading code compares the checksum itself, and downloads the file again where it differs.
+    """
 
     url: str
     place: Path
     sha256: str = ""
     always_checked: bool = False
-    """Whether the loading code compares the checksum itself, and would download anew."""
 
     def problem(self) -> str | None:
-        """Why it cannot be used; None where it can."""
+        """Return the reason why it cannot be used; None where it can."""
         if not self.place.is_file():
             return f"needs {self.url} as {self.place}"
         if self.always_checked and not _checksum(self.place, self.place.stat().st_mtime_ns).startswith(self.sha256):
@@ -33,18 +40,18 @@ class WeightFile:
         return None
 
     def fetch(self) -> None:
-        """Download it to its place, whole or not at all.
+        """Download it to its place; the file is whole or absent.
 
         Raises:
-            OSError: There is no way to it.
-            ValueError: What came has another checksum.
+            OSError: The address cannot be reached.
+            ValueError: The download has another checksum.
         """
         self.place.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(self.url, str(self.place), hash_prefix=self.sha256 or None, progress=False)
         except URLError as error:
             raise OSError(f"{self.url} cannot be reached ({error.reason}). {_elsewhere(self.place)}") from error
-        except RuntimeError as error:  # torch's word for another checksum
+        except RuntimeError as error:  # torch raises it for another checksum
             raise ValueError(f"{self.url} did not come as it should ({error}); fetch it again") from error
 
 
@@ -57,12 +64,12 @@ class HubFile:
 
     @property
     def place(self) -> Path:
-        """Where the cache has it, or the folder that it would be in."""
+        """Path in the cache, or the folder that it belongs into."""
         found = try_to_load_from_cache(self.repository, self.name)
         return Path(found) if isinstance(found, str) else Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
 
     def problem(self) -> str | None:
-        """Why it cannot be used; None where it can."""
+        """Return the reason why it cannot be used; None where it can."""
         found = try_to_load_from_cache(self.repository, self.name)
         return None if isinstance(found, str) else f"needs {self.name} of {self.repository} on the Hugging Face hub in {self.place}"
 
@@ -70,7 +77,7 @@ class HubFile:
         """Download it into the cache.
 
         Raises:
-            OSError: There is no way to it.
+            OSError: The address cannot be reached.
         """
         try:
             hf_hub_download(self.repository, self.name)
@@ -85,22 +92,34 @@ def _elsewhere(place: Path) -> str:
 
 @cache
 def _checksum(path: Path, changed: int) -> str:
-    """SHA-256 of a file that was last changed then; large files take seconds."""
+    """Return the SHA-256 of a file last changed at that time; it is cached, as large files take seconds."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def of_pyiqa(name: str) -> WeightFile:
-    """A file of pyiqa's own repository of weights; pyiqa keeps it under its name in the URL, where a "+" is "%2B"."""
-    from pyiqa.archs.arch_util import get_url_from_name
-    from pyiqa.utils.download_util import DEFAULT_CACHE_DIR
+_PYIQA_REPOSITORY = "chaofengc/IQA-PyTorch-Weights"
 
-    url = get_url_from_name(name)
-    return WeightFile(url, Path(DEFAULT_CACHE_DIR) / os.path.basename(url))
+_CLIP_SHA256 = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+}
+
+
+def pyiqa_cache() -> Path:
+    """Return the folder that pyiqa loads its weights from; where pyiqa is imported already, the folder that it chose."""
+    loaded = sys.modules.get("pyiqa.utils.download_util")
+    return Path(torch.hub.get_dir(), "pyiqa") if loaded is None else Path(loaded.DEFAULT_CACHE_DIR)
+
+
+def of_pyiqa(name: str) -> WeightFile:
+    """Return a file of pyiqa's repository of weights; pyiqa keeps it under its name in the URL, where "+" is "%2B"."""
+    url = hf_hub_url(_PYIQA_REPOSITORY, name)
+    return WeightFile(url, pyiqa_cache() / os.path.basename(url))
 
 
 def of_torchvision(model: str) -> WeightFile:
-    """The ImageNet weights of a torchvision model, as its ``IMAGENET1K_V1``."""
+    """Return the ImageNet weights ``IMAGENET1K_V1`` of a torchvision model."""
     from torchvision.models import get_model_weights
 
     url = get_model_weights(model)["IMAGENET1K_V1"].url
@@ -109,14 +128,12 @@ def of_torchvision(model: str) -> WeightFile:
 
 
 def of_clip(model: str) -> WeightFile:
-    """An archive of OpenAI's CLIP; pyiqa compares its checksum, which stands in the URL, at every load."""
-    from pyiqa.archs import clip_model
-
-    url = clip_model._MODELS[model]
-    place = Path(torch.hub.get_dir()) / "clip" / os.path.basename(url)
-    return WeightFile(url, place, url.split("/")[-2], always_checked=True)
+    """Return an archive of OpenAI's CLIP; pyiqa compares its checksum, a part of the URL, at every load."""
+    sha256, name = _CLIP_SHA256[model], f"{model.replace('/', '-')}.pt"
+    place = Path(torch.hub.get_dir()) / "clip" / name
+    return WeightFile(f"https://openaipublic.azureedge.net/clip/models/{sha256}/{name}", place, sha256, always_checked=True)
 
 
 def of_timm(repository: str) -> HubFile:
-    """The weights of a timm model."""
+    """Return the weights of a timm model."""
     return HubFile(repository, "model.safetensors")

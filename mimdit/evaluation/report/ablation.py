@@ -1,4 +1,4 @@
-"""The ablation table: what each run's conditioner is, by its config, and what that did to its scores."""
+"""The ablation table: the conditioner of each run, by its config, and its scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mimdit.evaluation.report.scores import GROUP_MEAN, IMAGE_MEAN, Scores
+from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Run
 
 _CONFIG_NAME = "config.yaml"
 _WEIGHTS = ("balance", "z", "importance", "specialization")
@@ -17,7 +17,7 @@ _WEIGHTS = ("balance", "z", "importance", "specialization")
 
 @dataclass(frozen=True)
 class Variant:
-    """What is ablated, as a run's saved config has it."""
+    """Ablated settings of a run, from its saved config."""
 
     inter: str
     intra: str
@@ -28,37 +28,36 @@ class Variant:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many sub-experts a group has, and how many are chosen."""
+        """Sub-experts of a group, and the number of them that an image gets."""
         return self.experts, self.top_k
 
     def order(self, usual: tuple[int, int]) -> tuple[int, ...]:
-        """The paper's order: no Intra-MoE, groups all of one kind, dense-dense, sparse-sparse, sparse-dense, dense-sparse; ours last.
+        """Return the sort key of the paper's order; variants that are not in the paper come last.
 
-        Ours are losses off, groups without a gate, and another `size` than the ``usual``.
+        The paper's order is no Intra-MoE, expert groups all of one kind, dense-dense, sparse-sparse, sparse-dense, dense-sparse. Not in the
+        paper are runs without routing losses, expert groups without a gate, and another `size` than ``usual``.
         """
         kinds = ["spatial", "channel", "swin", "se"]
         pairs = [("dense", "dense"), ("sparse", "sparse"), ("sparse", "dense"), ("dense", "sparse")]
-        ours = 0 if self.balanced and (self.inter, self.intra) in [*pairs, ("dense", "none")] and self.size == usual else 1
+        beyond = 0 if self.balanced and (self.inter, self.intra) in [*pairs, ("dense", "none")] and self.size == usual else 1
         if self.intra == "none":
             place = (0, 0)
         elif len(set(self.groups)) == 1 and len(self.groups) > 1:
             place = (1, kinds.index(self.groups[0]) if self.groups[0] in kinds else len(kinds))
         else:
             place = (2, pairs.index((self.inter, self.intra)) if (self.inter, self.intra) in pairs else len(pairs))
-        return ours, *place, *self.size
+        return beyond, *place, *self.size
 
 
 def read_variant(folder: Path) -> Variant:
-    """Find a run's saved config, in its folder or in its logger's below, and read the conditioner in it.
+    """Read the conditioner of a run's saved config, which is in its folder or in its logger's folder below.
 
     Raises:
-        ValueError: There is none, or it is not that of a restorer with a MoE conditioner.
+        ValueError: There is no config, or not that of a restorer with a MoE conditioner.
     """
     found = sorted({*folder.glob(_CONFIG_NAME), *folder.glob(f"*/{_CONFIG_NAME}")})
     if not found:
-        raise ValueError(
-            f"{folder} and the folders in it hold no {_CONFIG_NAME}, which training saves; an ablation table cannot do without"
-        )
+        raise ValueError(f"{folder} and the folders in it hold no {_CONFIG_NAME}, which training saves and an ablation table needs")
     try:
         model = yaml.safe_load(found[-1].read_text())["model"]["init_args"]
         conditioner, balance = model["conditioner"]["init_args"], model["balance"]["init_args"]
@@ -69,11 +68,11 @@ def read_variant(folder: Path) -> Variant:
         raise ValueError(f"{found[-1]} is not the config of a restorer with a MoE conditioner ({type(error).__name__}: {error})") from error
 
 
-def ablation_table(runs: Sequence[Scores]) -> str:
-    """Markdown: one line a run in the paper's order, what it varies, and its means with the difference to the full model.
+def ablation_table(runs: Sequence[Run]) -> str:
+    """Return Markdown with one line per run in the paper's order: its settings, and its means with the difference to the full model.
 
-    The full model is the run of dense groups of different kinds and sparse sub-experts whose losses are on, of the numbers of sub-experts
-    and k that most runs have. Without one there are no differences.
+    The full model has a dense outer gate over different expert groups, sparse inner gates and routing losses, with the most common E and k.
+    Without such a run there are no differences.
 
     Raises:
         ValueError: A run has no config; see `read_variant`.
@@ -84,13 +83,13 @@ def ablation_table(runs: Sequence[Scores]) -> str:
     ordered = sorted(runs, key=lambda run: variants[run.name].order(usual))
     full = next((run for run in ordered if _is_full(variants[run.name]) and variants[run.name].size == usual), None)
     columns = [
-        (benchmark, metric, average)
-        for benchmark, side, metric in dict.fromkeys(key for run in ordered for key in run.means)
+        (test_set, metric, average)
+        for test_set, side, metric in dict.fromkeys(key for run in ordered for key in run.means)
         if side == "output"
         for average in (GROUP_MEAN, IMAGE_MEAN)
     ]
     head = ["run", "Inter-MoE", "Intra-MoE", "groups", "E", "k", "routing losses"]
-    head += [f"{benchmark} {metric}, {average}" for benchmark, metric, average in columns]
+    head += [f"{test_set} {metric}, {average}" for test_set, metric, average in columns]
     lines = ["## Ablation", "", _bar(head), "|---" * len(head) + "|"]
     for run in ordered:
         variant = variants[run.name]
@@ -98,8 +97,10 @@ def ablation_table(runs: Sequence[Scores]) -> str:
             ["-", "-"] if variant.intra == "none" else [str(variant.experts), "all" if variant.intra == "dense" else str(variant.top_k)]
         )
         kinds = dict.fromkeys(variant.groups)
-        told = " ".join(kinds) if len(kinds) == len(variant.groups) else ", ".join(f"{variant.groups.count(kind)} {kind}" for kind in kinds)
-        cells = [run.name, variant.inter, variant.intra, told, *experts, "on" if variant.balanced else "off"]
+        listed = (
+            " ".join(kinds) if len(kinds) == len(variant.groups) else ", ".join(f"{variant.groups.count(kind)} {kind}" for kind in kinds)
+        )
+        cells = [run.name, variant.inter, variant.intra, listed, *experts, "on" if variant.balanced else "off"]
         lines.append(_bar([*cells, *(_cell(run, full, *column) for column in columns)]))
     if full is not None:
         lines += ["", f"In brackets the difference to {full.name}, the full model."]
@@ -111,14 +112,14 @@ def _is_full(variant: Variant) -> bool:
     return different and variant.balanced and (variant.inter, variant.intra) == ("dense", "sparse")
 
 
-def _cell(run: Scores, full: Scores | None, benchmark: str, metric: str, average: str) -> str:
-    mean = run.means.get((benchmark, "output", metric), {}).get(average)
+def _cell(run: Run, full: Run | None, test_set: str, metric: str, average: str) -> str:
+    mean = run.means.get((test_set, "output", metric), {}).get(average)
     if mean is None:
         return "-"
     digits = 2 if abs(mean.value) >= 10 else 4
-    told = f"{mean.value:.{digits}f}"
-    other = None if full is None else full.means.get((benchmark, "output", metric), {}).get(average)
-    return told if other is None or run is full else f"{told} ({mean.value - other.value:+.{digits}f})"
+    text = f"{mean.value:.{digits}f}"
+    other = None if full is None else full.means.get((test_set, "output", metric), {}).get(average)
+    return text if other is None or run is full else f"{text} ({mean.value - other.value:+.{digits}f})"
 
 
 def _bar(cells: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Published figures, from data files that name the source of every row."""
+"""Published figures, from data files that give the source of every row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from mimdit.evaluation.report.scores import GROUP_MEAN, IMAGE_MEAN, Mean
+from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Mean
 
 EMBEDDED = Path(__file__).parent / "published"
 _AVERAGES = {"group_mean": GROUP_MEAN, "image_mean": IMAGE_MEAN}
@@ -16,7 +16,7 @@ _AVERAGES = {"group_mean": GROUP_MEAN, "image_mean": IMAGE_MEAN}
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A method's published figures: by metric, then by group or average; and where they were read."""
+    """A method's published figures, by metric, then by group or average, and their source."""
 
     method: str
     source: str
@@ -25,32 +25,33 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """What was published on a benchmark: the paper's order of groups with its short titles, and the rows."""
+    """Published figures of a test set: its groups in the paper's order with short titles, and the rows."""
 
-    benchmark: str
+    test_set: str
     titles: dict[str, str]
     rows: tuple[PublishedRow, ...]
 
 
 def load_published(files: Sequence[str | Path] = ()) -> dict[str, Published]:
-    """Read the data files that come along, and ``files``, whose rows are added to those of the same benchmark.
+    """Read the data files of the package, and ``files``, whose rows are added to those of the same test set.
 
-    A file is YAML: ``benchmark``, ``groups`` (name: short title, in the paper's order) and ``rows``, each with ``method``, ``source`` and
-    by metric (pyiqa's name) ``groups`` (a list in that order), ``group_mean`` and ``image_mean``, all of them optional.
+    A file is YAML: ``test_set`` (or ``benchmark``, its older name), ``groups`` (name: short title, in the paper's order) and ``rows``,
+    each with ``method``, ``source`` and by metric (pyiqa's name) ``groups`` (a list in that order), ``group_mean`` and ``image_mean``, all
+    of them optional.
 
     Raises:
-        ValueError: A file is missing or not of this form, or a row names no source.
+        ValueError: A file is missing or not of this form, or a row has no source.
     """
     found: dict[str, Published] = {}
     for path in [*sorted(EMBEDDED.glob("*.yaml")), *map(Path, files)]:
         read = _read(path)
-        known = found.get(read.benchmark)
-        found[read.benchmark] = read if known is None else Published(read.benchmark, known.titles | read.titles, known.rows + read.rows)
+        known = found.get(read.test_set)
+        found[read.test_set] = read if known is None else Published(read.test_set, known.titles | read.titles, known.rows + read.rows)
     return found
 
 
 def plain(name: str) -> str:
-    """A benchmark's name as it is compared: letters and digits alone, small."""
+    """Return a test set's name for comparison: only letters and digits, in lower case."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
@@ -59,9 +60,9 @@ def _read(path: Path) -> Published:
         content = yaml.safe_load(path.read_text())
         titles = {str(name): str(title) for name, title in content.get("groups", {}).items()}
         rows = tuple(_row(row, list(titles)) for row in content["rows"])
-        return Published(plain(content["benchmark"]), titles, rows)
+        return Published(plain(content.get("test_set") or content["benchmark"]), titles, rows)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of published figures ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} is not a file of published figures ({type(error).__name__}: {error})") from error
 
 
 def _row(row: dict, groups: list[str]) -> PublishedRow:

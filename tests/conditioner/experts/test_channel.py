@@ -4,12 +4,12 @@ import torch
 
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts import ChannelAttention
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 
 def test_attention_across_channels_does_not_depend_on_the_scale_of_queries_and_keys():
     expert = ChannelAttention(4, 6, 1)
-    randomise(expert, 0, scale=0.7)
+    randomize(expert, 0, scale=0.7)
     images, chosen = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), Rows.in_order(torch.zeros(2, 1, dtype=torch.long))
     before = expert(images, chosen, torch.ones(2, 1)).detach()
     with torch.no_grad():

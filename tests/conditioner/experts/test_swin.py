@@ -6,7 +6,7 @@ from torchvision.models.swin_transformer import shifted_window_attention
 
 from mimdit.conditioner.dispatch import Rows
 from mimdit.conditioner.experts import SwinAttention
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -14,7 +14,7 @@ from tests.tiny_models import randomise
 def test_one_sub_expert_is_torchvisions_shifted_window_attention(size, shift):
     dim = 6
     swin = SwinAttention(dim, dim, 2, shift=shift).double()
-    randomise(swin, 0, scale=0.7)
+    randomize(swin, 0, scale=0.7)
     images = torch.randn(2, dim, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     output = swin(images, Rows.in_order(torch.ones(2, 1, dtype=torch.long)), torch.ones(2, 1, dtype=torch.float64))
 
@@ -35,7 +35,7 @@ def swin_positions():
 
 def test_a_shifted_window_does_not_look_across_the_border_of_the_image():
     swin = SwinAttention(4, 4, 1, shift=True)
-    randomise(swin, 0, scale=0.7)
+    randomize(swin, 0, scale=0.7)
     images = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     changed = images.clone()
     changed[:, :, :, -4:] += 1  # rolled into the window of the first columns

@@ -5,20 +5,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.conversion.finalize import finalise
 from datamodules.conversion.options import Options
+from datamodules.conversion.plan import prepare
 from datamodules.conversion.plan_file import StoredPlan
-from datamodules.conversion.prepare import prepare
-from datamodules.conversion.run import WHOLE, Part, write_shards
+from datamodules.conversion.write import finalize, write_shards
 from datamodules.shards import RawSample, ShardIndex, read_shard
-from datamodules.sources.listing import list_foundir
+from datamodules.shards.folder import WHOLE, Part
+from datamodules.sources.listing import list_pairs
 
 SMALL = Options(shard_size=1)
 """Shards of 1 MiB, a few of each group."""
 
 
 def planned(source: Path, folder: Path, options: Options = SMALL) -> StoredPlan:
-    return prepare(folder, {"command": "foundir", "src": str(source), "groups": None}, options, lambda: list_foundir(source))
+    return prepare(folder, {"command": "foundir", "src": str(source), "groups": None}, options, lambda: list_pairs(source))
 
 
 def converted(source: Path, folder: Path, options: Options = SMALL, *, parts: int = 1, workers: int = 1) -> Path:
@@ -26,7 +26,7 @@ def converted(source: Path, folder: Path, options: Options = SMALL, *, parts: in
     plan = planned(source, folder, options)
     for number in range(1, parts + 1):
         write_shards(plan, part=Part(number, parts) if parts > 1 else WHOLE, workers=workers)
-    finalise(plan)
+    finalize(plan)
     return folder
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.conversion.images import decode_upright, look_at, suffix_of
-from datamodules.conversion.problems import BadImageError
+from datamodules.conversion.images import BadImageError, decode_upright, inspect_image, suffix_of
 from datamodules.rng import named_rng
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
@@ -33,7 +32,7 @@ def encoded(suffix: str, orientation: int | None = None, *, width: int = 160, he
 @pytest.mark.parametrize("check", ["decode", "header"])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_the_first_bytes_tell_the_format(suffix, check):
-    facts = look_at(encoded(suffix), check)
+    facts = inspect_image(encoded(suffix), check)
     assert (facts.suffix, facts.width, facts.height, facts.orientation) == (suffix, 160, 120, 1)
 
 
@@ -42,7 +41,7 @@ def test_a_jpeg_with_a_second_picture_is_a_jpeg():
     pictures = [Image.open(io.BytesIO(encoded("png"))) for _ in range(2)]
     pictures[0].save(buffer, "MPO", save_all=True, append_images=pictures[1:])
     assert Image.open(buffer).format == "MPO"
-    assert look_at(buffer.getvalue(), "decode").suffix == "jpg"
+    assert inspect_image(buffer.getvalue(), "decode").suffix == "jpg"
 
 
 @pytest.mark.parametrize("check", ["decode", "header"])
@@ -51,7 +50,7 @@ def test_a_jpeg_with_a_second_picture_is_a_jpeg():
 def test_width_and_height_are_those_of_the_decoded_image(suffix, orientation, check):
     data = encoded(suffix, orientation)
     height, width = decode_upright(data).shape[:2]
-    facts = look_at(data, check)
+    facts = inspect_image(data, check)
     assert (facts.width, facts.height) == (width, height)
     assert facts.orientation == (orientation if 1 <= orientation <= 8 else 1)
     if suffix == "jpg":
@@ -63,12 +62,12 @@ def test_an_orientation_that_only_xmp_tells_does_not_count(check):
     data = encoded("jpg", xmp=XMP)
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
     assert decode_upright(data).shape[:2] == (120, 160)
-    assert (look_at(data, check).width, look_at(data, check).orientation) == (160, 1)
+    assert (inspect_image(data, check).width, inspect_image(data, check).orientation) == (160, 1)
 
 
 @pytest.mark.parametrize("check", ["decode", "header"])
 def test_a_damaged_exif_block_does_not_cost_the_image(check):
-    facts = look_at(encoded("jpg", exif=b"Exif\0\0not a TIFF header"), check)
+    facts = inspect_image(encoded("jpg", exif=b"Exif\0\0not a TIFF header"), check)
     assert (facts.width, facts.orientation) == (160, 1)
 
 
@@ -77,7 +76,7 @@ def test_a_damaged_exif_block_does_not_cost_the_image(check):
 def test_an_image_that_was_cut_short_is_rejected(suffix, options, cut):
     data = encoded(suffix, **options)
     with pytest.raises(BadImageError):
-        look_at(data[: -cut if cut >= 1 else len(data) // 2], "decode")
+        inspect_image(data[: -cut if cut >= 1 else len(data) // 2], "decode")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 100}], ids=str)
@@ -85,10 +84,10 @@ def test_a_jpeg_whose_rest_is_zeros_is_rejected(options):
     small = encoded("jpg", width=32, height=24)
     data = encoded("jpg", **options)
     data = data[:2] + b"\xff\xe5" + struct.pack(">H", len(small) + 2) + small + data[2:]  # a thumbnail has an end marker of its own
-    assert look_at(data, "decode").width == 160
+    assert inspect_image(data, "decode").width == 160
     for kept in (len(data) // 2, len(data) - 2):
         with pytest.raises(BadImageError, match="cut short|damaged"):
-            look_at(data[:kept] + bytes(len(data) - kept), "decode")
+            inspect_image(data[:kept] + bytes(len(data) - kept), "decode")
 
 
 def test_every_changed_byte_of_a_png_is_noticed():
@@ -98,12 +97,12 @@ def test_every_changed_byte_of_a_png_is_noticed():
         changed = bytearray(data)
         changed[place] ^= rng.integers(1, 256)
         with pytest.raises(BadImageError):
-            look_at(bytes(changed), "decode")
+            inspect_image(bytes(changed), "decode")
 
 
 def test_a_header_alone_does_not_show_what_is_missing_behind_it():
     data = encoded("jpg")
-    assert look_at(data[: len(data) // 2], "header") == look_at(data, "decode")
+    assert inspect_image(data[: len(data) // 2], "header") == inspect_image(data, "decode")
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(100), b"<html>no such file</html>"])
@@ -117,7 +116,7 @@ def test_reasons_are_the_same_in_every_run(start):
     data, reasons = start + bytes(50), []
     for _ in range(2):
         with pytest.raises(BadImageError) as caught:
-            look_at(data, "decode")
+            inspect_image(data, "decode")
         reasons.append(str(caught.value))
     assert reasons[0] == reasons[1] and "0x" not in reasons[0]
 
@@ -128,4 +127,4 @@ def test_an_announced_size_beyond_reason_is_rejected():
 
     header = chunk(b"IHDR", struct.pack(">II5B", 60000, 60000, 8, 2, 0, 0, 0))
     with pytest.raises(BadImageError, match="decompression bomb"):
-        look_at(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""), "decode")
+        inspect_image(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""), "decode")

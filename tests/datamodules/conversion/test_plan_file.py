@@ -6,16 +6,15 @@ import pytest
 
 from datamodules.conversion.options import Options
 from datamodules.conversion.plan import make_plan
-from datamodules.conversion.plan_file import StoredPlan, read_planned_shard, save_plan
-from datamodules.conversion.planned import pair_bytes
-from datamodules.sources.listing import list_foundir
+from datamodules.conversion.plan_file import StoredPlan, pair_bytes, read_planned_shard, save_plan
+from datamodules.sources.listing import list_pairs
 from tests.datamodules.made_sources import write_archives
 
 
 @pytest.fixture(scope="module")
 def plan(pairs, tmp_path_factory):
     source = write_archives(tmp_path_factory.mktemp("archives"), pairs)
-    return make_plan(list_foundir(source), Options(shard_size=1), {"command": "foundir", "src": str(source)})
+    return make_plan(list_pairs(source), Options(shard_size=1), {"command": "foundir", "src": str(source)})
 
 
 def test_every_shard_is_read_back_from_its_line_alone(plan, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datamodules.conversion.options import Options
-from datamodules.conversion.tiles import TileGrid, cut_tiles, shuffled
+from datamodules.conversion.tiles import TileGrid, cut_tiles, shuffle_tiles
 from datamodules.decoding import decode_image
 from datamodules.rng import named_rng
 from tests.datamodules.conversion.made_conversion import converted, fields, samples, stem_of, stored
@@ -46,9 +46,9 @@ def test_tiles_are_lossless_crops_at_one_place_of_both_images(codec):
 
 def test_a_missing_tile_does_not_move_the_others():
     tiles = [{"__key__": f"01Blur/{number}"} for number in range(50)]
-    order = shuffled(tiles, 0)
-    assert shuffled(tiles[:20] + tiles[21:], 0) == [tile for tile in order if tile is not tiles[20]]
-    assert shuffled(tiles, 1) != order != tiles
+    order = shuffle_tiles(tiles, 0)
+    assert shuffle_tiles(tiles[:20] + tiles[21:], 0) == [tile for tile in order if tile is not tiles[20]]
+    assert shuffle_tiles(tiles, 1) != order != tiles
 
 
 def test_converted_tiles_are_the_crops_of_the_upright_images(pairs, source, tmp_path):

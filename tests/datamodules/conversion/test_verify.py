@@ -42,7 +42,7 @@ def test_a_changed_byte_is_found_in_its_shard(folder, place):
     data[int(place * len(data))] ^= 1
     path.write_bytes(data)
     found = problems(folder)
-    assert found.keys() == {path.name} and "the tar has another checksum than the index says" in found[path.name]
+    assert found.keys() == {path.name} and "the tar's checksum differs from the index" in found[path.name]
 
 
 def test_a_changed_image_is_named_by_its_key_and_side(folder):
@@ -51,7 +51,7 @@ def test_a_changed_image_is_named_by_its_key_and_side(folder):
     data = bytearray(path.read_bytes())
     data[span.offset + span.size - 2000] ^= 1  # the lq image is the last of a sample
     path.write_bytes(data)
-    assert f"{span.key}: the lq image has another checksum than its json says" in problems(folder)[path.name]
+    assert f"{span.key}: the lq image's checksum differs from its json" in problems(folder)[path.name]
 
 
 def test_a_size_that_is_not_the_image_s_is_found_by_decoding(folder):
@@ -59,7 +59,7 @@ def test_a_size_that_is_not_the_image_s_is_found_by_decoding(folder):
     path.write_bytes(re.sub(rb'"width": 1..', b'"width": 999', path.read_bytes(), count=1))
     key = Sidecar.load(path).spans[0].key
     found = [[problem for problem in problems(folder, decode)[path.name] if problem.startswith(key)] for decode in (False, True)]
-    assert found[0] == [] and len(found[1]) == 2 and all("its json says 999x" in problem for problem in found[1])
+    assert found[0] == [] and len(found[1]) == 2 and all("in its json 999x" in problem for problem in found[1])
 
 
 def test_a_swapped_sidecar_is_found(folder):
@@ -105,7 +105,7 @@ def test_spans_that_lead_elsewhere_are_found(folder):
     assert len(problems(folder)["01Blur-000000.tar"]) == 2
     read["spans"][1][1] += 512
     path.write_text(json.dumps(read))
-    assert any("the sidecar says" in problem for problem in problems(folder)["01Blur-000000.tar"])
+    assert any("in the sidecar at" in problem for problem in problems(folder)["01Blur-000000.tar"])
 
 
 def test_a_folder_that_is_not_finished_is_named(folder):

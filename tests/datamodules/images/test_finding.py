@@ -72,7 +72,7 @@ def test_what_is_no_readable_file_is_named_and_nothing_blocks(in_a_folder):
     problems = {job.source.name: job.problem for job in plan([Path("in")], Path("out"))}
     assert problems.pop("a.png") is None and set(problems) == {"folder.jpg", "raw.nef", "pipe.png", "gone.png"}
     assert problems["folder.jpg"] == "it is a folder" and "RAW" in problems["raw.nef"]
-    assert all("no regular file" in problems[name] for name in ("pipe.png", "gone.png"))
+    assert all("not a regular file" in problems[name] for name in ("pipe.png", "gone.png"))
 
 
 def test_a_source_is_never_replaced(in_a_folder):

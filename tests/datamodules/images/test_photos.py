@@ -90,7 +90,7 @@ def test_sixteen_bit_files_carry_profile_xmp_and_exif(tmp_path):
 def test_what_a_format_cannot_hold_is_told(tmp_path):
     photo = read(tmp_path, deep(".png", 4))
     (tmp_path / "b.jpg").write_bytes(encode_photo(photo, photo.pixels, WRITTEN[0]))
-    assert lost_in(photo, WRITTEN[0]) == ("JPEG holds 8 bits a channel, of its 16", "JPEG does not hold its transparency")
+    assert lost_in(photo, WRITTEN[0]) == ("JPEG holds 8 bits per channel, of its 16", "JPEG does not hold its transparency")
     back = read_photo(tmp_path / "b.jpg")
     assert back.format == WRITTEN[0] and back.alpha is None and np.abs(back.pixels - photo.pixels / 257).mean() < 6
     assert lost_in(photo, WRITTEN[1]) == lost_in(photo, WRITTEN[3]) == ()

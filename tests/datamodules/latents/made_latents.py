@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from datamodules.latents.packing import unpack_latents
 from datamodules.shards import RawSample, ShardIndex, read_shard
+from datamodules.shards.latents import unpack_latents
 from mimdit.commands.latents import latents
 from tests.datamodules.made_shards import make_folder
 from tests.tiny_checkpoints import tiny_vae

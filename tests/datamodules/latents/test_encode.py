@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.conversion.run import Part
 from datamodules.conversion.verify import read_index, verify
 from datamodules.decoding import decode_image
 from datamodules.degradations import atoms_of_group
 from datamodules.latents.plan import PLAN_NAME
 from datamodules.shards import Sidecar
+from datamodules.shards.folder import Part
 from mimdit.backbone import VAECodec
 from mimdit.backbone.identity import weights_sha256
 from mimdit.commands.latents import latents
@@ -125,7 +125,7 @@ def test_parts_write_the_same_and_the_last_one_closes(tmp_path, capsys):
     whole = make_latents(tmp_path, "whole")
     with pytest.raises(ValueError, match="index.json is missing"):
         make_latents(tmp_path, "parts", part="2/2")
-    assert "Part 2/2 is done; 2 of 3 shards are still to come" in capsys.readouterr().out
+    assert "Part 2/2 is done; 2 of 3 shards of other parts are missing" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "parts").glob("*.tar")} == {shard.name for shard in Part(2, 2).share(whole.shards)}
     make_latents(tmp_path, "parts", part="1/2")
     assert content(tmp_path / "whole") == content(tmp_path / "parts")
@@ -197,7 +197,7 @@ def test_verify_finds_them_sound_and_a_changed_byte_in_them(tmp_path, images):
     data[data.index(b'{"gt"') + 500] ^= 1
     path.write_bytes(data)
     found = {entry.name: problems for entry, problems in verify(read_index(folder)) if problems}
-    assert any("the latents have another checksum than their json says" in problem for problem in found[path.name])
+    assert any("the latents' checksum differs from their json" in problem for problem in found[path.name])
 
 
 def test_other_options_images_or_weights_are_not_mixed_in(tmp_path):
@@ -219,7 +219,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         with pytest.raises(ValueError, match="holds shards but no latents.json, so they are of something else. Give another folder"):
             make_latents(tmp_path, "images", overwrite=overwrite)
     assert content(tmp_path / "images") == before
-    with pytest.raises(ValueError, match="holds latents without images, of which no others can be made"):
+    with pytest.raises(ValueError, match="holds latents without images, which cannot be encoded"):
         latents(str(tmp_path / "latents"), str(tmp_path / "again"), vae=str(tmp_path / "vae0"), crop=CROP)
 
 

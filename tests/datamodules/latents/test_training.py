@@ -10,8 +10,8 @@ import torch
 
 from datamodules import RestorationDataModule
 from datamodules.decoding import decode_image
-from datamodules.latents.packing import pack_latents
 from datamodules.shards import ShardError, ShardIndex, Sidecar, read_shard, write_shard
+from datamodules.shards.latents import pack_latents
 from mimdit.backbone import VAECodec
 from mimdit.core.batch import Batch
 from mimdit.restorer.restorer import Restorer
@@ -146,7 +146,7 @@ def test_images_that_were_kept_can_be_trained_on_instead(folder):
     [
         ({"crop": 96}, r"data.crop is 96 and data.crops 1, but .*float16 holds latents of crops of 16 pixels.*Set data.crop: 16"),
         ({"crops": 2}, r"data.crop is 16 and data.crops 2, but"),
-        ({"composed": {"18Lowlight_Blur_Noise": "01Blur"}}, r"18Lowlight_Blur_Noise are to be composed from images, but .* latents"),
+        ({"composed": {"18Lowlight_Blur_Noise": "01Blur"}}, r"18Lowlight_Blur_Noise need images to be composed, but .* latents"),
         ({"latents": False}, r"data.latents is false, but .*float16 holds latents without images"),
     ],
 )
@@ -167,7 +167,7 @@ def test_folders_that_make_no_batch_together_are_refused(folder, tmp_path):
     both = [str(folder / "float16"), str(tmp_path / "more")]
     data = RestorationDataModule(both, batch_size=4, crop=CROP, num_workers=0)
     assert {group for batch in batches(data, 6) for group in batch["group"]} == {"01Blur", "08Haze", "09Lowlight_Haze"}
-    with pytest.raises(ShardError, match="images holds images alone"):
+    with pytest.raises(ShardError, match="images holds only images"):
         RestorationDataModule([both[0], str(tmp_path / "images")], num_workers=0).train_dataloader()
     make_latents(tmp_path, "smaller", crop=12)
     with pytest.raises(ShardError, match="do not make one batch: .*latents of 16 pixels.*latents of 12 pixels"):
@@ -186,7 +186,7 @@ def test_shards_that_the_index_does_not_tell_of_end_the_training(tmp_path, with_
     entry = Sidecar.load(folder / "08Haze-000000.tar").entry
     shards = tuple(entry if shard.name == entry.name else shard for shard in index.shards)
     ShardIndex(folder, shards, index.options).save()
-    with pytest.raises(ShardError, match=r"08Haze/.* in .*08Haze-000000.tar holds .* but its folder's index.json tells of .*Do not mix"):
+    with pytest.raises(ShardError, match=r"08Haze/.* in .*08Haze-000000.tar holds .* but its folder's index.json lists .*Do not mix"):
         batches(datamodule(folder), 20)
 
 
@@ -194,7 +194,7 @@ def test_shards_that_the_index_does_not_tell_of_end_the_training(tmp_path, with_
     "data, message",
     [
         (b"short", "are not whole safetensors"),
-        (pack_latents(torch.zeros(8, 4, 4), torch.zeros(8, 4, 4)), r"are \[8, 4, 4\], but its folder's index.json tells of \[8, 8, 8\]"),
+        (pack_latents(torch.zeros(8, 4, 4), torch.zeros(8, 4, 4)), r"are \[8, 4, 4\], but \[8, 8, 8\] in its folder's index.json"),
         (pack_latents(torch.zeros(8, 8, 8), torch.zeros(8, 8, 4)), r"hold gt torch.float32 \[8, 8, 4\], lq torch.float32 \[8, 8, 8\]"),
         (pack_latents(torch.zeros(8, 8, 8).int(), torch.zeros(8, 8, 8).int()), "hold gt torch.int32"),
     ],

@@ -5,9 +5,8 @@ import zipfile
 
 import pytest
 
-from datamodules.conversion.images import look_at
-from datamodules.conversion.problems import BadImageError
-from datamodules.sources.listing import list_foundir
+from datamodules.conversion.images import BadImageError, inspect_image
+from datamodules.sources.listing import list_pairs
 from datamodules.sources.members import MemberReader
 from tests.datamodules.made_shards import encode, made_image
 
@@ -21,7 +20,7 @@ def test_names_that_lead_out_make_no_pair(tmp_path):
                 archive.writestr(f"/{side}/{name}.png", image) if name == "3" else None
         archive.writestr("../GT/6.png", image)
         archive.writestr("../LQ/6.png", image)
-    listing = list_foundir(tmp_path)
+    listing = list_pairs(tmp_path)
     assert [pair.stem for pair in listing.pairs] == ["1"] and not listing.rejects
 
 
@@ -32,12 +31,12 @@ def test_a_link_is_its_text_and_no_image(tmp_path):
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, str(tmp_path / "secret.png"))
     (tmp_path / "secret.png").write_bytes(encode(made_image("secret")))
-    listing = list_foundir(tmp_path)
+    listing = list_pairs(tmp_path)
     with MemberReader(listing.root, listing.files) as reader:
         content = reader.read(listing.pairs[0].lq)
     assert content == str(tmp_path / "secret.png").encode()
     with pytest.raises(BadImageError):
-        look_at(content, "decode")
+        inspect_image(content, "decode")
 
 
 @pytest.mark.parametrize(
@@ -47,5 +46,5 @@ def test_a_list_names_nothing_outside_and_runs_nothing(tmp_path, monkeypatch, li
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text(line + "\n")
     with pytest.raises(ValueError, match="line 1"):
-        list_foundir(tmp_path / "list.txt")
+        list_pairs(tmp_path / "list.txt")
     assert not (tmp_path / "ran").exists()

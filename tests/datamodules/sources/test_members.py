@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from datamodules.sources import members
-from datamodules.sources.listing import list_foundir
+from datamodules.sources.listing import list_pairs
 from datamodules.sources.members import CorruptMemberError, Member, MemberReader, SourceGoneError
 from datamodules.sources.spanned_zip import list_members
 from tests.datamodules.made_sources import made_pairs, write_archives, write_group_folders
@@ -86,8 +86,8 @@ def test_a_flipped_byte_of_data_is_noticed(tmp_path, deflate):
 
 @pytest.mark.parametrize("byte, value, message", [
     (0, b"X", "local header is not one"),
-    (8, b"\x00", "local header says method 0 .* the directory method 8"),
-    (6, b"\x01", "local header says method 8 and flags 0x1"),
+    (8, b"\x00", "local header has method 0 .* the directory method 8"),
+    (6, b"\x01", "local header has method 8 and flags 0x1"),
     (26, b"\xff\xff", "local header leads beyond the archive"),
 ])
 def test_a_bad_local_header_is_noticed(tmp_path, byte, value, message):
@@ -128,7 +128,7 @@ def test_deflated_data_that_ends_early_is_noticed(tmp_path):
 
 def test_a_file_that_changed_since_it_was_listed_is_refused(tmp_path):
     root = write_group_folders(tmp_path, made_pairs(("08Haze",), 2, 16))
-    first, second = list_foundir(root).pairs
+    first, second = list_pairs(root).pairs
     (root / first.lq.source).write_bytes(b"12345")
     (root / second.gt.source).unlink()
     with MemberReader(root) as reader:
@@ -140,7 +140,7 @@ def test_a_file_that_changed_since_it_was_listed_is_refused(tmp_path):
 
 def archives(tmp_path):
     root = write_archives(tmp_path / "archives", made_pairs(("01Blur",)), tool="python")
-    return root, list_foundir(root)
+    return root, list_pairs(root)
 
 
 @pytest.mark.parametrize("lost", ["01Blur.z01", "01Blur.z03", "01Blur.zip"])

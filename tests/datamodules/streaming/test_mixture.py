@@ -1,4 +1,4 @@
-"""Quotas of the groups: proportional, exact in sum, and each group's line going on where it was."""
+"""Quotas of the groups: proportional, exact in sum, and each group's order continuing where it was."""
 
 import pytest
 

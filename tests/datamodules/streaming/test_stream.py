@@ -6,11 +6,10 @@ import logging
 import pytest
 import torch
 
-from datamodules.streaming.bad_samples import TooManyBadSamplesError
 from datamodules.streaming.mixture import Mixture
-from datamodules.streaming.order import Line
-from datamodules.streaming.progress import Progress
-from datamodules.streaming.stream import StreamLoader, TrainStream
+from datamodules.streaming.order import SampleOrder
+from datamodules.streaming.partition import Progress
+from datamodules.streaming.stream import StreamLoader, TooManyBadSamplesError, TrainStream
 from tests.datamodules.made_shards import encode, keys_of, made_image, make_folder
 
 
@@ -21,7 +20,7 @@ def index(tmp_path_factory):
 
 def loader(index, *, rank=0, world_size=1, workers=0, batch_size=1, context=None, **options) -> StreamLoader:
     stream = TrainStream(
-        Line(index, seed=1), batch_size=batch_size, crop=16, rank=rank, world_size=world_size, num_workers=workers, **options
+        SampleOrder(index, seed=1), batch_size=batch_size, crop=16, rank=rank, world_size=world_size, num_workers=workers, **options
     )
     return StreamLoader(stream, Progress(stream.workers), num_workers=workers, multiprocessing_context=context)
 
@@ -56,8 +55,8 @@ def test_each_epoch_shows_every_sample_exactly_once(index, world_size, workers):
 
 def test_one_consumer_delivers_the_line(index):
     batches = take(loader(index, batch_size=4), 13)  # 52 samples: batches straddle two ends of epochs
-    line = Line(index, seed=1)
-    expected = [draw.sample.key for epoch in range(3) for draw in line.read(epoch, 0, 25)]
+    order = SampleOrder(index, seed=1)
+    expected = [use.sample.key for epoch in range(3) for use in order.read(epoch, 0, 25)]
     assert [key for batch in batches for key in batch["key"]] == expected[:52]
     assert [batch["position"][1:] for batch in batches[5:7]] == [[0, 24], [1, 3]]
 
@@ -196,7 +195,7 @@ def test_several_crops_of_one_decoded_image(index):
 def test_composed_groups_degrade_the_clean_image_anew_each_pass(index):
     mixture = Mixture({"18Lowlight_Blur_Noise": 15})
     stream = TrainStream(
-        Line(index, mixture, seed=1, sources={"18Lowlight_Blur_Noise": "01Blur"}), batch_size=15, crop=16, flip=False,
+        SampleOrder(index, mixture, seed=1, sources={"18Lowlight_Blur_Noise": "01Blur"}), batch_size=15, crop=16, flip=False,
         composed=frozenset({"18Lowlight_Blur_Noise"}),
     )  # fmt: skip
     first, second = take(StreamLoader(stream, Progress(1)), 2)

@@ -61,8 +61,8 @@ class OnRank:
         first, waiting, seen = data._laps.first_epoch, set(range(max(1, workers))), []
         for batch in loader:
             seen += described(batch)
-            consumer, lap, _ = batch["position"]
-            if lap >= first:
+            consumer, pass_number, _ = batch["position"]
+            if pass_number >= first:
                 waiting.discard(consumer % max(1, workers))
             if not waiting:
                 return {"first": first, "seen": seen}

@@ -10,8 +10,7 @@ import pytest
 from datamodules.decoding import decode_pair
 from datamodules.degradations import CLEAN, GROUPS
 from datamodules.shards import ShardIndex, read_shard
-from datamodules.synthetic.crops import draw_crop
-from datamodules.synthetic.photographs import TEST, VALIDATION, load_photograph, photograph_crop
+from datamodules.synthetic.photographs import TEST, VALIDATION, load_photograph, photograph_crop, random_crop
 from datamodules.synthetic.quickstart import (
     Photographs,
     make_sample,
@@ -177,7 +176,7 @@ def test_crops_are_stored_with_the_names_of_their_photographs(tmp_path):
     for sample in samples:
         fields = json.loads(sample.json)
         photograph = load_photograph(fields["photograph"].removesuffix(".png"))
-        clean = draw_crop(photograph, 32, seed=fields["seed"], retoned=fields.get("retoned", False))
+        clean = random_crop(photograph, 32, seed=fields["seed"], retoned=fields.get("retoned", False))
         np.testing.assert_array_equal(decode_pair(sample).gt, clean)
     # The test photographs are those of always, and say nothing of a folder.
     test = ShardIndex.load(tmp_path / "data" / "test")

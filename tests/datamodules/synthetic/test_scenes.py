@@ -7,8 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from datamodules.synthetic.dead_leaves import LeafStyle, paint_labels
-from datamodules.synthetic.scenes import make_scene
+from datamodules.synthetic.scenes import LeafStyle, make_scene, paint_labels
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mimdit.evaluation.iqa import weights
 from mimdit.evaluation.iqa.metric import METRICS
 
 
@@ -67,6 +68,7 @@ def _save_clip(path: Path, model: str, vision_layers: int | tuple[int, ...], wid
     torch.jit.script(_Tensors(clip.state_dict())).save(str(path))
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     clip_model._MODELS[model] = f"https://example.invalid/{checksum}/{path.name}"
+    weights._CLIP_SHA256[model] = checksum
 
 
 class _Tensors(nn.Module):

@@ -11,8 +11,10 @@ from scipy.io import savemat
 
 from mimdit.evaluation.iqa import DEFAULT_METRICS, METRICS, Scorer, metrics_named
 from mimdit.evaluation.iqa.weights import of_pyiqa
+from mimdit.evaluation.metrics import psnr, ssim
 
 READY = ("psnr", "psnry", "psnr_ycbcr", "ssim", "ssimc", "ssim_ycbcr")
+WITHOUT_WEIGHTS = ("piqe", "gmsd", "fsim", "vif", "nlpd", "ms_ssim")
 
 
 def pair(height: int = 61, width: int = 47, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +35,38 @@ def test_equal_to_pyiqa_on_eight_bit_values(name):
     expected = pyiqa.create_metric(METRICS[name].pyiqa, device="cpu", **options)(as_file(image), as_file(truth))
     scores, notes = Scorer([name]).score(image, truth)
     assert scores == {name: expected.item()} and not notes
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_metrics_without_weights_score_the_least_image_and_a_smaller_one_has_a_reason(name):
+    least = METRICS[name].least
+    assert name in DEFAULT_METRICS and not METRICS[name].files
+    image, truth = pair(least, 165)
+    scorer = Scorer([name])
+    scores, notes = scorer.score(image, truth)
+    sides = (as_file(image), as_file(truth))[: 1 + METRICS[name].reference]
+    assert not notes and scores[name] == pytest.approx(float(pyiqa.create_metric(name, device="cpu")(*sides)), abs=1e-6)
+    small, truth = pair(least - 1, 165) if least > 2 else pair(1, 165)
+    scores, notes = scorer.score(small, truth)
+    assert scores[name] is None and notes[name] == f"needs {least} pixels a side, the image is 165x{least - 1}"
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_their_direction_is_pyiqas(name):
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    assert METRICS[name].lower_better == DEFAULT_CONFIGS[name].get("lower_better", False)
+
+
+def test_our_own_metrics_are_those_of_validation_and_differ_from_pyiqas_as_described():
+    image, truth = pair(noise=0.004)
+    scores, _ = Scorer(["psnr_rgb", "ssim_rgb", "psnr", "ssimc", "psnr_rgb_gt_mean"]).score(image, truth)
+    assert scores["psnr_rgb"] == psnr(image, truth).item() and scores["ssim_rgb"] == ssim(image, truth).item()
+    # pyiqa adds 1e-8 to the error, of which this image has about 2e-5.
+    error = 10 ** (-scores["psnr_rgb"] / 10)
+    assert scores["psnr"] == pytest.approx(-10 * math.log10(error + 1e-8), abs=2e-5) and scores["psnr_rgb"] - scores["psnr"] > 1e-3
+    assert scores["ssimc"] == pytest.approx(scores["ssim_rgb"], abs=1e-3) and scores["psnr_rgb_gt_mean"] > 40
+    assert Scorer(["psnr_rgb"]).score(truth, truth)[0] == {"psnr_rgb": 100.0}
 
 
 def test_floats_on_demand():
@@ -76,7 +110,7 @@ def test_an_image_without_contrast_has_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path))
     savemat(of_pyiqa("niqe_modelparameters.mat").place, {"mu_prisparam": np.zeros((1, 36)), "cov_prisparam": np.eye(36)})
     scores, notes = Scorer(["niqe"]).score(torch.full((1, 3, 192, 192), 0.5))
-    assert scores == {"niqe": None} and "no statistics" in notes["niqe"]
+    assert scores == {"niqe": None} and "no contrast" in notes["niqe"]
 
 
 def test_without_a_truth_only_no_reference_metrics_score():

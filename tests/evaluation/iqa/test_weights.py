@@ -8,11 +8,13 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
-from pyiqa.archs import clipiqa_arch, dists_arch, inception, liqe_arch, lpips_arch, maniqa_arch, musiq_arch, niqe_arch
+import torch
+from pyiqa.archs import clip_model, clipiqa_arch, dists_arch, inception, liqe_arch, lpips_arch, maniqa_arch, musiq_arch, niqe_arch
+from pyiqa.utils import download_util
 
 from mimdit import cli
 from mimdit.commands import metrics as commands
-from mimdit.evaluation.iqa import METRICS, WeightFile
+from mimdit.evaluation.iqa import METRICS, WeightFile, weights
 from mimdit.evaluation.iqa.weights import of_clip
 
 
@@ -28,6 +30,15 @@ from mimdit.evaluation.iqa.weights import of_clip
 def test_the_files_are_those_that_pyiqa_loads(name, url):
     file = METRICS[name].files[-1]
     assert file.url == url and file.place.name == Path(urlparse(url).path).name
+
+
+@pytest.mark.parametrize("model", weights._CLIP_SHA256)
+def test_clips_archives_are_those_that_pyiqa_loads(model):
+    assert of_clip(model).url == clip_model._MODELS[model] and of_clip(model).place.name == Path(clip_model._MODELS[model]).name
+
+
+def test_the_cache_is_pyiqas():
+    assert str(weights.pyiqa_cache()) == download_util.DEFAULT_CACHE_DIR == str(Path(torch.hub.get_dir(), "pyiqa"))
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -6,12 +6,14 @@ from pathlib import Path
 import yaml
 
 
-def row(group: str, key: int, psnr: float | None, lpips: float = 0.2, benchmark: str = "foundir", **more) -> dict:
+def row(group: str, key: int, psnr: float | None, lpips: float = 0.2, test_set: str = "foundir", identical: bool = False, **more) -> dict:
     output = {"psnr": psnr, "lpips": lpips}
     return {
-        "benchmark": benchmark,
+        "test_set": test_set,
         "group": group,
         "key": str(key),
+        "degradations": [],
+        "identical_input": identical,
         "output": output,
         "input": {"psnr": 10.0, "lpips": 0.5},
         "notes": {},

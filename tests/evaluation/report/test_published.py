@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.foundir import TEST_PAIRS
 from mimdit.evaluation.report import load_published
-from mimdit.evaluation.report.scores import GROUP_MEAN
+from mimdit.evaluation.report.runs import GROUP_MEAN
 
 
 def test_foundirs_twenty_groups_average_to_its_published_psnr():

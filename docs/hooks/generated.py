@@ -1,0 +1,247 @@
+"""MkDocs hook: pages that are made from the code and from files outside docs/, at every build.
+
+The code is read by griffe and never imported, so the build needs neither torch nor Lightning.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+
+ROOMS = {
+    "backbone": ("mimdit.backbone", "The diffusion transformer, its codec, prompts and adapters."),
+    "conditioner": ("mimdit.conditioner", "The MoE-in-MoE conditioner and its experts."),
+    "routing": ("mimdit.routing", "Routers, the routing record, balance losses, utilization."),
+    "restorer": ("mimdit.restorer", "Training and inference: the experiment as one LightningModule."),
+    "training": ("mimdit.training", "Moving average, optimization, FLOPs."),
+    "distributed": ("mimdit.distributed", "Strategies, checkpoints, preemption."),
+    "evaluation": ("mimdit.evaluation", "Metrics, results, tables."),
+    "diagnosis": ("mimdit.diagnosis", "Checks of a node and between nodes."),
+    "core": ("mimdit.core", "The ground floor: batches, files, errors, random numbers."),
+    "datamodules": ("datamodules", "Data modules, shards, the stream, degradations, test sets."),
+    "callbacks": ("callbacks", "Callbacks that watch a run."),
+}
+"""Pages of the API reference: package and summary."""
+
+KEYS = {
+    "Model": [
+        "mimdit.restorer.restorer.Restorer",
+        "mimdit.backbone.dit.DiTBackbone",
+        "mimdit.backbone.lora.LoRA",
+        "mimdit.backbone.codec.PixelCodec",
+        "mimdit.backbone.codec.VAECodec",
+        "mimdit.conditioner.moe_conditioner.MoEConditioner",
+        "mimdit.routing.balance.RoutingBalance",
+        "mimdit.flow.FlowMatching",
+        "mimdit.training.optimization.*",
+    ],
+    "Data": ["datamodules.restoration.*", "datamodules.foundir.*", "datamodules.test_sets.data_module.*"],
+    "Test sets": ["datamodules.test_sets.__all__"],
+    "Callbacks": ["callbacks.__all__"],
+    "Strategies": ["mimdit.distributed.fsdp2.FSDP2Strategy"],
+}
+"""Classes whose arguments are config keys. ``.*`` is every public class of a module, ``.__all__`` every public name of a package."""
+
+TRAINER_OPTIONS = """
+| option | meaning |
+|---|---|
+| `--config FILE` | YAML file; repeat it, later files win over earlier ones |
+| `--print_config` | print the whole config and stop |
+| `--ckpt_path PATH` | checkpoint: a file, a sharded folder, `last` (the newest complete one, or the beginning) or `best` |
+| `--trainer.KEY VALUE` | any argument of Lightning's `Trainer` |
+| `--model.init_args.KEY VALUE`, `--data.init_args.KEY VALUE` | any argument of model and data module, see [config keys](config_keys.md) |
+| `--model.help CLASS`, `--data.help CLASS` | the arguments of a class, such as `mimdit.MoEConditioner` |
+
+For `fit` the configs describe the model. For `validate`, `test` and `predict` the checkpoint's own hyperparameters come first, and configs
+and options win over them.
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    packages = {name: griffe.load(name, search_paths=[ROOT]) for name in ("mimdit", "datamodules", "callbacks")}
+    pages = {
+        "reference/cli.md": cli_page(packages),
+        "reference/configs.md": configs_page(),
+        "reference/config_keys.md": keys_page(packages),
+        "reference/api/mimdit.md": public_page(packages),
+        "guides/slurm.md": repository_file("slurm/README.md"),
+        "results/RESULTS.md": repository_file("benchmarks/RESULTS.md"),
+        "results/scaling.md": repository_file("benchmarks/scaling.md"),
+    }
+    pages |= {f"reference/api/{name}.md": room_page(packages, *room) for name, room in ROOMS.items()}
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def repository_file(path: str) -> str:
+    """Return a file's text; links to files that the site does not hold become code."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return re.sub(r"\[([^\]]+)\]\((?!https?:|scaling\.md)([^)]+)\)", lambda link: f"`{link[1].strip('`')}`", text)
+
+
+def cli_page(packages: dict[str, griffe.Module]) -> str:
+    """Return the page of every verb, from `mimdit.cli` and the functions' signatures and docstrings."""
+    trainer, commands = (_literal(packages["mimdit"]["cli"][name]) for name in ("TRAINER_VERBS", "COMMANDS"))
+    lines = [
+        "# Command line\n",
+        "Generated from the code. `mimdit VERB --help` prints the same; `lightning` and `python -m mimdit` are the same program.",
+        "\nAn option may be written with `-` or `_`. A user's mistake ends in one paragraph and exit code 2;",
+        "`MIMDIT_TRACEBACK=1` shows the whole traceback.\n",
+        "## Train and score\n",
+        *(f"- `mimdit {verb}`: {summary}" for verb, summary in trainer.items()),
+        TRAINER_OPTIONS,
+        "## Tools\n",
+    ]
+    for verb, target in _flat(commands):
+        module, name = target.split(":")
+        lines += _verb(verb, _find(packages, f"{module}.{name}"))
+    return "\n".join(lines)
+
+
+def _flat(commands: dict, prefix: str = "mimdit") -> Iterator[tuple[str, str]]:
+    for verb, target in commands.items():
+        if isinstance(target, str):
+            yield f"{prefix} {verb}", target
+        else:
+            yield from _flat(target, f"{prefix} {verb}")
+
+
+def _verb(verb: str, function: griffe.Function) -> list[str]:
+    """Return the section of one verb: usage, description, options."""
+    summary, described = _docstring(function)
+    positional, options = [], []
+    for parameter in function.parameters:
+        named = parameter.kind is griffe.ParameterKind.keyword_only or parameter.default is not None
+        (options if named else positional).append(parameter)
+    several = [parameter.name.upper() + ("..." if "list" in str(parameter.annotation) else "") for parameter in positional]
+    usage = " ".join([verb, *several, *(f"--{option.name} VALUE" for option in options if option.default is None), "[options]"])
+    rows = [
+        *((f"`{parameter.name.upper()}`", parameter) for parameter in positional),
+        *((f"`--{parameter.name}`", parameter) for parameter in options),
+    ]
+    return [f"### {verb}\n", f"```bash\n{usage}\n```\n", f"{summary}\n", *_table("option", rows, described), ""]
+
+
+def configs_page() -> str:
+    """Return the page of every file in configs/, with its leading comment."""
+    lines = ["# Config files\n", "Generated from `configs/`. Files compose: each `--config` wins over those before it.\n"]
+    for path in sorted((ROOT / "configs").rglob("*.yaml"), key=lambda path: (len(path.relative_to(ROOT).parts), path)):
+        head = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))[0]
+        comment = "\n".join(line.removeprefix("#").removeprefix(" ") for line in head.splitlines())
+        lines += [f"## {path.relative_to(ROOT)}\n", f"```text\n{comment}\n```\n" if comment else ""]
+    return "\n".join(lines)
+
+
+def keys_page(packages: dict[str, griffe.Module]) -> str:
+    """Return the page of every class that a config names, with its arguments."""
+    lines = [
+        "# Config keys\n",
+        "Generated from the code: every class that a config names by `class_path`, and its `init_args`. Arguments of Lightning's own classes",
+        "are in Lightning's documentation. Short names (`mimdit.Restorer`, `callbacks.Scores`) work as well as long ones.\n",
+    ]
+    for title, patterns in KEYS.items():
+        lines.append(f"## {title}\n")
+        classes = {found.path: found for pattern in patterns for found in _classes(packages, pattern)}
+        for found in classes.values():
+            initializer = found.members.get("__init__")
+            parameters = [parameter for parameter in (initializer.parameters if initializer else []) if parameter.name != "self"]
+            summary, described = _docstring(found)
+            rows = [(f"`{parameter.name.lstrip('*')}`", parameter) for parameter in parameters]
+            lines += [f"### {found.name}\n", f"`{found.path}`\n", f"{summary}\n", *_table("key", rows, described), ""]
+    return "\n".join(lines)
+
+
+def _classes(packages: dict[str, griffe.Module], pattern: str) -> list[griffe.Class]:
+    """Return the classes that an entry of `KEYS` names; none where its module is not there."""
+    home, _, name = pattern.rpartition(".")
+    try:
+        module = _find(packages, home)
+        if name not in ("*", "__all__"):
+            return [_find(packages, pattern)]
+    except KeyError:
+        return []
+    if name == "__all__":
+        found = [_resolved(packages, module, public) for public in _literal(module["__all__"])]
+    else:
+        found = [member for member in module.members.values() if not member.is_alias and not member.name.startswith("_")]
+    return [member for member in found if member.is_class and not member.name.endswith("Error")]
+
+
+def public_page(packages: dict[str, griffe.Module]) -> str:
+    """Return the page of the public classes of `mimdit`, and of its flow."""
+    homes = _literal(packages["mimdit"]["_HOMES"])
+    lines = ["# mimdit\n", "The public names. Modules of each room have pages of their own.\n"]
+    lines += [f"::: {home}.{name}" for name, home in homes.items()]
+    return "\n\n".join([*lines, "::: mimdit.flow"])
+
+
+def room_page(packages: dict[str, griffe.Module], package: str, summary: str) -> str:
+    """Return the page of all modules of a package."""
+    root = _find(packages, package)
+    modules = [module for module in _modules(root) if _is_worth_a_section(module)]
+    return "\n\n".join([f"# {package}\n", summary, *(f"::: {module.path}" for module in modules)])
+
+
+def _modules(module: griffe.Module) -> Iterator[griffe.Module]:
+    for name in sorted(module.modules):
+        member = module.modules[name]
+        if not member.is_alias:
+            yield member
+            yield from _modules(member)
+
+
+def _is_worth_a_section(module: griffe.Module) -> bool:
+    own = [member for name, member in module.members.items() if not name.startswith("_") and not member.is_alias]
+    return any(member.is_class or member.is_function for member in own)
+
+
+def _find(packages: dict[str, griffe.Module], path: str) -> griffe.Object:
+    """Return the object of a dotted path; KeyError where there is none."""
+    package, _, rest = path.partition(".")
+    return packages[package][rest] if rest else packages[package]
+
+
+def _resolved(packages: dict[str, griffe.Module], module: griffe.Module, name: str) -> griffe.Object:
+    member = module.members[name]
+    return _find(packages, member.target_path) if member.is_alias else member
+
+
+def _literal(attribute: griffe.Attribute) -> object:
+    return ast.literal_eval(str(attribute.value))
+
+
+def _docstring(found: griffe.Object) -> tuple[str, dict[str, str]]:
+    """Return a docstring's text and what it says of each parameter."""
+    if found.docstring is None:
+        return "", {}
+    text, described = [], {}
+    for section in found.docstring.parse("google", warnings=False):
+        if section.kind is griffe.DocstringSectionKind.text:
+            text.append(section.value)
+        elif section.kind is griffe.DocstringSectionKind.parameters:
+            described |= {parameter.name.lstrip("*"): parameter.description for parameter in section.value}
+    return "\n\n".join(text), described
+
+
+def _table(first: str, rows: list[tuple[str, griffe.Parameter]], described: dict[str, str]) -> list[str]:
+    """Return a Markdown table of parameters."""
+    if not rows:
+        return []
+    lines = [f"| {first} | type | default | meaning |", "|---|---|---|---|"]
+    for label, parameter in rows:
+        default = "" if parameter.default is None else f"`{_cell(str(parameter.default))}`"
+        kind = "" if parameter.annotation is None else f"`{_cell(str(parameter.annotation))}`"
+        lines.append(f"| {label} | {kind} | {default} | {_cell(described.get(parameter.name.lstrip('*'), ''))} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")

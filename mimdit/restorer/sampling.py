@@ -1,0 +1,65 @@
+"""SamplingSettings: one complete description of how images are restored, made once and passed on whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mimdit.flow import check_sampling, num_evaluations
+from mimdit.restorer.color import check_color
+from mimdit.restorer.steering import check_factors
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Settings of a restoration, checked when they are made. ``Restorer.sampling_settings(steps=4)`` fills in the restorer's own.
+
+    Args:
+        steps: Sampler steps, at least 0. 0 returns the start: the estimate, or the degraded image.
+        start: Where sampling begins: ``noise``, ``degraded`` or ``estimate``.
+        sigma_start: Noise level to start from, in (0, 1]; not used with ``start: noise``.
+        sampler: ``euler``, one evaluation of the DiT a step, or ``heun``, two but in the last step.
+        guidance: Strength of the prompt, at least 0; any value but 1 evaluates the DiT twice as often.
+        seed: Seed of the noise. The noise depends on seed and size only: it is drawn for the whole image, also where that is restored in
+            pieces, and is the same for all images of a batch.
+        color: Colors to match afterwards (`mimdit.restorer.color`): ``none``; ``wavelet`` or ``adain`` take those of the estimate, or
+            without one those of the degraded image. For samplers that drift; haze and darkness are colors too, so without an estimate
+            they come back.
+        tile: Process images above tile² pixels, all images of the batch together, in pieces of about that area; only the current piece is
+            on the restorer's device. Equal to untiled up to rounding. None for one piece.
+        steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see
+            `mimdit.restorer.steering.gains`.
+
+    Raises:
+        ValueError: A value is unknown or out of range.
+    """
+
+    steps: int
+    start: str
+    sigma_start: float
+    sampler: str
+    guidance: float
+    seed: int
+    color: str = "none"
+    tile: int | None = None
+    steer: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_sampling(
+            steps=self.steps, start=self.start, sigma_start=self.sigma_start, sampler=self.sampler, guidance=self.guidance
+        )  # fmt: skip
+        check_color(self.color)
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile={self.tile} must be at least 1; use null for one piece")
+        check_factors(self.steer or {})
+
+    def area(self, images: torch.Tensor) -> int | None:
+        """Return the pixels of a piece where ``images [B, 3, H, W]`` are to be processed in pieces, else None."""
+        return self.tile**2 if self.tile is not None and images[:, 0].numel() > self.tile**2 else None
+
+    @property
+    def num_evaluations(self) -> int:
+        """Velocities that the sampler evaluates; guidance is not counted."""
+        return num_evaluations(self.steps, self.sampler)

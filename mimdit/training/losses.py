@@ -1,0 +1,54 @@
+"""Losses on what the networks predict: velocity, estimate, identification. The routing losses are those of `mimdit.routing.balance`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def flow_error(velocity: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor, *, on: str, sigma_min: float = 0.0) -> torch.Tensor:
+    """Return the mean squared error ``[B]`` of each image's velocity, or of the clean latent that it implies.
+
+    Args:
+        velocity: Predicted velocity ``[B, C, h, w]``.
+        target: Velocity of the path ``[B, C, h, w]``.
+        sigma: Noise levels ``[B]`` in 0..1.
+        on: ``velocity`` or ``sample``.
+        sigma_min: Where the velocity was converted from a predicted sample, the least divisor of that conversion; the target is converted
+            alike, so that the true sample has no error at any sigma. 0 for a velocity that was predicted itself.
+    """
+    divisor = sigma.float().clamp_min(sigma_min)
+    if sigma_min > 0:
+        target = target * (sigma.float() / divisor)[:, None, None, None]
+    error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
+    return error if on == "velocity" else error * divisor.square()
+
+
+def check_flow_loss(on: str, sigma_min: float) -> None:
+    """Check the arguments of `flow_error`.
+
+    Raises:
+        ValueError: ``on`` is unknown, or ``sigma_min`` is outside (0, 1).
+    """
+    if on not in ("velocity", "sample"):
+        raise ValueError(f"flow_loss_on {on!r} is unknown; choose velocity or sample")
+    if not 0 < sigma_min < 1:
+        raise ValueError(f"sigma_min={sigma_min} is outside (0, 1); 0.05 is usual")
+
+
+def estimate_loss(estimate: torch.Tensor, clean: torch.Tensor, norm: str = "rmse") -> torch.Tensor:
+    """Return the error of estimates ``[B, C, h, w]`` as one number. Not in the paper.
+
+    ``rmse``: Charbonnier error, for detail, plus RMSE per image, for PSNR, which is a mean of logs. ``psnr``: that mean of logs itself,
+    0.05 ln(MSE + 4e-4); the floor is the MSE of 40 dB for pixels in -1..1, beyond which differences are hardly visible.
+    """
+    error = (estimate - clean.float()).square()
+    mse = error.mean(dim=(1, 2, 3))
+    if norm == "psnr":
+        return 0.05 * (mse + 4e-4).log().mean()
+    return (error + 1e-6).sqrt().mean() + (mse + 1e-6).sqrt().mean()
+
+
+def identify_loss(identified: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy of logits ``identified [B, A]`` against multi-hot ``degradation [B, A]``. Not in the paper."""
+    return nn.functional.binary_cross_entropy_with_logits(identified, degradation.to(identified.dtype))
