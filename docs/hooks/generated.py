@@ -176,11 +176,14 @@ def _classes(packages: dict[str, griffe.Module], pattern: str) -> list[griffe.Cl
 
 
 def public_page(packages: dict[str, griffe.Module]) -> str:
-    """Return the page of the public classes of `mimdit`, and of its flow."""
+    """Return the page of the public names of `mimdit`, and of its flow."""
     homes = _literal(packages["mimdit"]["_HOMES"])
-    lines = ["# mimdit\n", "The public names. Modules of each room have pages of their own.\n"]
-    lines += [f"::: {home}.{name}" for name, home in homes.items()]
-    return "\n\n".join([*lines, "::: mimdit.flow"])
+    rows = []
+    for name, home in homes.items():
+        summary = _docstring(_find(packages, f"{home}.{name}"))[0].partition("\n")[0]
+        rows.append(f"| [`mimdit.{name}`][{home}.{name}] | {_cell(summary)} |")
+    table = "\n".join(["| name | is |", "|---|---|", *rows])
+    return "\n\n".join(["# mimdit", "The public names, and flow matching. The modules of each room have pages of their own.", table, "::: mimdit.flow"])
 
 
 def room_page(packages: dict[str, griffe.Module], package: str, summary: str) -> str:
