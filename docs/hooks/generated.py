@@ -1,11 +1,14 @@
 """MkDocs hook: pages that are made from the code and from files outside docs/, at every build.
 
-The code is read by griffe and never imported, so the build needs neither torch nor Lightning.
+Classes are read by griffe without importing them; the verbs' functions are imported, as their signatures may be made at import.
 """
 
 import ast
+import inspect
 import re
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import griffe
@@ -48,6 +51,9 @@ KEYS = {
 }
 """Classes whose arguments are config keys. ``.*`` is every public class of a module, ``.__all__`` every public name of a package."""
 
+NOT_KEYS = ("Benchmark", "BenchmarkDataModule", "Contents", "Entry")
+"""Former names, and records that no config names."""
+
 TRAINER_OPTIONS = """
 | option | meaning |
 |---|---|
@@ -65,6 +71,8 @@ and options win over them.
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # this checkout, not another that is installed
     packages = {name: griffe.load(name, search_paths=[ROOT]) for name in ("mimdit", "datamodules", "callbacks")}
     pages = {
         "reference/cli.md": cli_page(packages),
@@ -88,7 +96,7 @@ def repository_file(path: str) -> str:
 
 
 def cli_page(packages: dict[str, griffe.Module]) -> str:
-    """Return the page of every verb, from `mimdit.cli` and the functions' signatures and docstrings."""
+    """Return the page of every verb, from `mimdit.cli` and the signatures and docstrings of the functions."""
     trainer, commands = (_literal(packages["mimdit"]["cli"][name]) for name in ("TRAINER_VERBS", "COMMANDS"))
     lines = [
         "# Command line\n",
@@ -101,8 +109,7 @@ def cli_page(packages: dict[str, griffe.Module]) -> str:
         "## Tools\n",
     ]
     for verb, target in _flat(commands):
-        module, name = target.split(":")
-        lines += _verb(verb, _find(packages, f"{module}.{name}"))
+        lines += _verb(verb, target)
     return "\n".join(lines)
 
 
@@ -114,20 +121,31 @@ def _flat(commands: dict, prefix: str = "mimdit") -> Iterator[tuple[str, str]]:
             yield from _flat(target, f"{prefix} {verb}")
 
 
-def _verb(verb: str, function: griffe.Function) -> list[str]:
-    """Return the section of one verb: usage, description, options."""
-    summary, described = _docstring(function)
-    positional, options = [], []
-    for parameter in function.parameters:
-        named = parameter.kind is griffe.ParameterKind.keyword_only or parameter.default is not None
+def _verb(verb: str, target: str) -> list[str]:
+    """Return the section of one verb: usage, description, options. The function is imported: a decorator may have made its signature."""
+    module, name = target.split(":")
+    function = getattr(import_module(module), name)
+    summary, described = _docstring(griffe.Docstring(inspect.getdoc(function) or ""))
+    empty, positional, options = inspect.Parameter.empty, [], []
+    for parameter in inspect.signature(function).parameters.values():
+        named = parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.default is not empty
         (options if named else positional).append(parameter)
-    several = [parameter.name.upper() + ("..." if "list" in str(parameter.annotation) else "") for parameter in positional]
-    usage = " ".join([verb, *several, *(f"--{option.name} VALUE" for option in options if option.default is None), "[options]"])
     rows = [
-        *((f"`{parameter.name.upper()}`", parameter) for parameter in positional),
-        *((f"`--{parameter.name}`", parameter) for parameter in options),
+        *((f"`{parameter.name.upper()}`", parameter.annotation, None, parameter.name) for parameter in positional),
+        *(
+            (f"`--{option.name}`", option.annotation, None if option.default is empty else repr(option.default), option.name)
+            for option in options
+        ),
     ]
+    words = [parameter.name.upper() + ("..." if "list" in _type(parameter.annotation) else "") for parameter in positional]
+    required = [f"--{option.name} VALUE" for option in options if option.default is empty]
+    usage = " ".join([verb, *words, *required, "[options]" if len(options) > len(required) else ""]).strip()
     return [f"### {verb}\n", f"```bash\n{usage}\n```\n", f"{summary}\n", *_table("option", rows, described), ""]
+
+
+def _type(annotation: object) -> str:
+    """Return an annotation as a signature shows it."""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def configs_page() -> str:
@@ -144,8 +162,8 @@ def keys_page(packages: dict[str, griffe.Module]) -> str:
     """Return the page of every class that a config names, with its arguments."""
     lines = [
         "# Config keys\n",
-        "Generated from the code: every class that a config names by `class_path`, and its `init_args`. Arguments of Lightning's own classes",
-        "are in Lightning's documentation. Short names (`mimdit.Restorer`, `callbacks.Scores`) work as well as long ones.\n",
+        "Generated from the code: every class that a config names by `class_path`, and its `init_args`. Arguments of Lightning's own",
+        "classes are in Lightning's documentation. Short names (`mimdit.Restorer`, `callbacks.Scores`) work as well as long ones.\n",
     ]
     for title, patterns in KEYS.items():
         lines.append(f"## {title}\n")
@@ -153,8 +171,8 @@ def keys_page(packages: dict[str, griffe.Module]) -> str:
         for found in classes.values():
             initializer = found.members.get("__init__")
             parameters = [parameter for parameter in (initializer.parameters if initializer else []) if parameter.name != "self"]
-            summary, described = _docstring(found)
-            rows = [(f"`{parameter.name.lstrip('*')}`", parameter) for parameter in parameters]
+            summary, described = _docstring(found.docstring)
+            rows = [(f"`{each.name.lstrip('*')}`", each.annotation, each.default, each.name) for each in parameters]
             lines += [f"### {found.name}\n", f"`{found.path}`\n", f"{summary}\n", *_table("key", rows, described), ""]
     return "\n".join(lines)
 
@@ -172,15 +190,19 @@ def _classes(packages: dict[str, griffe.Module], pattern: str) -> list[griffe.Cl
         found = [_resolved(packages, module, public) for public in _literal(module["__all__"])]
     else:
         found = [member for member in module.members.values() if not member.is_alias and not member.name.startswith("_")]
-    return [member for member in found if member.is_class and not member.name.endswith("Error")]
+    return [member for member in found if member.is_class and not member.name.endswith("Error") and member.name not in NOT_KEYS]
 
 
 def public_page(packages: dict[str, griffe.Module]) -> str:
-    """Return the page of the public classes of `mimdit`, and of its flow."""
+    """Return the page of the public names of `mimdit`, and of its flow."""
     homes = _literal(packages["mimdit"]["_HOMES"])
-    lines = ["# mimdit\n", "The public names. Modules of each room have pages of their own.\n"]
-    lines += [f"::: {home}.{name}" for name, home in homes.items()]
-    return "\n\n".join([*lines, "::: mimdit.flow"])
+    rows = []
+    for name, home in homes.items():
+        summary = _docstring(_find(packages, f"{home}.{name}").docstring)[0].partition("\n")[0]
+        rows.append(f"| [`mimdit.{name}`][{home}.{name}] | {_cell(summary)} |")
+    table = "\n".join(["| name | is |", "|---|---|", *rows])
+    summary = "The public names, and flow matching. The modules of each room have pages of their own."
+    return "\n\n".join(["# mimdit", summary, table, "::: mimdit.flow"])
 
 
 def room_page(packages: dict[str, griffe.Module], package: str, summary: str) -> str:
@@ -218,12 +240,12 @@ def _literal(attribute: griffe.Attribute) -> object:
     return ast.literal_eval(str(attribute.value))
 
 
-def _docstring(found: griffe.Object) -> tuple[str, dict[str, str]]:
-    """Return a docstring's text and what it says of each parameter."""
-    if found.docstring is None:
+def _docstring(docstring: griffe.Docstring | None) -> tuple[str, dict[str, str]]:
+    """Return a docstring's text and its description of each parameter."""
+    if docstring is None:
         return "", {}
     text, described = [], {}
-    for section in found.docstring.parse("google", warnings=False):
+    for section in docstring.parse("google", warnings=False):
         if section.kind is griffe.DocstringSectionKind.text:
             text.append(section.value)
         elif section.kind is griffe.DocstringSectionKind.parameters:
@@ -231,15 +253,15 @@ def _docstring(found: griffe.Object) -> tuple[str, dict[str, str]]:
     return "\n\n".join(text), described
 
 
-def _table(first: str, rows: list[tuple[str, griffe.Parameter]], described: dict[str, str]) -> list[str]:
-    """Return a Markdown table of parameters."""
+def _table(first: str, rows: list[tuple[str, object, object, str]], described: dict[str, str]) -> list[str]:
+    """Return a Markdown table of parameters: label, annotation, default (None for none), name."""
     if not rows:
         return []
     lines = [f"| {first} | type | default | meaning |", "|---|---|---|---|"]
-    for label, parameter in rows:
-        default = "" if parameter.default is None else f"`{_cell(str(parameter.default))}`"
-        kind = "" if parameter.annotation is None else f"`{_cell(str(parameter.annotation))}`"
-        lines.append(f"| {label} | {kind} | {default} | {_cell(described.get(parameter.name.lstrip('*'), ''))} |")
+    for label, annotation, default, name in rows:
+        shown = "" if default is None else f"`{_cell(str(default))}`"
+        kind = "" if annotation is None else f"`{_cell(_type(str(annotation) if isinstance(annotation, griffe.Expr) else annotation))}`"
+        lines.append(f"| {label} | {kind} | {shown} | {_cell(described.get(name.lstrip('*'), ''))} |")
     return lines
 
 
