@@ -150,7 +150,7 @@ def test_numbers_out_of_range_are_named(folder, name, value):
 
 @pytest.mark.parametrize(
     "other, message",
-    [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"overfit": 9}, "shards of group 01Blur are others")],
+    [({"seed": 1}, "data.seed: 0 there, 1 here"), ({"overfit": 9}, "shards of group 01Blur differ from the checkpoint")],
 )
 def test_a_state_of_another_stream_is_refused(folder, other, message):
     data = datamodule(folder)

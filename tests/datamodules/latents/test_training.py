@@ -170,7 +170,7 @@ def test_folders_that_make_no_batch_together_are_refused(folder, tmp_path):
     with pytest.raises(ShardError, match="images holds only images"):
         RestorationDataModule([both[0], str(tmp_path / "images")], num_workers=0).train_dataloader()
     make_latents(tmp_path, "smaller", crop=12)
-    with pytest.raises(ShardError, match="do not make one batch: .*latents of 16 pixels.*latents of 12 pixels"):
+    with pytest.raises(ShardError, match="cannot form one batch: .*latents of 16 pixels.*latents of 12 pixels"):
         RestorationDataModule([both[0], str(tmp_path / "smaller")], num_workers=0).train_dataloader()
 
 

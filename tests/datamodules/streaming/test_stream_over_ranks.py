@@ -58,7 +58,7 @@ class OnRank:
         data = self.datamodule(rank, workers)
         data.load_state_dict(state)
         loader = data.train_dataloader()
-        first, waiting, seen = data._laps.first_epoch, set(range(max(1, workers))), []
+        first, waiting, seen = data._partition.first_epoch, set(range(max(1, workers))), []
         for batch in loader:
             seen += described(batch)
             consumer, pass_number, _ = batch["position"]
@@ -95,6 +95,6 @@ def test_any_number_of_ranks_and_workers_continues_any_other(tmp_path: Path):
             drawn = [*before, *(draw for part in parts for draw in part["seen"])]
             assert all(pixels.setdefault(draw, number) == number for draw, number in drawn)
             # Of the epochs that were begun each sample came once, before or after the change.
-            turns = Counter(draw.rsplit("/", 1)[0] for draw, _ in drawn if int(draw.split("/")[0]) < parts[0]["first"])
-            assert turns == Counter(f"{turn}/{key}" for turn in range(parts[0]["first"]) for key in keys_of())
+            uses = Counter(draw.rsplit("/", 1)[0] for draw, _ in drawn if int(draw.split("/")[0]) < parts[0]["first"])
+            assert uses == Counter(f"{repeat}/{key}" for repeat in range(parts[0]["first"]) for key in keys_of())
     assert len(states) == 9 and len(pixels) > 60
