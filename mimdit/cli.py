@@ -42,7 +42,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "quickstart": "mimdit.commands.shards:quickstart",
         "foundir": "mimdit.commands.convert:foundir",
         "pairs": "mimdit.commands.convert:pairs",
-        "finalize": "mimdit.commands.convert:finalise",  # codespell:ignore finalise
+        "finalize": "mimdit.commands.convert:finalize",
         "latents": "mimdit.commands.latents:latents",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",

@@ -98,4 +98,4 @@ def randomize(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
-randomise = randomize  # the name in tests/data/before/write.py
+randomise = randomize  # codespell:ignore randomise (tests/data/before/write.py imports it)

@@ -149,7 +149,7 @@ def finalize(dst: str) -> None:
     _finalize(StoredPlan.load(Path(dst).resolve() / PLAN_NAME))
 
 
-finalise = finalize
+finalise = finalize  # codespell:ignore finalise
 """Earlier name of `finalize`."""
 
 

@@ -33,7 +33,7 @@ MOVED = {
     "datamodules.benchmarks.sidd": "datamodules.test_sets.layouts",
     "datamodules.benchmarks.suites": "datamodules.test_sets.suites",
     "datamodules.benchmarks.unpaired": "datamodules.test_sets.layouts",
-    "datamodules.conversion.finalise": "datamodules.conversion.write",
+    "datamodules.conversion.finalise": "datamodules.conversion.write",  # codespell:ignore finalise
     "datamodules.degradations.light": "datamodules.degradations.srgb",
     "datamodules.evaluation": "datamodules.pairs",
     "datamodules.looking": "datamodules.inspection",

@@ -9,7 +9,7 @@ from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone.prompts import write_prompts
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching
-from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
+from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch
 from tests.tiny_training import train
 
 
@@ -64,7 +64,7 @@ def test_every_parameter_has_a_gradient_in_pretraining():
 @pytest.mark.parametrize("layout", ["", "transformer"])
 def test_saved_and_read_weights_are_equal_to_bf16_rounding(tmp_path, layout):
     backbone = tiny_backbone()
-    randomise(backbone.transformer, 5)
+    randomize(backbone.transformer, 5)
     before = {name: tensor.clone() for name, tensor in backbone.transformer.state_dict().items()}
     backbone.save_pretrained(tmp_path / layout)
     again = DiTBackbone(str(tmp_path)).transformer

@@ -17,7 +17,7 @@ from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching
 from mimdit.training.flops import count_flops
 from mimdit.training.losses import flow_error
-from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch
+from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch
 
 FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
 LOSSES = pytest.mark.parametrize("on", ["velocity", "sample"])
@@ -143,7 +143,7 @@ def test_another_output_layer_replaces_the_last_one_within_the_context(architect
     own = backbone.velocity(latents(), sigma)
     with replaced_output(transformer, layer):
         assert torch.count_nonzero(backbone._predict(latents(), sigma, None, None)) == 0
-    randomise(layer, 7)
+    randomize(layer, 7)
     other.transformer.proj_out.load_state_dict(layer.state_dict())
     with replaced_output(transformer, layer):
         found = backbone._predict(latents(), sigma, None, None)
@@ -169,7 +169,7 @@ def test_compiled_and_checkpointed_blocks_take_another_output_layer(monkeypatch)
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager", fullgraph=True))
     plain, fast = tiny_backbone(prediction="sample"), tiny_backbone(prediction="sample", compile=True, checkpointing=True)
     layer, sigma, found = zero_output_layer(plain.transformer), torch.tensor([0.2, 0.9]), []
-    randomise(layer, 3)
+    randomize(layer, 3)
     for backbone in (plain, fast):
         residual = latents(2, 4, 24).flatten(1).view(2, 24, -1)[..., :12].repeat(1, 1, 2)[..., :16].requires_grad_()
         velocity = backbone.velocity(latents(), sigma, [residual], anchor=latents(seed=1), output_layer=layer)

@@ -15,7 +15,7 @@ from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.conditioner.pruning import prune
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
+from tests.tiny_models import randomize, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 
 
 class Pairs(L.LightningDataModule):
@@ -80,7 +80,7 @@ def test_an_adapted_restorer_becomes_a_folder_that_brings_its_adapters(trained):
 def estimating():
     """A restorer of which nothing is zero, and images that its gates tell apart."""
     model = tiny_restorer(conditioner={"estimate": True, "num_experts": 4}, flow={"start": "estimate", "sigma_start": 0.3}).eval()
-    randomise(model.conditioner, 1)
+    randomize(model.conditioner, 1)
     model = model.with_conditioner(model.conditioner)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return model, images * torch.tensor([0.1, 0.5, 1.0])[:, None, None, None]
@@ -112,7 +112,7 @@ def test_pruning_leaves_what_no_image_chose_and_changes_nothing():
 
 def test_experts_of_a_coarse_grid_are_pruned_like_others():
     conditioner = tiny_conditioner(moe_dim=12, moe_stride=2, num_experts=4, feed_forward="conv", identify=True)
-    randomise(conditioner, 1)
+    randomize(conditioner, 1)
     latents = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     said = conditioner(latents)
     pruned = prune(conditioner, (said.routing.intra.weights.squeeze(2) > 0).float(), 2)

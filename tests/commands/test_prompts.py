@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from mimdit import cli
 from mimdit.backbone.prompts import PromptEmbeddings
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae
-from tests.tiny_models import randomise, tiny_backbone
+from tests.tiny_models import randomize, tiny_backbone
 
 WIDTH, POOLED, CLIP_TOKENS = 24, 16, 16
 PROMPTS = ["", "a sharp photo", "rain"]
@@ -28,7 +28,7 @@ def clip_encoder(width, projection, seed):
     sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": projection}
     config = CLIPTextConfig(**sizes, vocab_size=60, max_position_embeddings=CLIP_TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1)
     model = CLIPTextModelWithProjection(config).eval()
-    randomise(model, seed)
+    randomize(model, seed)
     return model
 
 
@@ -36,7 +36,7 @@ def t5_parts():
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in string.ascii_lowercase)]
     sizes = {"d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
     model = T5EncoderModel(T5Config(**sizes, vocab_size=40)).eval()
-    randomise(model, 3)
+    randomize(model, 3)
     return T5TokenizerFast(vocab=pieces, extra_ids=0), model
 
 

@@ -11,7 +11,7 @@ from mimdit.conditioner.identification import TONE_ATOMS, IdentificationHead, pr
 from mimdit.core.batch import ATOMS
 from mimdit.routing import router_features
 from mimdit.training.losses import identify_loss
-from tests.tiny_models import randomise, tiny_batch, tiny_conditioner
+from tests.tiny_models import randomize, tiny_batch, tiny_conditioner
 
 SURE = {"estimate": True, "tone_powers": [0, 0.4, 1], "identify": True, "confidence": True}
 DEEP = {"num_layers": 4, "num_blocks": 2}
@@ -23,7 +23,7 @@ def latents(batch=3):
 
 def living(**options):
     conditioner = tiny_conditioner(**DEEP | options)
-    randomise(conditioner, 0)
+    randomize(conditioner, 0)
     return conditioner
 
 

@@ -16,7 +16,7 @@ from mimdit.commands.trainer import TrainerCLI, run
 from tests.commands.test_prompts import CLIP_TOKENS, clip_encoder, clip_tokenizer
 from tests.datamodules.made_sources import made_pairs, write_group_folders
 from tests.tiny_checkpoints import VAE
-from tests.tiny_models import randomise
+from tests.tiny_models import randomize
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MAIN, ALL, ESTIMATE = "foundir_sd35_medium.yaml", "foundir_sd35_medium_all.yaml", "foundir_sd35_medium_estimate.yaml"
@@ -36,11 +36,11 @@ instead of 24 of 1536."""
 def write_pipeline(folder: Path) -> str:
     """A pipeline as the hub has it, but for T5, which the run does without."""
     transformer = SD3Transformer2DModel(**TRANSFORMER)
-    randomise(transformer, 0)
+    randomize(transformer, 0)
     transformer.save_pretrained(folder / "transformer")
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(**VAE | blocks | {"block_out_channels": (4, 4, 4, 4), "latent_channels": 16, "sample_size": 128})
-    randomise(vae, 0, scale=0.1)
+    randomize(vae, 0, scale=0.1)
     vae.save_pretrained(folder / "vae")
     for number, (encoder, padding) in {"": (clip_encoder(8, 6, 1), "<|endoftext|>"), "_2": (clip_encoder(12, 10, 2), "!")}.items():
         encoder.save_pretrained(folder / f"text_encoder{number}")

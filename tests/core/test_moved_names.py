@@ -56,5 +56,5 @@ def test_the_new_name_is_told_and_a_folder_left_behind_is_not_taken_for_the_pack
 
 
 def test_a_name_that_never_was_is_an_import_error():
-    with pytest.raises(ModuleNotFoundError, match="mimdit.optimisation"):
-        import_module("mimdit.optimisation")
+    with pytest.raises(ModuleNotFoundError, match="mimdit.optimized"):
+        import_module("mimdit.optimized")

@@ -13,7 +13,7 @@ from callbacks import EMAUpdate
 from mimdit.core.batch import Batch
 from mimdit.distributed import FSDP2Strategy, WholeCheckpointIO
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import randomise, tiny_batch, tiny_restorer
+from tests.tiny_models import randomize, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 
 IMAGES = 8
@@ -33,7 +33,7 @@ def make_restorer(optimizer: Callable = SGD, **options) -> Restorer:
         optimizer=optimizer,
         **options,
     )
-    randomise(restorer.conditioner, 0, scale=0.3)
+    randomize(restorer.conditioner, 0, scale=0.3)
     return restorer
 
 
@@ -106,7 +106,7 @@ def save_and_go_on(rank: int, world: int, strategy: str, folder: str, stop: int 
 def resume(rank: int, world: int, strategy: str, path: str, stop: int = 3, steps: int = 6) -> dict[str, torch.Tensor]:
     """The losses of the steps after ``stop``, with the checkpoint at ``path`` loaded into a model of other weights."""
     losses, restorer = Losses(), make_restorer(ADAMW)
-    randomise(restorer.conditioner, 9)
+    randomize(restorer.conditioner, 9)
     batches = of_rank(rank, world, 1, steps, first=stop)
     options = settings(strategy, world) | {"max_epochs": -1, "max_steps": steps, "callbacks": [EMAUpdate(), losses], "ckpt_path": path}
     trainer = train(restorer, batches, **options)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from mimdit.restorer.restorer import Restorer
 from tests.distributed.made_runs import SGD, of_rank, settings
 from tests.processes import run_in_processes
-from tests.tiny_models import randomise, tiny_batch, tiny_restorer
+from tests.tiny_models import randomize, tiny_batch, tiny_restorer
 from tests.tiny_training import KeepGradients, train
 
 STEPS = 2  # DDP complains of a parameter without a gradient in the step after
@@ -24,7 +24,7 @@ def make() -> Restorer:
         optimizer=SGD,
     )  # fmt: skip
     for seed, part in enumerate((restorer.conditioner, restorer.output_layer)):
-        randomise(part, seed, scale=0.1)
+        randomize(part, seed, scale=0.1)
     return restorer
 
 

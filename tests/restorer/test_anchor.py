@@ -15,7 +15,7 @@ from mimdit.core.rng import keyed_generator
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.training.flops import restoration_flops, training_flops
-from tests.tiny_models import PIXART, randomise, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients, train
 
 ESTIMATE = {"estimate": True, "tone_powers": [0, 0.4, 1]}
@@ -36,7 +36,7 @@ def images(height=16, width=16):
 def anchored(anchor="estimate", **options):
     """A restorer as initialized, but with an estimate that is not the degraded latent."""
     restorer = tiny_restorer(**{"conditioner": ESTIMATE, "anchor": anchor} | options)
-    randomise(restorer.conditioner.estimate_head, 0, scale=0.1)
+    randomize(restorer.conditioner.estimate_head, 0, scale=0.1)
     return restorer
 
 
@@ -44,7 +44,7 @@ def living(anchor="estimate", **options):
     """One with no zero-initialized layer left; the average differs from the live weights."""
     restorer = anchored(anchor, **options)
     for seed, part in enumerate((restorer.conditioner, restorer.output_layer, restorer.ema)):
-        randomise(part, seed, scale=0.1)
+        randomize(part, seed, scale=0.1)
     return restorer.eval()
 
 

@@ -6,13 +6,13 @@ from diffusers import AutoencoderKL
 
 from mimdit.backbone import VAECodec
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, randomize, tiny_restorer
 
 
 def restorer(**flow):
     options = {"num_layers": 2, "num_blocks": 1, "estimate": True, "tone_powers": [0, 1], "tone_grid": 8}
     made = tiny_restorer(conditioner=options, flow={"steps": 2} | flow, tile=32, overlap=8)
-    randomise(made.conditioner, 1, scale=0.1)
+    randomize(made.conditioner, 1, scale=0.1)
     return made.eval()
 
 

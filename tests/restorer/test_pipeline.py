@@ -15,13 +15,13 @@ import mimdit
 from mimdit.backbone.lora import LoRA
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import randomise, tiny_restorer
+from tests.tiny_models import randomize, tiny_restorer
 
 
 def pipeline(**options):
     conditioner = {"estimate": True, "tone_powers": [0, 1]}
     restorer = tiny_restorer(conditioner=conditioner, backbone=options, flow={"start": "estimate", "sigma_start": 0.3}).eval()
-    randomise(restorer.conditioner, 1, scale=0.1)
+    randomize(restorer.conditioner, 1, scale=0.1)
     restorer = Restorer(restorer.backbone, restorer.conditioner, restorer.balance, restorer.flow, overlap=16).eval()
     made = mimdit.MiMDiTPipeline(restorer)
     made.set_progress_bar_config(disable=True)

@@ -12,7 +12,7 @@ from mimdit.core.rng import keyed_generator
 from mimdit.restorer.inference import pad_by_reflection
 from mimdit.restorer.restorer import Restorer
 from mimdit.routing.routing import uniform_routing
-from tests.tiny_models import ARCHITECTURE, PIXART, randomise, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 from tests.tiny_training import gradients, train
 
 DEEP = {"backbone": {"architecture": ARCHITECTURE | {"num_layers": 4}}, "conditioner": {"num_layers": 4, "num_blocks": 2}}
@@ -31,7 +31,7 @@ def images(height=16, width=16, batch=2):
 def living(**options):
     """A restorer with no zero-initialized layer left."""
     restorer = tiny_restorer(**options)
-    randomise(restorer.conditioner, 0)
+    randomize(restorer.conditioner, 0)
     return restorer
 
 
@@ -56,7 +56,7 @@ def test_at_step_0_it_is_so_under_bf16_autocast_too():
 
 def test_residuals_of_zero_times_any_scale_change_nothing_and_others_do():
     restorer, sigma = tiny_restorer(), torch.tensor([0.2, 0.9])
-    randomise(restorer.conditioner.timestep_scale, 0)
+    randomize(restorer.conditioner.timestep_scale, 0)
     conditioning = restorer.conditioner(latents())
     assert torch.equal(restorer.velocity(latents(), sigma, conditioning), restorer.backbone.velocity(latents(), sigma))
     restorer = living()

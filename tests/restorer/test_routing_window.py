@@ -10,7 +10,7 @@ import torch
 from mimdit.core.batch import Batch
 from mimdit.restorer.restorer import Restorer
 from tests.processes import run_in_processes
-from tests.tiny_models import randomise, tiny_batch, tiny_restorer
+from tests.tiny_models import randomize, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients
 
 WEIGHTS = {"balance": 0.5, "z": 0.1, "importance": 2.0, "specialization": 1.0}
@@ -22,7 +22,7 @@ def make(**options) -> Restorer:
     losses = {"flow_weight": NEGLIGIBLE, "estimate_weight": NEGLIGIBLE}
     optimizer = partial(torch.optim.SGD, lr=0.1)
     restorer = tiny_restorer(**{"conditioner": {"estimate": True}, "balance": WEIGHTS, "optimizer": optimizer} | losses | options)
-    randomise(restorer.conditioner, 0, scale=0.5)
+    randomize(restorer.conditioner, 0, scale=0.5)
     return restorer
 
 

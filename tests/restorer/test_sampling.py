@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mimdit.restorer.sampling import SamplingSettings
-from tests.tiny_models import randomise, tiny_restorer
+from tests.tiny_models import randomize, tiny_restorer
 
 
 def living(**flow):
     """A restorer whose conditioner matters."""
     restorer = tiny_restorer(conditioner={"estimate": True}, flow=flow, seed=5)
-    randomise(restorer.conditioner, 1, scale=0.1)
+    randomize(restorer.conditioner, 1, scale=0.1)
     return restorer.eval()
 
 

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL
 
 from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.restorer.restorer import Restorer
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 
 PARTS = {"conditioner": {"estimate": True, "tone_powers": [0, 1]}, "estimate_weight": 1.0}
@@ -116,7 +116,7 @@ def averaged_apart_from_live(**options):
     """A restorer whose average and live weights differ, both far from their initial values."""
     restorer = tiny_restorer(**PARTS, **options)
     for seed, module in ((1, restorer.conditioner), (2, restorer.ema)):
-        randomise(module, seed)
+        randomize(module, seed)
     return restorer
 
 

@@ -7,7 +7,7 @@ from mimdit.core.batch import ATOMS
 from mimdit.plots.gate_chart import expert_shares, gate_chart
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.steering import MeasuredGates, gains, parse_steer
-from tests.tiny_models import ARCHITECTURE, randomise, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, randomize, tiny_restorer
 
 GROUPS = ("spatial", "channel", "swin", "se")
 
@@ -16,7 +16,7 @@ def restorer(**options):
     made = tiny_restorer(conditioner={"estimate": True, "num_layers": 3, "num_blocks": 2} | options,
                          backbone={"architecture": ARCHITECTURE | {"num_layers": 3}},
                          flow={"start": "estimate", "sigma_start": 0.3}, tile=32, overlap=8)  # fmt: skip
-    randomise(made.conditioner, 1, scale=0.1)
+    randomize(made.conditioner, 1, scale=0.1)
     return made.eval()
 
 

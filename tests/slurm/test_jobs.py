@@ -226,7 +226,7 @@ def test_shards_in_an_array_and_an_evaluation(cluster, tmp_path):
     job = Job(cluster, tmp_path, "shards", "shards", "pairs", *sources, sbatch=(*small, "--array=1-2"))
     job.wait("both parts", lambda: not cluster("squeue", "-h", "-j", job.number))
     done = subprocess.run(
-        [sys.executable, "-m", "mimdit", "shards", "finalise", tmp_path / "shards"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "mimdit", "shards", "finalize", tmp_path / "shards"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and (tmp_path / "shards" / "index.json").exists(), done.stderr + job.log()
 

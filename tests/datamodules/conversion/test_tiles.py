@@ -68,12 +68,12 @@ def test_converted_tiles_are_the_crops_of_the_upright_images(pairs, source, tmp_
 def test_the_tiles_of_an_image_stay_in_one_shard_and_part_company(source, tmp_path):
     shards = stored(converted(source, tmp_path / "data", Options(shard_size=1, tile=64)))
     homes: dict[str, set[str]] = {}
-    neighbours = total = 0
+    neighbors = total = 0
     for name, listed in shards.items():
         stems = [stem_of(sample.key) for sample in listed]
         for stem in stems:
             homes.setdefault(stem, set()).add(name)
-        neighbours += sum(first == second for first, second in zip(stems, stems[1:]))
+        neighbors += sum(first == second for first, second in zip(stems, stems[1:]))
         total += len(stems)
     assert all(len(home) == 1 for home in homes.values()) and len(homes) == 54
-    assert neighbours < total / 2  # unshuffled 8 of 9 would follow a tile of their own image
+    assert neighbors < total / 2  # unshuffled 8 of 9 would follow a tile of their own image

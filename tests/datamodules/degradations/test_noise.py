@@ -13,7 +13,7 @@ def test_variance_is_shot_times_light_plus_read(light):
     plane = np.full((128, 128, 3), light, np.float32)
     variances = [sensor_noise(plane, shot, read, np.random.default_rng(seed)).var() for seed in range(12)]
     assert np.mean(variances) == pytest.approx(shot * light + read, rel=0.02)
-    # The draws that correlate channels or neighbours keep the variance too.
+    # The draws that correlate channels or neighbors keep the variance too.
     assert variances == pytest.approx([shot * light + read] * 12, rel=0.08)
 
 

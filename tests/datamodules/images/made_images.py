@@ -47,7 +47,7 @@ def deep(suffix: str, channels: int = 3) -> bytes:
 
 
 def floating_tiff() -> bytes:
-    """A grey TIFF of 32-bit floats."""
+    """A gray TIFF of 32-bit floats."""
     out = io.BytesIO()
     tifffile.imwrite(out, picture(channels=1)[:, :, 0].astype(np.float32), photometric="minisblack")
     return out.getvalue()

@@ -31,9 +31,9 @@ def test_pixels_are_those_of_pillow(tmp_path, name, mode):
     data = encoded(name, mode, **LOSSLESS[name])
     photo = read(tmp_path, data, "misnamed.jpg")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
-    grey = mode in ("L", "LA", "1") and name != "WEBP"  # WebP knows no grey
-    assert photo.pixels.shape == (24, 40, 1 if grey else 3) and photo.pixels.dtype == np.uint8
-    assert (photo.pixels == expected[:, :, :1] if grey else photo.pixels == expected[:, :, :3]).all()
+    gray = mode in ("L", "LA", "1") and name != "WEBP"  # WebP knows no gray
+    assert photo.pixels.shape == (24, 40, 1 if gray else 3) and photo.pixels.dtype == np.uint8
+    assert (photo.pixels == expected[:, :, :1] if gray else photo.pixels == expected[:, :, :3]).all()
     if mode in ("RGBA", "LA"):
         assert (photo.alpha == expected[:, :, 3]).all()
     else:

@@ -25,7 +25,7 @@ def make_weights(name: str) -> None:
 
 
 def repeated(shape: torch.Size, name: str) -> torch.Tensor:
-    """A tensor of a shape whose values differ along its first axis alone, or are those that a normalisation begins with."""
+    """A tensor of a shape whose values differ along its first axis alone, or are those that a normalization begins with."""
     if name.endswith(("running_var", "num_batches_tracked")):
         return torch.full((), 1.0 if name.endswith("var") else 0).expand(shape)
     if not shape:
