@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnknownCommandError, UnknownOptionError, UnusedCliTokensError, convert
 
-from mimdit.commands.signature import stand_in
+from mimdit.commands.signature import stand_in, summary
 from mimdit.core import stop_signals
 from mimdit.core.user_errors import EXIT_CODE, user_errors_in_one_paragraph
 
@@ -42,7 +42,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "quickstart": "mimdit.commands.shards:quickstart",
         "foundir": "mimdit.commands.convert:foundir",
         "pairs": "mimdit.commands.convert:pairs",
-        "finalize": "mimdit.commands.convert:finalise",
+        "finalize": "mimdit.commands.convert:finalise",  # codespell:ignore finalise
         "latents": "mimdit.commands.latents:latents",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
@@ -52,7 +52,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
 }
 """Our own verbs: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
 
-ALIASES = {"shards": {"finalise": "finalize"}}
+ALIASES = {"shards": {"finalise": "finalize"}}  # codespell:ignore finalise
 """Former names of verbs, by group; they work and the help does not list them."""
 
 _GROUPS = {
@@ -81,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run_command(args: list[str]) -> None:
     """Find the verb, parse the rest by its signature, call it."""
-    app = _app()
+    app = _app(args)
     try:
         command, bound, _ = app.parse_args(_attach_flag_values(app, args), exit_on_error=False, print_error=False)
         _refuse_unknown_options(bound, args, app)
@@ -91,8 +91,8 @@ def _run_command(args: list[str]) -> None:
     command(*bound.args, **bound.kwargs)
 
 
-def _app() -> App:
-    """Build the command line from `TRAINER_VERBS` and `COMMANDS`."""
+def _app(args: list[str]) -> App:
+    """Build the command line from `TRAINER_VERBS` and `COMMANDS`: the verb that ``args`` name, and a line of help for each other one."""
     app = App(
         name="mimdit",
         help="MiM-DiT: all-in-one image restoration by a diffusion transformer that a MoE-in-MoE conditioner steers.",
@@ -109,19 +109,27 @@ def _app() -> App:
         ),
     )
     trainer, tools = Group.create_ordered("Train and score"), Group.create_ordered("Tools")
-    for place, (verb, summary) in enumerate(TRAINER_VERBS.items()):
-        app.command(App(name=verb, help=summary, group=trainer, sort_key=place))
+    for place, (verb, line) in enumerate(TRAINER_VERBS.items()):
+        app.command(App(name=verb, help=line, group=trainer, sort_key=place))
     for place, (verb, target) in enumerate(COMMANDS.items()):
         if isinstance(target, str):
-            app.command(stand_in(target, _hint), name=verb, group=tools, sort_key=place)
+            _add(app, verb, target, chosen=args[:1] == [verb], group=tools, sort_key=place)
             continue
         group = App(name=verb, help=f"{_GROUPS.get(verb, verb)}: {', '.join(target)}.", group=tools, sort_key=place)
         for number, (name, function) in enumerate(target.items()):
-            group.command(stand_in(function, _hint), name=name, sort_key=number)
+            _add(group, name, function, chosen=args[:2] == [verb, name], sort_key=number)
         for former, name in ALIASES.get(verb, {}).items():
-            group.command(stand_in(target[name], _hint), name=former, show=False)
+            _add(group, former, target[name], chosen=args[:2] == [verb, former], show=False)
         app.command(group)
     return app
+
+
+def _add(app: App, name: str, target: str, *, chosen: bool, **options: Any) -> None:
+    """Add a verb with its options if it is the ``chosen`` one: a signature can need an import that takes seconds."""
+    if chosen:
+        app.command(stand_in(target, _hint), name=name, **options)
+    else:
+        app.command(App(name=name, help=summary(target), **options))
 
 
 def _hint(parameter: inspect.Parameter) -> Any:

@@ -298,7 +298,7 @@ def functions(commands: dict) -> list[str]:
 @pytest.mark.parametrize("target", functions(cli.COMMANDS))
 def test_every_command_is_shown_as_its_function_is_declared(target):
     function, shown = signature.load(target), signature.stand_in(target)
-    assert shown.__doc__ and shown.__doc__.splitlines()[0] == function.__doc__.splitlines()[0]
+    assert signature.summary(target) == shown.__doc__.splitlines()[0] == function.__doc__.splitlines()[0] != ""
     declared = inspect.signature(function, eval_str=True).parameters.values()
     assert [(each.name, each.default, each.annotation) for each in inspect.signature(shown).parameters.values()] == [
         (each.name, each.default, each.annotation) for each in declared
@@ -418,6 +418,26 @@ def test_a_mistake_names_the_word_in_one_paragraph(capsys, monkeypatch, words, m
     monkeypatch.setattr(cli, "COMMANDS", {"weigh": f"{__name__}:weigh"})
     error = told(capsys, "weigh", *words.split())
     assert message in error and error.startswith("error: ") and error.count("\n") == 1 and "`mimdit weigh --help`" in error
+
+
+def with_more(verb):
+    """Give a verb another option."""
+    own = inspect.signature(verb)
+    more = inspect.Parameter("more", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int)
+    verb.__signature__ = own.replace(parameters=[*list(own.parameters.values())[:-1], more])
+    return verb
+
+
+@with_more
+def decorated(length: int, **options: int) -> None:
+    """Have options from a decorator."""
+    print(length, options)
+
+
+def test_a_decorated_function_has_the_options_of_its_decorator(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", {"length": f"{__name__}:decorated"})
+    cli.main(["length", "3", "--more", "4"])
+    assert capsys.readouterr().out == "3 {'more': 4}\n"
 
 
 def test_a_default_that_only_the_module_has_is_read_from_there(capsys, monkeypatch):

@@ -58,7 +58,7 @@ class DiTBackbone(L.LightningModule):
         unconditional_text: Prompt that stands for no prompt, in guidance and where the prompt is dropped.
         prompt_dropout: Fraction of training samples, 0..1, that get the unconditional prompt (classifier-free guidance, arXiv 2207.12598).
         trainable: If true, a restorer trains the transformer too. Fitted alone it always trains.
-        lora: Adapters that train instead of the transformer's own weights; None for none.
+        lora: Adapters that train instead of the transformer's own weights; None for no adapters.
         dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
             int8 folder of ``mimdit export`` has a precision of its own.
         compile: If true, compile each transformer block (``torch.compile``).

@@ -69,5 +69,5 @@ class Family(Protocol):
             tokens: Text tokens ``[B, T, W]``.
             pooled: Pooled text embedding ``[B, P]``.
             residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks ``i L / n`` up to
-                ``(i + 1) L / n``, but not after the last block. None for none.
+                ``(i + 1) L / n``, but not after the last block. None for no residuals.
         """

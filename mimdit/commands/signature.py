@@ -36,6 +36,12 @@ def stand_in(target: str, hint: Callable[[inspect.Parameter], Any] = lambda para
     return call
 
 
+def summary(target: str) -> str:
+    """Return the first line of the docstring of ``module:function``."""
+    node = _definition(target)
+    return ((load(target).__doc__ if node is None else ast.get_docstring(node)) or "").partition("\n")[0]
+
+
 def load(target: str) -> Callable[..., Any]:
     """Import ``module:function``."""
     module, function = target.split(":")
@@ -48,13 +54,15 @@ def _positional_if_required(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def _declared(target: str) -> Callable[..., Any]:
-    """Return the function without its body, or the function itself where its annotations or defaults need the module's other names."""
+    """Return the function without its body, or the function itself where its signature needs more of the module."""
     module, name = target.split(":")
-    tree = _parsed(module)
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module in _LIGHT]
-    bare = copy(next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name))
+    node = _definition(target)
+    if node is None or node.decorator_list:
+        return load(target)
+    imports = [each for each in _parsed(module).body if isinstance(each, ast.ImportFrom) and each.module in _LIGHT]
+    bare = copy(node)
     bare.body = [ast.Expr(ast.Constant(ast.get_docstring(bare) or ""))]
-    bare.decorator_list, bare.returns = [], None
+    bare.returns = None
     namespace: dict[str, Any] = {}
     try:
         exec(compile(ast.fix_missing_locations(ast.Module([*imports, bare], [])), module, "exec"), namespace)
@@ -62,6 +70,11 @@ def _declared(target: str) -> Callable[..., Any]:
     except NameError:
         return load(target)
     return namespace[name]
+
+
+def _definition(target: str) -> ast.FunctionDef | None:
+    module, name = target.split(":")
+    return next((node for node in _parsed(module).body if isinstance(node, ast.FunctionDef) and node.name == name), None)
 
 
 @cache

@@ -179,7 +179,7 @@ class MoEConditioner(L.LightningModule):
         latents: torch.Tensor,
         routing: Routing | None = None,
         *,
-        reroute: tuple[torch.Tensor, ...] = (),
+        reroute: tuple[torch.Tensor | None, ...] = (),
         gains_MG: torch.Tensor | None = None,
     ) -> Conditioning:
         """Condition on degraded ``latents [B, C, h, w]``.

@@ -15,7 +15,10 @@ from tests.datamodules.made_sources import made_pairs, write_group_folders
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "finetune.yaml"
 SMALL = {
-    "fit": ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--data.batch_size=2", "--data.crop=64", "--data.num_workers=0"],
+    "fit": [
+        *("--trainer.max_steps=3", "--trainer.val_check_interval=3", "--model.scheduler.init_args.warmup_steps=1"),
+        *("--data.batch_size=2", "--data.crop=64", "--data.num_workers=0"),
+    ],
     "test": ["--data.num_workers=0"],
     "restore": ["--tile=64"],
 }

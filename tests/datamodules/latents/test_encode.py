@@ -216,7 +216,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     make_latents(tmp_path)
     before = content(tmp_path / "images")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds shards but no latents.json, so they are of something else. Give another folder"):
+        with pytest.raises(ValueError, match="holds shards but no latents.json, so they belong to something else. Give another folder"):
             make_latents(tmp_path, "images", overwrite=overwrite)
     assert content(tmp_path / "images") == before
     with pytest.raises(ValueError, match="holds latents without images, which cannot be encoded"):
@@ -226,7 +226,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crop": 15}, "crop is 15 pixels; it must be a multiple of the 2"),
+        ({"crop": 15}, "crop is 15 pixels; it must be a multiple of 2, the pixels"),
         ({"crops": 0}, "crops is 0; it must be at least 1"),
         ({"dtype": "int8"}, "dtype is 'int8'; it must be one of float16, bfloat16, float32"),
         ({"compute": "float16"}, "compute is 'float16'; it must be one of float32, bfloat16"),

@@ -178,7 +178,7 @@ def test_the_total_archive_is_skipped(tmp_path):
 def test_a_total_archive_alone_is_explained(tmp_path):
     write_in_archives(tmp_path, {"08Haze": SMALL["08Haze"]})
     (tmp_path / "01Blur_total.zip").write_bytes(b"all volumes")
-    with pytest.raises(ValueError, match=r"01Blur_total\.zip cannot be opened: .*Fetch 01Blur\.z01, .* and 01Blur\.zip instead"):
+    with pytest.raises(ValueError, match=r"01Blur_total\.zip cannot be opened: .*Download 01Blur\.z01, .* and 01Blur\.zip instead"):
         list_pairs(tmp_path)
     assert {pair.group for pair in list_pairs(tmp_path, groups=["08Haze"]).pairs} == {"08Haze"}
 

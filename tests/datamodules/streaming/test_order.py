@@ -41,11 +41,11 @@ def test_shards_are_permuted_and_so_are_the_samples_inside_each(order):
     for epoch in range(40):
         blur = [int(key.split("/")[1]) for key in read(order, epoch) if key.startswith("01Blur")]
         shards = [sorted(part) for part in (range(0, 5), range(5, 9), range(9, 15))]
-        order = sorted(range(3), key=lambda shard: min(blur.index(number) for number in shards[shard]))
-        read_shards = [blur[sum(len(shards[s]) for s in order[:i]) :][: len(shards[s])] for i, s in enumerate(order)]
-        assert [sorted(part) for part in read_shards] == [shards[s] for s in order]  # one shard after the other
-        shard_orders.add(tuple(order))
-        sample_orders.add(tuple(read_shards[order.index(0)]))
+        shard_order = sorted(range(3), key=lambda shard: min(blur.index(number) for number in shards[shard]))
+        read_shards = [blur[sum(len(shards[s]) for s in shard_order[:i]) :][: len(shards[s])] for i, s in enumerate(shard_order)]
+        assert [sorted(part) for part in read_shards] == [shards[s] for s in shard_order]  # one shard after the other
+        shard_orders.add(tuple(shard_order))
+        sample_orders.add(tuple(read_shards[shard_order.index(0)]))
     assert len(shard_orders) == 6 and len(sample_orders) > 20
 
 
