@@ -105,10 +105,11 @@ def notebook(path: str) -> str:
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         for output in cell.get("outputs", []):
             shown = output.get("data", {})
-            if "image/png" in shown:
-                picture = "".join(shown["image/png"]).replace("\n", "")
-                parts.append(f'<img alt="Output of the cell" src="data:image/png;base64,{picture}">')
-            elif text := "".join(output.get("text", shown.get("text/plain", []))).rstrip():
+            pictures = {kind: "".join(lines).replace("\n", "") for kind, lines in shown.items() if kind.startswith("image/")}
+            if pictures:
+                kind = min(pictures, key=lambda kind: len(pictures[kind]))
+                parts.append(f'<img alt="Output of the cell" src="data:{kind};base64,{pictures[kind]}">')
+            elif output.get("name") != "stderr" and (text := "".join(output.get("text", shown.get("text/plain", []))).rstrip()):
                 parts.append(f"```text\n{text}\n```")
     return "\n\n".join(parts)
 

@@ -18,7 +18,10 @@ REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 TINY = {
-    "fit": ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=2", "--data.crop=64"],
+    "fit": [
+        *("--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=2", "--data.crop=64"),
+        "--model.init_args.scheduler.init_args.warmup_steps=1",
+    ],
     "test": [],
     "restore": ["--tile=64"],
 }

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "start" / "notebook.ipynb"
-REMEDY = "execute it again: pip install nbclient ipykernel; jupyter execute --inplace docs/start/notebook.ipynb"
+REMEDY = "execute it again: .venv/bin/jupyter execute --inplace docs/start/notebook.ipynb"
 
 
 def stored_text(cell: dict) -> str:
-    return "".join("".join(output.get("text", [])) for output in cell["outputs"])
+    return "".join("".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stdout")
 
 
 def numbers(text: str) -> list[float]:
