@@ -5,6 +5,7 @@ Classes are read by griffe without importing them; the verbs' functions are impo
 
 import ast
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/configs.md": configs_page(),
         "reference/config_keys.md": keys_page(packages),
         "reference/api/mimdit.md": public_page(packages),
+        "start/restore_explain_steer.md": notebook("docs/start/notebook.ipynb"),
         "guides/slurm.md": repository_file("slurm/README.md"),
         "results/RESULTS.md": repository_file("benchmarks/RESULTS.md"),
         "results/scaling.md": repository_file("benchmarks/scaling.md"),
@@ -93,6 +95,23 @@ def repository_file(path: str) -> str:
     """Return a file's text; links to files that the site does not hold become code."""
     text = (ROOT / path).read_text(encoding="utf-8")
     return re.sub(r"\[([^\]]+)\]\((?!https?:|scaling\.md)([^)]+)\)", lambda link: f"`{link[1].strip('`')}`", text)
+
+
+def notebook(path: str) -> str:
+    """Return an executed notebook as Markdown, its images inside."""
+    parts = []
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            pictures = {kind: "".join(lines).replace("\n", "") for kind, lines in shown.items() if kind.startswith("image/")}
+            if pictures:
+                kind = min(pictures, key=lambda kind: len(pictures[kind]))
+                parts.append(f'<img alt="Output of the cell" src="data:{kind};base64,{pictures[kind]}">')
+            elif output.get("name") != "stderr" and (text := "".join(output.get("text", shown.get("text/plain", []))).rstrip()):
+                parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts)
 
 
 def cli_page(packages: dict[str, griffe.Module]) -> str:
