@@ -139,4 +139,4 @@ def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):
     again.sampling_settings(steer={"haze": 0})
     with pytest.raises(SystemExit):
         cli.main(["export", "own", "out", "--experts", "3"])
-    assert "give data, such as validation shards" in capsys.readouterr().err
+    assert "needs data, such as validation shards" in capsys.readouterr().err
