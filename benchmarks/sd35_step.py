@@ -125,7 +125,7 @@ class Training:
         for residual in self.residuals:
             residual.grad = None
 
-    def optimizer(self) -> None:
+    def optimize(self) -> None:
         """The optimizer's step and the moving average, with gradients that are there."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
@@ -161,7 +161,7 @@ def measure(training: Training, options: argparse.Namespace) -> dict[str, float]
         "conditioner": training.conditioner,
         "transformer forward": training.transformer_forward,
         "transformer backward": training.transformer_backward,
-        "optimizer": training.optimizer,
+        "optimizer": training.optimize,
         "step": training.step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ["step in a row", *parts]}
