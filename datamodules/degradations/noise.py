@@ -50,7 +50,8 @@ def camera_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Gen
     interpolation is linear, the noise can be added to the original light, which has not lost its detail to the mosaic.
     """
     gains = np.array([rng.uniform(1.2, 2.4), 1.0, rng.uniform(1.2, 2.2)], np.float32)
-    masks = bayer_masks(*light.shape[:2], (int(rng.integers(2)), int(rng.integers(2))))
+    height, width = light.shape[:2]
+    masks = bayer_masks(height, width, (int(rng.integers(2)), int(rng.integers(2))))
     # Bilinear interpolation leaves 9/16 of the variance in red and blue and 5/8 in green, averaged over the sites.
     kept = np.array([9.0 / 16.0, 5.0 / 8.0, 9.0 / 16.0])
     shot = shot / float((kept * gains).mean())
@@ -61,7 +62,8 @@ def camera_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Gen
 
 def lost_detail(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return what the mosaic and its interpolation change in an image ``[H, W, 3]``: color fringes and softness at edges."""
-    masks = bayer_masks(*image.shape[:2], (int(rng.integers(2)), int(rng.integers(2))))
+    height, width = image.shape[:2]
+    masks = bayer_masks(height, width, (int(rng.integers(2)), int(rng.integers(2))))
     return demosaic(image * masks) - image
 
 

@@ -85,9 +85,9 @@ def _with_conversion_options(verb: Callable[..., None]) -> Callable[..., None]:
     own = [each for each in inspect.signature(verb).parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     verb.__signature__ = inspect.Signature([*own, *shared], return_annotation=None)
     verb.__annotations__ = {each.name: each.annotation for each in (*own, *shared)} | {"return": None}
-    lines = inspect.getdoc(_convert).splitlines()
+    lines = (inspect.getdoc(_convert) or "").splitlines()
     start = next(place for place, line in enumerate(lines) if line.strip().startswith(f"{shared[0].name}: "))
-    verb.__doc__ = inspect.getdoc(verb).replace("    **options: Options of the conversion.", "\n".join(lines[start:]))
+    verb.__doc__ = (inspect.getdoc(verb) or "").replace("    **options: Options of the conversion.", "\n".join(lines[start:]))
     return verb
 
 

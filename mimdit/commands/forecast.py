@@ -1,6 +1,7 @@
 """Estimate of the time that restoring takes, from a trial."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mimdit.restorer.restorer import Restorer
 _LEAST, _MOST = 64, 256
 
 
-def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: object) -> float:
+def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: Any) -> float:
     """Time a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
 
     A smaller, untimed square precedes it: first calls are slower. ``settings`` are those of `Restorer.restore`.
