@@ -143,7 +143,7 @@ def test_a_config_overrides_its_bases_and_appends_to_their_lists(config, tmp_pat
     (tmp_path / "parts").mkdir()
     monitor, second = ({"class_path": f"lightning.pytorch.callbacks.{name}"} for name in ("LearningRateMonitor", "DeviceStatsMonitor"))
     first = {"trainer": {"max_steps": 3, "log_every_n_steps": 3, "callbacks": [monitor]}}
-    written(tmp_path / "parts" / "first.yaml", {"config": "../tiny.yaml"} | first)
+    written(tmp_path / "parts" / "first.yaml", {"config": ["../tiny.yaml"]} | first)
     written(tmp_path / "parts" / "second.yaml", {"trainer": {"max_steps": 4}, "model": {"init_args": {"ema": "${trainer.max_steps}"}}})
     whole = {"config": ["parts/first.yaml", "parts/second.yaml"], "trainer": {"max_steps": 5, "callbacks+": [second]}}
     parsed = parse("fit", "--config", written(tmp_path / "whole.yaml", whole))
@@ -154,11 +154,13 @@ def test_a_config_overrides_its_bases_and_appends_to_their_lists(config, tmp_pat
 
 
 def test_a_base_that_is_missing_or_names_itself_is_told(capsys, config, tmp_path):
-    lonely = written(tmp_path / "lonely.yaml", {"config": "gone.yaml"})
+    lonely = written(tmp_path / "lonely.yaml", {"config": ["gone.yaml"]})
     assert "lonely.yaml names the config gone.yaml" in told(capsys, "fit", "--config", config, "--config", lonely)
-    written(tmp_path / "a.yaml", {"config": "b.yaml"})
-    written(tmp_path / "b.yaml", {"config": "a.yaml"})
+    written(tmp_path / "a.yaml", {"config": ["b.yaml"]})
+    written(tmp_path / "b.yaml", {"config": ["a.yaml"]})
     assert "names the config a.yaml, which names" in told(capsys, "fit", "--config", tmp_path / "a.yaml")
+    single = written(tmp_path / "single.yaml", {"config": "tiny.yaml"})
+    assert "write config: [tiny.yaml]" in told(capsys, "fit", "--config", single)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def bases_first(args: list[str]) -> list[str]:
     A later file wins over an earlier one, so a config overrides its bases and appends to their lists (``callbacks+``).
 
     Raises:
-        ValueError: A config names a base that does not exist, or is its own base.
+        ValueError: A config names a base that does not exist, is its own base, or does not give its bases as a list.
     """
     expanded: list[str] = []
     words = iter(args)
@@ -136,8 +136,10 @@ def _bases(path: Path, above: tuple[Path, ...]) -> list[Path]:
         return []  # a value in place of a file, or a mistake that the parser names
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     named = content.get("config") if isinstance(content, dict) else None
+    if isinstance(named, str):
+        raise ValueError(f"{path}: config: {named} must be a list; write config: [{named}]")
     found: list[Path] = []
-    for name in [named] if isinstance(named, str) else named or []:
+    for name in named or []:
         base = path.parent / name
         if not base.is_file():
             raise ValueError(f"{path} names the config {name}, but {base} does not exist")
