@@ -1,11 +1,11 @@
-"""Dispatch of images to their chosen sub-experts, as rows: one for each pair of an image and a sub-expert.
+"""Dispatch of images to their chosen sub-experts as rows, one for each pair of an image and a sub-expert.
 
 All shapes are static: there is no loop over sub-experts or images, and no synchronization with the device to read the number of rows of a
 sub-expert. A sub-expert without rows has a gradient of zero, never None. The two ways to multiply rows by the weights of their sub-experts
 agree up to rounding:
 
-- ``gather`` copies the weights of every row and multiplies a batch of matrices. Any device and type; the copies exist only during the
-  product.
+- ``gather`` copies the weights of every row and multiplies a batch of matrices. It works on any device with any dtype; the copies exist
+  only during the product.
 - ``grouped`` sorts the rows by sub-expert and multiplies each run of rows with the stack itself (`torch.nn.functional.grouped_mm`); no
   weight is copied, whatever the number of images.
 
@@ -23,7 +23,7 @@ DISPATCHES = ("auto", "gather", "grouped")
 
 @dataclass(frozen=True)
 class Rows:
-    """Pairs of an image and one of its sub-experts, image by image, or sorted by sub-expert.
+    """Pairs of an image and one of its sub-experts, either image by image or sorted by sub-expert.
 
     Attributes:
         indices_R: Sub-expert of each row, int64.
@@ -53,7 +53,7 @@ class Rows:
 
 
 def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    """Return the type of products: autocast's where it is on, else that of ``hidden_states``."""
+    """Return the dtype of the products: autocast's if autocast is on, otherwise the dtype of ``hidden_states``."""
     device = hidden_states.device.type
     if not hidden_states.is_meta and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -61,16 +61,16 @@ def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
 
 
 def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, ...]) -> bool:
-    """Return true if rows are to be sorted and products grouped.
+    """Return true if rows should be sorted by sub-expert and their products grouped.
 
     Args:
         dispatch: ``gather``, ``grouped``, or ``auto``. ``auto`` is grouped in bf16 on CUDA devices of capability 9, where one kernel
             computes all products (others loop over sub-experts and synchronize with the device), and gather everywhere else.
-        hidden_states: The input.
-        channels: Numbers of input and output channels of the products.
+        hidden_states: Input of the products.
+        channels: Input and output channel counts of the products.
 
     Raises:
-        ValueError: ``dispatch`` is ``grouped`` and the type or the channels do not allow it.
+        ValueError: ``dispatch`` is ``grouped``, but the dtype, the channel counts or compilation in fp32 rules it out.
     """
     if dispatch == "gather":
         return False

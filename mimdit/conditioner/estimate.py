@@ -19,7 +19,8 @@ def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
     """Return histogram and gradient statistics of ``latents [B, C, h, w]``: fp32 ``[B, 7 (C + 1) + C]``.
 
     Quantiles of each channel and of the darkest channel at each position, over at most 65,536 evenly spaced positions, and the log-std of
-    differences between neighbors. Mean and spread do not separate haze from a pale scene; a missing dark channel (He et al. 2009) does.
+    differences between neighbors. Mean and spread do not separate haze from a pale scene; the dark channel (He et al. 2009), which haze
+    brightens, does.
     """
     values = latents.flatten(2)[:, :, :: -(-latents[0, 0].numel() // _MOST_SAMPLES)]
     values = torch.cat([values, values.amin(dim=1, keepdim=True)], dim=1).float()
@@ -38,7 +39,7 @@ class ToneCurve(nn.Module):
         dim: Channels of the hidden states whose statistics are read.
         powers: Exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: for pixel latents in -1..1. With only 0 and 1 the
             change is affine per channel, which suits any latent.
-        histogram: If true, read `tone_statistics` beside means and spreads.
+        histogram: If true, read `tone_statistics` in addition to means and log-stds.
         grid: Positions per cell of a `ToneGrid` that adds local coefficients to c; 0 for one c for the whole image.
     """
 
@@ -52,7 +53,7 @@ class ToneCurve(nn.Module):
         self.grid = ToneGrid(dim, channels * len(powers), grid) if grid else None
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the change to ``latents [B, C, h, w]``, fp32."""
+        """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape."""
         with outside_autocast(latents):
             coefficients = self.everywhere(self.statistics(latents, router_features(hidden_states)))
             if self.grid is not None:
@@ -65,7 +66,7 @@ class ToneCurve(nn.Module):
         return torch.cat(statistics, dim=1)
 
     def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients that are equal at all positions, fp32 ``[B, J * C, 1, 1]``."""
+        """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``."""
         return self.coefficients(statistics.to(self.coefficients[0].weight.dtype)).float()[..., None, None]
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
@@ -75,7 +76,7 @@ class ToneCurve(nn.Module):
         """Return ``sum_j c_j * y^p_j`` for ``coefficients [B, J * C, h or 1, w or 1]``, fp32."""
         coefficients = coefficients.unflatten(1, (len(self.powers), -1))
         unit = ((latents.float() + 1) / 2).clamp(0, 1)
-        # The floor keeps the slope of a root finite in black regions.
+        # The floor in `_power` keeps the slope of a root finite in black regions.
         return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
 
     @staticmethod
@@ -84,10 +85,10 @@ class ToneCurve(nn.Module):
 
 
 class ToneGrid(nn.Module):
-    """Local coefficients of the tone: haze grows with distance, and a lamp lights a part of the night. Not in the paper.
+    """Local tone coefficients, as haze grows with distance and a lamp lights only part of a night scene. Not in the paper.
 
-    A small network reads mean and log-std of each cell and its neighbors. Its output is interpolated between cell centers: it follows depth
-    and light, but draws no detail.
+    A small network reads mean and log-std of each cell and its neighbors. Its output is interpolated between cell centers, so it follows
+    depth and light but draws no detail.
 
     Args:
         dim: Channels of the hidden states.
@@ -119,25 +120,25 @@ class ToneGrid(nn.Module):
         return torch.cat([mean, (variance + 1e-4).log() / 2], dim=1)
 
     def of_cells(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients of each cell, fp32."""
+        """Return the coefficients of each cell, fp32 ``[B, num_coefficients, H / cell, W / cell]``."""
         return self.network(statistics.to(self.network[0].weight.dtype)).float()
 
 
 def interpolate_cells(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Interpolate coefficients of cells between their centers."""
+    """Interpolate coefficients bilinearly from cell centers to ``size`` positions (height, width)."""
     return nn.functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
 
 
 class EstimateHead(nn.Module):
-    """Estimate of the clean latent from the last MiM block, as a zero-initialized change of the degraded one. Not in the paper.
+    """Estimate of the clean latent from the last MiM block, as a zero-initialized change to the degraded one. Not in the paper.
 
     Args:
         channels: Latent channels.
         dim: Channels of the hidden states.
         patch_size: Latent pixels per position of the hidden states, in each direction.
         tone_powers: Exponents of the tone curve; empty for no tone curve.
-        tone_histogram: If true, the tone curve reads the histogram too.
-        tone_grid: Positions per cell of a local tone; 0 for one tone curve for the whole image.
+        tone_histogram: If true, the tone curve reads `tone_statistics` too.
+        tone_grid: Positions per cell of a `ToneGrid`, in each direction; 0 for one tone curve for the whole image.
         feed_forward: Kind of the feed-forward; see `MiMBlock`.
     """
 
@@ -165,13 +166,13 @@ class EstimateHead(nn.Module):
     ) -> torch.Tensor:
         """Return the estimate ``[B, C, h, w]``, fp32; at initialization it equals ``latents``.
 
-        ``scales`` are the factors of tone and detail, see `mimdit.conditioner.identification.presence_scales`; None for 1.
+        ``scales`` are the factors of the tone and detail corrections (`mimdit.conditioner.identification.presence_scales`); None for 1.
         """
         tone_scale, detail_scale = (1, 1) if scales is None else scales
         estimate = self.local(latents, hidden_states, detail_scale)
         return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states)
 
     def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
-        """Return the estimate without the change of tone; a position depends on those at most three away."""
+        """Return the estimate without the change of tone; each position depends on positions at most three away."""
         detail = self.detail(hidden_states + self.feed_forward(self.norm(hidden_states)))
         return latents + scale * nn.functional.pixel_shuffle(detail, self.patch_size).float()

@@ -16,7 +16,7 @@ TONE_ATOMS = ("haze", "rain", "lowlight")
 
 
 class IdentificationHead(nn.Module):
-    """Predict the probability of each atom of `mimdit.core.batch.ATOMS`. Not in the paper (compare AutoDIR, arXiv 2310.10123).
+    """Head that predicts the presence of each of `mimdit.core.batch.ATOMS`. Not in the paper (compare AutoDIR, arXiv 2310.10123).
 
     Args:
         num_features: Length of the feature vector: mean and log-std of the channels before each block and after the last.
@@ -35,7 +35,7 @@ class IdentificationHead(nn.Module):
 
 
 def presence_scales(logits_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return factors in 0..1, ``[B, 1, 1, 1]``, of the estimate's corrections of tone and of detail. Not in the paper.
+    """Return factors in 0..1, ``[B, 1, 1, 1]``, for the estimate's tone and detail corrections. Not in the paper.
 
     The first is the probability that any of `TONE_ATOMS` is present, the second that any atom is present: without a degradation the image
     is returned unchanged. No gradient reaches the logits, which only their own loss trains.

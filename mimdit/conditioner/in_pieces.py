@@ -1,9 +1,9 @@
 """The conditioner on an image too large for one pass: piece by piece and block by block, equal to one pass up to rounding.
 
-Everything that a gate or an expert reads of the whole image is accumulated over all pieces, at full resolution, before any piece goes
-through the block: a smaller copy of the image would hide noise and blur. Each block therefore passes over the pieces twice. Between blocks
-the hidden states are where the latents are, large ones in files (`mimdit.core.canvas`); only one piece at a time is on the conditioner's
-device.
+All statistics of the whole image that a block's gates and experts read are accumulated over the pieces, at full resolution, before any
+piece goes through the block: a smaller copy of the image would hide noise and blur. Each block therefore passes over the pieces twice.
+Between blocks the hidden states stay on the latents' device, large ones in files (`mimdit.core.canvas`); only one piece at a time is on the
+conditioner's device.
 
 Shape legend: M MiM blocks, B images, C channels, N tokens, D token channels, G expert groups, F router features.
 """
@@ -35,19 +35,19 @@ def condition_in_pieces(
 ) -> Conditioning:
     """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
 
-    Borders lie between Swin windows, and each piece includes as much of its neighbors as windows and filters reach; only the order of sums
-    differs from one pass.
+    Piece borders lie between Swin windows, and each piece includes as much of its neighbors as windows and filters reach. Compared with one
+    pass, only the order of sums differs.
 
     Args:
         conditioner: The conditioner, on its own device.
         latents: The degraded latents ``[B, C, h, w]``, on any device; residuals and estimate are returned there.
         area: Latent pixels on the conditioner's device at a time, approximately.
         routing: Gates to use instead of the routers' decisions.
-        gains_MG: Factors of the groups' weights.
-        done: Called after each unit of work with the fraction of the total that it was; the fractions sum to 1.
+        gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
+        done: Called after each unit of work with its fraction of the total; the fractions sum to 1.
 
     Raises:
-        ValueError: The size is not a multiple of the conditioner's.
+        ValueError: The latents' height or width is not a multiple of ``conditioner.multiple``.
     """
     conditioner.check_size(latents)
     height, width = (size // conditioner.patch_size for size in latents.shape[2:])

@@ -11,8 +11,9 @@ from torch import nn
 class ResidualProjection(nn.Module):
     """Zero-initialized linear layer of a MiM block, from the conditioner's grid to the DiT's tokens (paper: zero-initialized injection).
 
-    At initialization the steered DiT equals the pretrained one, to the bit. On a finer grid than the DiT's, the ``fold x fold`` positions
-    under a token are concatenated first, so that no detail is averaged away. The paper does not give the points of injection.
+    At initialization the steered DiT equals the pretrained one, to the bit. If the conditioner's grid is finer than the DiT's, the
+    ``fold x fold`` positions under a token are concatenated first, so that no detail is averaged away. The paper does not give the
+    injection points.
 
     Args:
         dim: Channels of the hidden states.
@@ -34,7 +35,7 @@ class ResidualProjection(nn.Module):
 
 
 class TimestepScale(nn.Module):
-    """Stretch M residuals over L transformer blocks, each scaled by its own ``1 + MLP(sigma)``. Not in the paper.
+    """Mapping of M residuals to L transformer blocks, with a scale ``1 + MLP(sigma)`` for each block. Not in the paper.
 
     The last block takes no residual, as in diffusers: L residuals are returned, the last one unused.
 

@@ -39,7 +39,7 @@ class Int8Pointwise(StackedPointwise):
 
 
 def quantize_experts(conditioner: nn.Module) -> None:
-    """Replace every `StackedPointwise` of ``conditioner`` by an `Int8Pointwise` with its weights."""
+    """Replace every `StackedPointwise` of ``conditioner``, in place, with an `Int8Pointwise` of its weights."""
     for module in list(conditioner.modules()):
         for name, child in list(module.named_children()):
             if type(child) is StackedPointwise:
@@ -47,5 +47,5 @@ def quantize_experts(conditioner: nn.Module) -> None:
 
 
 def is_quantized(names: list[str]) -> bool:
-    """Return true if these names of a conditioner's state are those of int8 experts."""
+    """Return true if ``names``, the keys of a conditioner's state, include int8 weights."""
     return any(name.endswith(f".{_QUANTIZED}") for name in names)

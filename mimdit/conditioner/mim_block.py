@@ -75,7 +75,7 @@ class ConvFeedForward(nn.Module):
         self.out = nn.Conv2d(inner, dim, 3, padding=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Transform ``[B, C, H, W]``; a position depends on those at most two away."""
+        """Transform ``[B, C, H, W]``; each position depends on positions at most two away."""
         return self.out(self.into(hidden_states).relu())
 
 
@@ -86,8 +86,8 @@ FEED_FORWARDS = {"gated": FeedForward, "conv": ConvFeedForward}
 class CoarseGrid(nn.Module):
     """Coarser and wider grid for the experts, with its own feed-forward. Not in the paper.
 
-    The ``stride x stride`` positions under a coarse one are concatenated and mixed, so that no detail is averaged away, and expanded again
-    on the way back. On the coarse grid the experts cost less per channel and reach farther.
+    The ``stride x stride`` fine positions under a coarse one are concatenated and mixed, so that no detail is averaged away, and expanded
+    again on the way back. On the coarse grid the experts cost less per channel and reach farther.
 
     Args:
         dim: Channels C of the fine grid.
@@ -113,15 +113,15 @@ class CoarseGrid(nn.Module):
 class MiMBlock(nn.Module):
     """MoE-in-MoE (MiM) block: ``x + InterMoE(norm(x))``, then ``x + FFN(norm(x))`` (paper, section 3).
 
-    The gates read statistics of ``x`` before the norm. That, the form of the feed-forward and a grid of the experts other than that of
-    ``x`` are not in the paper.
+    The gates read statistics of ``x`` before the norm. Those statistics, the form of the feed-forward and a separate grid for the experts
+    are not in the paper.
 
     Args:
         dim: Channels C.
         inter_moe: Inter-MoE for ``moe_dim`` channels.
         expansion: Width of the feed-forward, in units of ``dim``.
-        moe_stride: Positions per position of the experts' grid, in each direction. Without ``moe_dim`` the experts work on averages and
-            their output is interpolated: at 2 they cost a quarter, and only the feed-forward works on full detail.
+        moe_stride: Positions of ``x`` per position of the experts' grid, in each direction. Without ``moe_dim`` the experts work on
+            averages and their output is interpolated: at 2 they cost a quarter, and only the feed-forward works on full detail.
         moe_dim: Channels of the experts' grid; None for ``dim``. If given, a `CoarseGrid` connects the grids.
         feed_forward: ``gated`` (`FeedForward`) or ``conv`` (`ConvFeedForward`).
     """
@@ -155,7 +155,7 @@ class MiMBlock(nn.Module):
 
         Args:
             hidden_states: Hidden states ``[B, C, H, W]``.
-            inter: Gate over groups; None for the router's decision. This and the following arguments are those of `InterMoE.decide`.
+            inter: Gate over groups; None for the router's decision. This and the next two arguments are as in `InterMoE.decide`.
             intra: Gates over sub-experts; None for the routers' decisions.
             gains_G: Factors of the groups' weights.
 

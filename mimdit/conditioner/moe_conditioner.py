@@ -55,7 +55,7 @@ class Conditioning:
     identified: torch.Tensor | None = None
 
     def first(self, count: int) -> Conditioning:
-        """Return residuals, estimate and logits of the first ``count`` images; the routing stays that of the whole batch."""
+        """Return residuals, estimate and logits of the first ``count`` images; the routing still covers the whole batch."""
         estimate = None if self.estimate is None else self.estimate[:count]
         identified = None if self.identified is None else self.identified[:count]
         return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
@@ -91,14 +91,14 @@ class MoEConditioner(L.LightningModule):
         inter_top_k: Groups kept when ``inter`` is sparse.
         intra: Gate over sub-experts: ``sparse`` (the paper), ``dense`` or ``none``.
         expansion: Width of the feed-forward, in units of ``dim``.
-        moe_stride: Positions per position of the experts' grid, in each direction. At 2 the experts work on a pooled grid, at a quarter of
-            the cost; the feed-forward stays on the fine grid. Not in the paper.
+        moe_stride: Fine positions per position of the experts' grid, in each direction. At 2 the experts work on a pooled grid, at a
+            quarter of the cost; the feed-forward stays on the fine grid. Not in the paper.
         moe_dim: Width of the experts' grid, which then has a feed-forward of its own; None for ``dim``. Not in the paper.
         feed_forward: ``gated`` or ``conv``, the feed-forward on the fine grid; see `MiMBlock`.
         estimate: If true, predict the clean latent directly. Not in the paper.
         tone_powers: Exponents of the estimate's tone curve; empty for no tone curve.
-        tone_histogram: If true, the tone curve reads quantiles and gradients beside means and spreads. More haze is removed, but models
-            trained on synthetic scenes then misjudge the colors of photographs more often.
+        tone_histogram: If true, the tone curve reads quantiles and gradients in addition to means and spreads. More haze is removed, but
+            models trained on synthetic scenes then misjudge the colors of photographs more often.
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may vary (haze grows with distance); 0 for one tone
             curve for the whole image.
         identify: If true, predict the degradations that are present. Not in the paper.
@@ -107,8 +107,8 @@ class MoEConditioner(L.LightningModule):
         dispatch: Execution of the sub-experts, with equal results: ``gather``, ``grouped`` or ``auto``, which chooses by device and type;
             see `mimdit.conditioner.dispatch`.
         compile: If true, compile each MiM block (``torch.compile``). Names of weights do not change.
-        checkpointing: If true, recompute the MiM blocks in the backward pass instead of storing their activations. The routing is that of
-            the forward pass.
+        checkpointing: If true, recompute the MiM blocks in the backward pass instead of storing their activations. The returned routing
+            comes from the forward pass.
 
     Raises:
         ValueError: An option is out of range or unknown, or two options exclude each other.
@@ -171,7 +171,7 @@ class MoEConditioner(L.LightningModule):
 
     @property
     def multiple(self) -> int:
-        """Divisor that latent height and width must have: common multiple of tokens, Swin windows and cells of the tone grid."""
+        """Divisor that latent height and width must have: least common multiple of the sizes of tokens, Swin windows and tone cells."""
         return self.patch_size * math.lcm(self.fold, SwinAttention.window * self.moe_stride, self.tone_grid or 1)
 
     def forward(
@@ -217,11 +217,11 @@ class MoEConditioner(L.LightningModule):
         return list(zip(inter, intra, nothing if gains_MG is None else gains_MG, strict=True))
 
     def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
-        """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without an identification."""
+        """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without such a head."""
         return None if self.identification is None else self.identification(features)
 
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return the factors of the estimate's tone and detail; None for full corrections."""
+        """Return the factors of the estimate's tone and detail corrections; None for full corrections."""
         return presence_scales(identified) if self.confidence else None
 
     def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
@@ -283,7 +283,7 @@ class MoEConditioner(L.LightningModule):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MoEConditioner:
-        """Load a conditioner from a folder of `save_pretrained`.
+        """Load a conditioner from a folder written by `save_pretrained`.
 
         Raises:
             ValueError: A file is missing from ``folder``.
@@ -327,8 +327,8 @@ def _check_options(options: dict) -> None:
 
 
 def _allow_recompiling() -> None:
-    """Raise PyTorch's limit of compiled versions, 8, past which a block runs uncompiled.
+    """Raise PyTorch's limit of 8 compiled versions, past which a block runs uncompiled.
 
-    All blocks share the limit: shifted windows or not, training or validation, and a few versions for the sizes of images.
+    All blocks share the limit: versions with and without shifted windows, for training and validation, and for a few image sizes.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

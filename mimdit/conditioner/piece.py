@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Span:
-    """``size`` positions from ``start`` on, out of ``whole``, with a halo of ``before`` and ``after`` more."""
+    """Range of ``size`` positions from ``start``, out of ``whole``, with a halo of ``before`` and ``after`` positions."""
 
     start: int
     size: int
@@ -20,17 +20,17 @@ class Span:
 
     @property
     def own(self) -> slice:
-        """Own positions, in the whole."""
+        """Slice of the own positions within the whole."""
         return slice(self.start, self.start + self.size)
 
     @property
     def seen(self) -> slice:
-        """Own positions and halo, in the whole."""
+        """Slice of the own positions and the halo within the whole."""
         return slice(self.start - self.before, self.start + self.size + self.after)
 
     @property
     def inner(self) -> slice:
-        """Own positions, in the span with its halo."""
+        """Slice of the own positions within the span and its halo."""
         return slice(self.before, self.before + self.size)
 
     def coarser(self, stride: int) -> Span:
@@ -78,7 +78,7 @@ def pieces(height: int, width: int, *, area: int, multiple: int, halo: int) -> l
         width: Width of the image, a multiple of ``multiple``.
         area: Positions of a piece with its halo; exceeded where the smallest piece is larger.
         multiple: Divisor of all borders, and the smallest side of a piece without its halo.
-        halo: Positions of the neighbors on each inner side.
+        halo: Neighboring positions to include on each inner side.
     """
     widest = max(multiple, math.isqrt(area) - 2 * halo)
     if width <= widest + 2 * halo:

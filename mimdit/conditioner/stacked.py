@@ -76,9 +76,9 @@ class StackedDepthwise(nn.Module):
 
 
 def pick(stack: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
-    """Return ``stack[indices_R]`` of a parameter ``[E, ...]``: ``[R, ...]``.
+    """Return ``stack[indices_R]``, ``[R, ...]``, for a parameter ``[E, ...]``.
 
-    Computed as an embedding, whose gradient is summed in a fixed order on every device, and faster than that of indexing.
+    Computed as an embedding: its gradient is summed in a fixed order on every device, and faster than the gradient of indexing.
     """
     return nn.functional.embedding(indices_R, stack.reshape(len(stack), -1)).view(-1, *stack.shape[1:])
 
@@ -96,8 +96,8 @@ def _images(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class _GatheredFanOut(torch.autograd.Function):
     """``weight_EOI[indices_R]`` times the tokens of each row's image; the mirror image of `_GatheredFanIn`.
 
-    Autograd would store a copy of every row's weights for the backward pass, and return their gradient transposed; transposing it back
-    took a tenth of the time of a step.
+    Autograd would store a copy of every row's weights for the backward pass, and return their gradient transposed; transposing it back took
+    a tenth of a training step.
     """
 
     @staticmethod

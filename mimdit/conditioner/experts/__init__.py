@@ -2,11 +2,11 @@
 
 Contract of a kind:
 
-- ``Kind(dim, hidden, num_experts, shift)`` constructs it.
+- ``Kind(dim, hidden, num_experts, shift=shift)`` constructs it.
 - ``forward(images [B, C, H, W], rows, weights_BK) -> [B, C, H, W]`` is the sum over the K sub-experts of each image, as listed in ``rows``
   (`mimdit.conditioner.dispatch`), weighted by their gates. Sub-experts that no image chose do not change the output.
-- ``statistics(images, rows, piece)`` is the contribution of one piece to the global statistics that the kind reads, a tuple of tensors,
-  empty if it reads none. ``forward(…, statistics)`` takes their sums over all pieces instead of computing them from ``images``.
+- ``statistics(images, rows, piece)`` is one piece's contribution to the global statistics that the kind reads: a tuple of tensors, empty if
+  it reads none. ``forward(…, statistics)`` takes their sums over all pieces instead of computing them from ``images``.
 
 Shape legend: B images, C channels, E sub-experts, K chosen, R = B * K rows, h inner channels of one sub-expert, N positions.
 """

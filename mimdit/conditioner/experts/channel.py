@@ -19,7 +19,7 @@ class ChannelAttention(nn.Module):
         self.out = StackedPointwise(num_experts, hidden, dim)
 
     def statistics(self, images: torch.Tensor, rows: Rows, piece: Piece) -> tuple[torch.Tensor, ...]:
-        """Return the squares of queries and keys ``[R, h]`` and their products ``[R, h, h]``, summed over positions."""
+        """Return the squares of queries and keys ``[R, h]`` and their products ``[R, h, h]``, summed over the piece's own positions."""
         query, key, _ = _tokens(piece.own(self.local(self.qkv.fan_out(images, rows), rows)))
         return _products(query, key)
 
@@ -28,7 +28,7 @@ class ChannelAttention(nn.Module):
     ) -> torch.Tensor:
         """Compute the weighted sum of the chosen sub-experts; see `mimdit.conditioner.experts`."""
         query, key, value = _tokens(self.local(self.qkv.fan_out(images, rows), rows))
-        # Normalizing the product equals normalizing the channels, with one pass less over the image.
+        # Normalizing the product equals normalizing the channels, with one pass fewer over the image.
         square_q, square_k, product = _products(query, key) if statistics is None else statistics
         norm_q, norm_k = (square.clamp_min(1e-6).rsqrt() for square in (square_q, square_k))
         similarity = product * norm_q[:, :, None] * norm_k[:, None, :]
@@ -38,7 +38,7 @@ class ChannelAttention(nn.Module):
 
 
 def _tokens(qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Split into three of ``[R, N, h]``, along the axis that is last in memory, so that their gradients are contiguous."""
+    """Split ``[R, 3h, H, W]`` into three of ``[R, N, h]``, along the axis that is last in memory, to keep gradients contiguous."""
     return qkv.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=2)
 
 

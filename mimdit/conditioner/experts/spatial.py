@@ -47,7 +47,7 @@ class SpatialAttention(nn.Module):
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``softmax(query^T key / sqrt(d) + bias) value`` for channel-major queries, keys and values.
 
-    Written out: for at most some hundred keys the explicit matrix is cheaper than a fused kernel. Under autocast the softmax is in fp32.
+    The score matrix is explicit: for at most a few hundred keys it is cheaper than a fused kernel. Under autocast the softmax is in fp32.
 
     Args:
         query: Queries ``[..., d, N]``.
