@@ -14,10 +14,10 @@ _REACH = 2**_LEVELS - 1
 
 
 def match_color(images: torch.Tensor, reference: torch.Tensor, how: str) -> torch.Tensor:
-    """Give ``images [B, 3, H, W]`` in 0..1 the colors of ``reference``, in place, and return them.
+    """Give ``images [B, 3, H, W]`` in 0..1 the colors of ``reference``, of the same shape, in place, and return them.
 
-    ``wavelet`` exchanges what is left after five levels of an à-trous wavelet, so details stay (StableSR, arXiv 2305.07015); ``adain``
-    gives each channel the mean and standard deviation of the reference (arXiv 1703.06868); ``none`` changes nothing.
+    ``wavelet`` exchanges the residue after five levels of an à-trous wavelet, so details stay (StableSR, arXiv 2305.07015); ``adain`` gives
+    each channel the mean and standard deviation of the reference (arXiv 1703.06868); ``none`` changes nothing.
 
     Raises:
         ValueError: ``how`` is none of `COLORS`.

@@ -1,4 +1,4 @@
-"""Inference: from degraded images of any size to restored ones. `mimdit.restorer.restorer` trains what is used here."""
+"""Inference: from degraded images of any size to restored ones. Training is in `mimdit.restorer.restorer`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class InferenceMixin:
 
         Args:
             images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
-            settings: How to restore; None for the restorer's own settings. A number sets the steps only, as ``steps=`` does.
+            settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
             routing: Gates to use instead of those that the image decides.
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
@@ -124,11 +124,11 @@ class InferenceMixin:
         Args:
             latents: Noisy latents ``[B, C, h, w]``, on any device.
             sigma: Noise levels ``[B]`` in 0..1.
-            conditioning: Residuals on the whole image's tokens, where the latents are; None for an unsteered DiT.
+            conditioning: Residuals on the whole image's tokens, on the latents' device; None for an unsteered DiT.
             anchor: Result of `anchor_of`; None for a restorer without an anchor.
             guidance: Strength of the prompt; see `DiTBackbone.velocity`.
             tiles_at_once: Tiles in one forward pass.
-            progress: Called with the fraction of the evaluation that was completed.
+            progress: Called after each unit of work with the fraction of the evaluation it completed.
 
         Raises:
             ValueError: The restorer has an anchor and none is given, or the other way round.
@@ -230,7 +230,7 @@ class Restoration:
         return decoded[..., : images.shape[2], : images.shape[3]].clamp(0, 1).to(images.device)
 
     def _encode(self) -> torch.Tensor:
-        """Return the latents of the padded images, where the images are."""
+        """Return the latents of the padded images, on the images' device."""
         backbone, images = self.restorer.backbone, self.images
         multiple = self.restorer.conditioner.multiple * backbone.codec.downscale
         if not self._in_rows:
@@ -243,7 +243,7 @@ class Restoration:
         return latents
 
     def _condition(self, routing: Routing | None, progress: Progress) -> Conditioning:
-        """Return the conditioner's output on the degraded latents, in pieces where there is an area."""
+        """Return the conditioner's output on the degraded latents, in pieces if the settings give an area."""
         conditioner, gains_MG = self.restorer.conditioner, self.restorer._gains(self.settings)
         if self.area is None:
             conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG)
@@ -260,7 +260,7 @@ class Restoration:
         return noise[None].to(place) if len(self.degraded) == 1 else noise.to(place).repeat(len(self.degraded), 1, 1, 1)
 
     def _codec_device(self, tensor: torch.Tensor) -> torch.device:
-        """Return the codec's device, or that of ``tensor`` where the codec has no weights."""
+        """Return the codec's device, or the device of ``tensor`` if the codec has no weights."""
         return next((weight.device for weight in self.restorer.backbone.codec.parameters()), tensor.device)
 
 

@@ -59,7 +59,7 @@ class MiMDiTPipeline(DiffusionPipeline):
         Args:
             image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Gray, transparency and 16 bits are kept.
             num_inference_steps: Sampler steps; None for the restorer's own.
-            output_type: ``pil``, or ``np`` for a list of arrays of the type that was given.
+            output_type: ``pil``, or ``np`` for a list of arrays with the input's dtype.
             return_dict: If true, return an `ImagePipelineOutput`, otherwise a tuple.
             settings: How to restore; None for the restorer's own settings.
             **options: Fields of `SamplingSettings` to change, such as ``tile`` or ``steer``, and other arguments of `Restorer.restore`.
@@ -91,17 +91,17 @@ class MiMDiTPipeline(DiffusionPipeline):
         raise ValueError("a MiMDiTPipeline cannot be offloaded layer by layer; use enable_model_cpu_offload, and tile for large images")
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write a folder for `from_pretrained`: the restorer's, with the transformer in ``backbone``.
+        """Write the restorer's folder for `from_pretrained`, with the transformer in ``backbone``.
 
-        Diffusers reads it too, with this package installed: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``, and only
-        the transformer by ``SD3Transformer2DModel.from_pretrained(folder, subfolder="backbone")``.
+        With this package installed, diffusers reads it too: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``, or only
+        the transformer with ``SD3Transformer2DModel.from_pretrained(folder, subfolder="backbone")``.
 
         Args:
             save_directory: Folder to write.
             dtype: Precision of the written transformer; None for its own.
 
         Raises:
-            ValueError: The backbone has adapters, or a codec other than `PixelCodec`: these stay where they came from.
+            ValueError: The backbone has adapters, or a codec other than `PixelCodec`; the folder cannot hold these.
         """
         backbone = self.restorer.backbone
         if backbone.lora is not None or not isinstance(backbone.codec, PixelCodec):
@@ -128,7 +128,7 @@ class MiMDiTPipeline(DiffusionPipeline):
         backbone: DiTBackbone | None = None,
         torch_dtype: torch.dtype | None = None,
     ) -> MiMDiTPipeline:
-        """Read a folder of `save_pretrained` or of ``mimdit export``; with none, the default that comes with the package.
+        """Read a folder written by `save_pretrained` or ``mimdit export``; by default the one that comes with the package.
 
         Args:
             pretrained_model_name_or_path: The folder.

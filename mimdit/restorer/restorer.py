@@ -32,36 +32,37 @@ ANCHORS = ("none", "degraded", "estimate")
 class Restorer(InferenceMixin, L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
-    The training losses are here; `restore` comes from `InferenceMixin`, the files from `mimdit.restorer.saving`.
+    The training losses are here; `restore` is in `InferenceMixin`, saving and loading in `mimdit.restorer.saving`.
 
     Args:
         backbone: The diffusion transformer; frozen unless its ``trainable`` is set or it has adapters.
         conditioner: The MoE-in-MoE conditioner, made for this backbone's latents and tokens.
         balance: The routing losses with their weights.
         flow: Path in training, and default sampling at inference.
-        flow_weight: Weight of the flow-matching loss; 0 trains the estimate only and never runs the DiT in training.
+        flow_weight: Weight of the flow-matching loss; 0 trains only the estimate and never runs the DiT in training.
         flow_images: Images of each micro-batch in the flow loss; 0 for all. Where the DiT costs much more than the conditioner, a few
             suffice. Not in the paper.
         flow_loss_on: Quantity of the flow loss, ``velocity`` or ``sample``: the clean latent that the velocity implies.
-        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weighs easy images like hard ones (not in the paper).
+        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weights easy and hard images equally (not in the paper).
         anchor: What the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
             transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction
             is the anchor. Not in the paper.
-        identify_weight: Weight of the identification's loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
+        identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
-        estimate_norm: ``rmse`` per image beside Charbonnier, or ``psnr``: log of the MSE per image, which weighs relative gains alike and
-            so spares images that are nearly right already. Not in the paper.
-        ema_decay: Decay of the moving average of what trains, in [0, 1).
+        estimate_norm: ``rmse``, Charbonnier plus RMSE per image, or ``psnr``, the log of the MSE per image, which weights relative gains
+            equally and so preserves images that are nearly right already. Not in the paper.
+        ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
         pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from.
-        tile: Latent pixels of a side above which the DiT works in overlapping tiles at inference; None for the largest size its positions
-            reach.
-        overlap: Least overlap of tiles, latent pixels.
+        tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
+            embedding covers.
+        overlap: Minimum overlap of tiles, in latent pixels.
         seed: Seed of noise and sigma in training, and of noise at inference.
-        test_ablations: If true, a test also restores every image without the residuals and with uniform gates, at three times the cost.
-        test_tile: A test restores images of more than test_tile² pixels in pieces, as `restore` does with ``tile``; None: whole.
+        test_ablations: If true, the test also restores every image without residuals and with uniform gates, at three times the cost.
+        test_tile: In the test, images of more than test_tile² pixels are restored in pieces, as `restore` does with ``tile``; None for
+            whole images.
 
     Raises:
         ValueError: Conditioner and backbone do not fit each other, the tile does not fit the backbone, a loss or the flow needs a part that
@@ -172,7 +173,7 @@ class Restorer(InferenceMixin, L.LightningModule):
             draws: Names of the images' draws; with the seed they determine noise, sigma and dropped prompts.
 
         Raises:
-            ValueError: The latents exceed the positions of the backbone.
+            ValueError: The latents exceed the backbone's position embedding.
         """
         count = self.flow_images
         if count is not None:
@@ -192,9 +193,10 @@ class Restorer(InferenceMixin, L.LightningModule):
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
 
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
-        """Weighted routing losses of the accumulation window, on its last micro-batch, and nothing before.
+        """Return the weighted routing losses of the accumulation window on its last micro-batch, and none before.
 
-        The factor undoes the division by the number of micro-batches, so the window's gradient is that of its concatenation.
+        The factor undoes the division by the number of micro-batches, so the window's gradient equals the gradient of its concatenated
+        batch.
         """
         if not self.balance.active:
             return {}
@@ -237,12 +239,12 @@ class Restorer(InferenceMixin, L.LightningModule):
         return self.restore(batch["lq"])
 
     def compile_blocks(self) -> None:
-        """Compile the blocks of backbone and conditioner; those of the conditioner serve images that are restored in one piece."""
+        """Compile the blocks of backbone and conditioner; the conditioner's are used for images that are restored in one piece."""
         self.backbone.compile_blocks()
         self.conditioner.compile_blocks()
 
     def configure_optimizers(self) -> dict:
-        """Return one optimizer over all that trains, and its schedule."""
+        """Return one optimizer over all trainable parameters, and its schedule."""
         return optimizer_and_schedule(self, self.make_optimizer, self.make_scheduler)
 
     def shard_units(self) -> list[list[nn.Module]]:
@@ -251,11 +253,11 @@ class Restorer(InferenceMixin, L.LightningModule):
         return [*self.conditioner.shard_units(), *self.backbone.shard_units(), *own, [self.ema]]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Replace a frozen backbone, and always the codec, by their identity; adapters are saved."""
+        """Replace the codec, and the backbone if it is frozen, with their identities; adapters are saved."""
         leave_out(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Put those weights back, if the identity is the saved one."""
+        """Put the omitted weights back if their identities match the saved ones."""
         put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
@@ -272,7 +274,7 @@ class Restorer(InferenceMixin, L.LightningModule):
 
         Args:
             folder: Folder to write.
-            average: If true, write the averaged weights, otherwise those of the last step.
+            average: If true, write the averaged weights, otherwise the weights of the last step.
             dtype: Precision of a written backbone.
         """
         folder = Path(folder)
@@ -284,7 +286,7 @@ class Restorer(InferenceMixin, L.LightningModule):
     def from_pretrained(
         cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None, torch_dtype: torch.dtype | None = None
     ) -> Restorer:
-        """Read a folder of `save_pretrained` for inference; with none, the default that comes with the package.
+        """Read a folder written by `save_pretrained` for inference; by default the one that comes with the package.
 
         Args:
             folder: The folder.
@@ -294,7 +296,7 @@ class Restorer(InferenceMixin, L.LightningModule):
                 int8 transformer as it is.
 
         Raises:
-            ValueError: The folder lacks a file, or the frozen parts of the backbone are not those that it was trained on.
+            ValueError: The folder lacks a file, or the frozen parts of the backbone are not the ones it was trained on.
         """
         folder = Path(folder)
         parts = read_parts(folder, backbone)
@@ -309,7 +311,7 @@ class Restorer(InferenceMixin, L.LightningModule):
 
 
 def _outputs(restoration: Restoration) -> dict:
-    """Return what validation and test have in common."""
+    """Return the outputs that validation and test share."""
     conditioning = restoration.conditioning
     estimate = None if conditioning.estimate is None else restoration.decode(conditioning.estimate)
     return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing}

@@ -1,4 +1,4 @@
-"""SamplingSettings: one complete description of how images are restored, made once and passed on whole."""
+"""SamplingSettings: complete description of how images are restored, made once and passed on whole."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class SamplingSettings:
         steps: Sampler steps, at least 0. 0 returns the start: the estimate, or the degraded image.
         start: Where sampling begins: ``noise``, ``degraded`` or ``estimate``.
         sigma_start: Noise level to start from, in (0, 1]; not used with ``start: noise``.
-        sampler: ``euler``, one evaluation of the DiT a step, or ``heun``, two but in the last step.
+        sampler: ``euler``, one evaluation of the DiT per step, or ``heun``, two except in the last step.
         guidance: Strength of the prompt, at least 0; any value but 1 evaluates the DiT twice as often.
         seed: Seed of the noise. The noise depends on seed and size only: it is drawn for the whole image, also where that is restored in
             pieces, and is the same for all images of a batch.
-        color: Colors to match afterwards (`mimdit.restorer.color`): ``none``; ``wavelet`` or ``adain`` take those of the estimate, or
-            without one those of the degraded image. For samplers that drift; haze and darkness are colors too, so without an estimate
-            they come back.
-        tile: Process images above tile² pixels, all images of the batch together, in pieces of about that area; only the current piece is
-            on the restorer's device. Equal to untiled up to rounding. None for one piece.
+        color: Color matching after sampling (`mimdit.restorer.color`): ``none``, ``wavelet`` or ``adain``. The reference is the estimate,
+            or without one the degraded image. For samplers whose colors drift; haze and darkness are colors too, so matching the degraded
+            image brings them back.
+        tile: Process a batch of more than tile² pixels in total in pieces of about that area; only the current piece is on the restorer's
+            device. Equal to one piece up to rounding. None for one piece.
         steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see
             `mimdit.restorer.steering.gains`.
 
@@ -56,10 +56,10 @@ class SamplingSettings:
         check_factors(self.steer or {})
 
     def area(self, images: torch.Tensor) -> int | None:
-        """Return the pixels of a piece where ``images [B, 3, H, W]`` are to be processed in pieces, else None."""
+        """Return the area of a piece in pixels if ``images [B, 3, H, W]`` must be processed in pieces, else None."""
         return self.tile**2 if self.tile is not None and images[:, 0].numel() > self.tile**2 else None
 
     @property
     def num_evaluations(self) -> int:
-        """Velocities that the sampler evaluates; guidance is not counted."""
+        """Number of the sampler's velocity evaluations, not counting guidance."""
         return num_evaluations(self.steps, self.sampler)

@@ -1,4 +1,4 @@
-"""The folder of a restorer for use: its files, and what may be put together from them."""
+"""Folder of a restorer for inference: its files, and the parts that are read from them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from mimdit.restorer.steering import MeasuredGates
 SETTINGS = "restorer.json"
 
 BACKBONE = "backbone"
-"""Sub-folder of a backbone that trained, or that a complete folder brings along."""
+"""Sub-folder of the backbone, if it was trained or the folder is complete."""
 
 ADAPTERS = "lora"
 """Sub-folder of the backbone's adapters."""
 
 OUTPUT_LAYER = "output_layer.safetensors"
-"""The restorer's own last layer, where it has an anchor."""
+"""File of the restorer's own output layer, if it has an anchor."""
 
 GATES = "gates.json"
-"""Measured gates, where they were measured."""
+"""File of the measured gates, if any."""
 
 
 def write_weights(restorer: InferenceMixin, folder: Path, dtype: torch.dtype) -> None:
-    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters, where these trained."""
+    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters, if these were trained."""
     restorer.conditioner.save_pretrained(folder)
     if restorer.output_layer is not None:
         with replace_when_whole(folder / OUTPUT_LAYER) as path:
@@ -103,10 +103,10 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
 
 
 def load_output_layer(restorer: InferenceMixin, folder: Path, *, required: bool = False) -> None:
-    """Read the restorer's own last layer, if it has one; a folder without it leaves it as it is, unless it is ``required``.
+    """Load the restorer's own output layer, if it has one; if its file is missing and not ``required``, leave the layer unchanged.
 
     Raises:
-        ValueError: It is of another size, or it is missing and required.
+        ValueError: The file's layer has another size, or the file is missing and required.
     """
     if restorer.output_layer is None:
         return
@@ -126,7 +126,7 @@ def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> 
     """Check that the restorer in ``folder`` was trained on this backbone; old folders hold no identity and pass.
 
     Raises:
-        ValueError: Its frozen weights, or its codec, are others.
+        ValueError: The frozen weights or the codec differ.
     """
     if not saved:
         return
@@ -139,10 +139,10 @@ def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> 
 
 
 def start_from(restorer: InferenceMixin, folder: Path) -> None:
-    """Load the weights in ``folder`` to train on: conditioner, adapters and output layer.
+    """Load the weights in ``folder`` to start training from: conditioner, adapters and output layer.
 
     Raises:
-        ValueError: They do not fit.
+        ValueError: The weights do not fit the restorer.
     """
     _load_conditioner(restorer.conditioner, folder)
     _load_adapters(restorer.backbone, folder)

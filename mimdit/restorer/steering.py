@@ -1,4 +1,4 @@
-"""Steering: change the dense gates' weights by expert group or by degradation, beside what the image decides. Not in the paper."""
+"""Steering: scale the dense gates' weights by expert group or by degradation, on top of the routers' decisions. Not in the paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MeasuredGates:
 
     Attributes:
         means: Weights ``[M, G]`` by the name of the degradation, ``clean`` for none.
-        images: Number of images of each.
+        images: Number of images, by the same names.
     """
 
     means: dict[str, torch.Tensor]
@@ -40,7 +40,7 @@ class MeasuredGates:
         return MeasuredGates({name: torch.stack(found[name]).mean(dim=0) for name in names}, {name: len(found[name]) for name in names})
 
     def as_json(self) -> dict:
-        """Return plain lists."""
+        """Return a dictionary that can be written as JSON."""
         return {"means": {name: mean.tolist() for name, mean in self.means.items()}, "images": self.images}
 
     @staticmethod
@@ -52,9 +52,10 @@ class MeasuredGates:
 def gains(steer: Mapping[str, float], groups: tuple[str, ...], num_blocks: int, measured: MeasuredGates | None) -> torch.Tensor:
     """Return factors ``[M, G]`` for the dense gates' weights, which are scaled to their former sum afterwards. Not in the paper.
 
-    The name of an expert group multiplies its weight: 0 disables it, 1 changes nothing. The name of a degradation applies its measured
-    effect on the gates, ``(mean with it / mean of clean images)**(value - 1)``: 0 removes the effect, 1 changes nothing, 2 doubles it. It
-    changes the weights of the groups only; sub-experts and the estimate's tone still follow the image, so the degradation itself may stay.
+    A factor named after an expert group multiplies its weight: 0 disables it, 1 changes nothing. One named after a degradation applies its
+    measured effect on the gates, ``(mean with it / mean of clean images)**(value - 1)``: 0 removes the effect, 1 changes nothing, 2 doubles
+    it. It changes only the weights of the groups; sub-experts and the estimate's tone still follow the image, so the degradation itself may
+    stay.
 
     Args:
         steer: Factors, at least 0, by name.

@@ -1,4 +1,4 @@
-"""Velocity of latents larger than the DiT's positions reach: overlapping tiles, blended."""
+"""Velocity of latents larger than the DiT's position embedding covers: overlapping tiles, blended."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def tiled_velocity(
         backbone: The diffusion transformer.
         latents: Noisy latents ``[B, C, h, w]`` of the whole image, on any device; h and w multiples of the backbone's patch.
         sigma: Noise levels ``[B]`` in 0..1.
-        residuals: Residuals ``[B, N, D]`` on the whole image's tokens, where the latents are; None for none.
-        tile: Side of a tile, latent pixels.
-        overlap: Least overlap of tiles, latent pixels.
+        residuals: Residuals ``[B, N, D]`` on the whole image's tokens, on the latents' device; None for none.
+        tile: Side of a tile, in latent pixels.
+        overlap: Minimum overlap of tiles, in latent pixels.
         at_once: Tiles in one forward pass of the backbone.
-        device: Device of the backbone; None for that of the latents.
-        scale: Function of a tile's residuals and ``sigma`` that returns those of each transformer block. It is applied tile by tile:
-            those of the whole image would take much memory.
+        device: Device of the backbone; None for the latents' device.
+        scale: Function of a tile's residuals and ``sigma`` that returns one residual for each transformer block. It is applied tile by tile
+            to save memory.
         progress: Called after each group of tiles with the fraction of all tiles in it.
         anchor: Latents ``[B, C, h, w]`` that the predicted clean latent starts from; None for none.
         **options: ``guidance`` and ``output_layer`` of the backbone's ``velocity``.
