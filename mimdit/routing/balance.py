@@ -1,7 +1,7 @@
 """Losses that keep every expert in use and still allow experts to specialize.
 
-All statistics are those of the *global* batch. With per-image routing a rank has only a few images; balancing those few would penalize a
-batch of one degradation for being routed alike. Linear statistics need only global counts; the others use the straight-through value
+All statistics cover the *global* batch. With per-image routing a rank has only a few images; balancing those few would penalize a batch of
+one degradation for being routed alike. Linear statistics need only global counts; the others use the straight-through value
 ``local + (global - local).detach()``, whose gradient, averaged over ranks as DDP does, is exactly the gradient of the concatenated batch.
 Equal numbers of images on every rank are assumed, as the training stream delivers them.
 
@@ -28,7 +28,7 @@ class RoutingBalance(L.LightningModule):
             arXiv 2501.11873). Its minimum is 1, at uniform routing.
         z: Weight of the router z-loss ``mean(logsumexp(logits)^2)`` on all gates (arXiv 2202.08906 eq. 5), which keeps logits small.
         importance: Weight of the squared coefficient of variation of the dense gates' mean probabilities (arXiv 1701.06538 eq. 7). Its
-            minimum is 0, at uniform.
+            minimum is 0, at uniform probabilities.
         specialization: Weight of minus the mutual information between degradation and sub-expert (as in Mod-Squad, arXiv 2212.08066, with
             degradations for tasks). Its minimum is ``-min(log D, log E)``; 0 at uniform routing.
     """

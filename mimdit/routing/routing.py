@@ -1,4 +1,4 @@
-"""Record of the decisions of all gates; the conditioner returns it, no module keeps it as state.
+"""Record of the decisions of all gates; the conditioner returns it, and no module keeps it as state.
 
 Shape legend: M MiM blocks, B images, G expert groups, E sub-experts per group (padded to the largest group), K chosen per gate,
 F router features (mean and log-std of C channels: F = 2C).
@@ -19,8 +19,8 @@ class Gates:
     Attributes:
         logits: Logits ``[..., N]`` before any selection; -inf for a masked choice.
         probs: Probabilities ``[..., N]`` before any selection; 0 for a masked choice.
-        indices: Chosen choices, int64 ``[..., K]``, in falling order of probability.
-        weights: Factors ``[..., N]`` of the outputs; exactly 0 for choices that are not chosen.
+        indices: Selected choices, int64 ``[..., K]``, in decreasing order of probability.
+        weights: Factors ``[..., N]`` of the outputs; exactly 0 for choices that are not selected.
     """
 
     logits: torch.Tensor
@@ -35,7 +35,7 @@ class Gates:
     def scaled(self, factors: torch.Tensor) -> Gates:
         """Return gates with weights times ``factors [N]``, rescaled to their previous sum; logits and probabilities do not change.
 
-        If every chosen choice has the factor 0, the weights are proportional to the factors.
+        If every selected choice has the factor 0, the weights are proportional to the factors.
         """
         factors = factors.to(self.weights)
         weights, total = self.weights * factors, self.weights.sum(dim=-1, keepdim=True)

@@ -1,9 +1,9 @@
 """Utilization of the experts: counts of the gates' decisions over a window of images, and statistics of those counts.
 
 All counts are sums per class of degradation in one flat table: one all-reduce combines the windows of all ranks, and all statistics are
-marginals of the same sums. The counts are of each gate's *decision*, also in groups that a sparse gate over groups omits for that image.
-A class is a distinct multi-hot vector, that is one combination of atoms: FoundIR's twenty degradation groups and the clean image are
-twenty-one different classes. Not in the paper.
+marginals of the same sums. Each gate's *decision* is counted, even in groups that a sparse gate over groups omits for that image. A class
+is a distinct multi-hot vector, that is, one combination of atoms: FoundIR's twenty degradation groups and the clean image are twenty-one
+different classes. Not in the paper.
 
 Shape legend: M blocks, G expert groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
 """
@@ -25,7 +25,7 @@ DEAD_SHARE = 0.1
 
 
 class UtilizationCounts:
-    """Sums over a window of images, in plain tensors on the routing's device; not buffers, which DDP overwrites with those of rank 0.
+    """Sums over a window of images, in plain tensors on the routing's device; not buffers, which DDP overwrites with rank 0's.
 
     ``update`` neither synchronizes with the device nor copies to the host. The table is fp64, where counts are exact up to 2**53.
 
@@ -200,7 +200,7 @@ def normalized_mutual_information(joint_DE: torch.Tensor, images_D: torch.Tensor
 
 
 def class_name(code: int, atoms: Sequence[str] = ATOMS) -> str:
-    """Return the name of a combination of atoms from its bits, the first atom lowest; ``clean`` for 0."""
+    """Return the name of a combination of atoms from its bits, the first atom in the lowest bit; ``clean`` for 0."""
     return "+".join(atom for bit, atom in enumerate(atoms) if code >> bit & 1) or "clean"
 
 
