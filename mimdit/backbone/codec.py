@@ -42,7 +42,7 @@ class VAECodec(nn.Module):
 
     Args:
         pretrained: Folder of the autoencoder (with ``config.json``), a pipeline's folder with a ``vae`` sub-folder, or a hub id of either.
-        variant: Variant of the weights, such as ``fp16``; None for the plain one.
+        variant: Variant of the weights, such as ``fp16``; None for the default.
         revision: Branch, tag or commit of a hub id.
         posterior: Value of ``z`` in training: the posterior's ``mean``, or a ``sample`` of it. Inference uses the mean.
         tiling: If true, process images above the autoencoder's ``sample_size`` in overlapping tiles. That bounds memory and changes the
@@ -83,8 +83,8 @@ class VAECodec(nn.Module):
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
         """Encode images ``[B, 3, H, W]`` in 0..1 as fp32 latents.
 
-        ``draws`` are the images' `mimdit.core.batch.draw_names` in training. They key the noise of a sampled posterior, so that ranks,
-        workers and the position in the batch change no sample. Without them the latents are the posterior's mean.
+        ``draws`` are the images' `mimdit.core.batch.draw_names` in training. They key the noise of a sampled posterior, so a sample does
+        not depend on ranks, workers or its position in the batch. Without them the latents are the posterior's mean.
         """
         return self.from_moments(self.moments(images), draws)
 

@@ -1,4 +1,4 @@
-"""DiTBackbone: an unforked diffusers transformer with its codec and prompt; fitting it alone is the pretraining stage."""
+"""DiTBackbone: an unforked diffusers transformer with its codec and prompt; fitting it by itself is the pretraining stage."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ class DiTBackbone(L.LightningModule):
     The paper does not name its base model.
 
     Args:
-        pretrained: ``embedded`` for the small one that comes with the package, a diffusers folder (a transformer, or a pipeline with a
-            ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
-        variant: Variant of the weights, such as ``fp16``; None for the plain one.
+        pretrained: ``embedded`` for the small transformer that comes with the package, a diffusers folder (a transformer, or a pipeline
+            with a ``transformer`` sub-folder), a hub id, or None to start from ``architecture`` with random weights.
+        variant: Variant of the weights, such as ``fp16``; None for the default.
         revision: Branch, tag or commit of a hub id.
-        architecture: Arguments of the transformer where ``pretrained`` is None, as in its ``config.json``; ``_class_name`` among them
-            names another class than ``SD3Transformer2DModel``.
+        architecture: Arguments of the transformer where ``pretrained`` is None, as in its ``config.json``; ``_class_name`` among them names
+            a class other than ``SD3Transformer2DModel``.
         prediction: Meaning of the transformer's output: ``velocity``, or ``sample``, the clean latent, which is converted to a velocity
             (arXiv 2511.13720). None for the one stored with the weights, ``velocity`` where none is stored.
-        sigma_min: Least divisor of that conversion, ``(z - x) / max(sigma, sigma_min)``.
+        sigma_min: Smallest divisor of that conversion, ``(z - x) / max(sigma, sigma_min)``.
         flow_loss_on: Quantity whose error is the pretraining loss: ``velocity`` or ``sample``, which weights noisy steps more.
         codec: Conversion between images and latents; None for pixels.
-        prompt: Safetensors file of prompt embeddings, of ``mimdit prompts encode``; None for one token of zeros.
+        prompt: Safetensors file of prompt embeddings, written by ``mimdit prompts encode``; None for one token of zeros.
         prompt_text: Prompt to use, where the file holds several.
         unconditional_text: Prompt that stands for no prompt, in guidance and where the prompt is dropped.
         prompt_dropout: Fraction of training samples, 0..1, that get the unconditional prompt (classifier-free guidance, arXiv 2207.12598).
-        trainable: If true, a restorer trains the transformer too. Fitted alone it always trains.
+        trainable: If true, a restorer trains the transformer too. Fitted by itself, the transformer always trains.
         lora: Adapters that train instead of the transformer's own weights; None for no adapters.
         dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
             int8 folder of ``mimdit export`` has a precision of its own.
@@ -65,7 +65,7 @@ class DiTBackbone(L.LightningModule):
         checkpointing: If true, recompute the blocks' activations in the backward pass instead of storing them.
         flow: Path and distribution of sigma for pretraining; None for SD3's. Use ``source: noise`` here.
         optimizer: Optimizer of the pretraining.
-        scheduler: Its learning-rate schedule, stepped once per optimizer step.
+        scheduler: Learning-rate schedule of the pretraining, stepped once per optimizer step.
         seed: Seed of noise and sigma in pretraining.
 
     Raises:
@@ -108,7 +108,7 @@ class DiTBackbone(L.LightningModule):
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
             if pretrained == "embedded":
-                self.transformer.origin = Origin("embedded")  # its place differs from machine to machine
+                self.transformer.origin = Origin("embedded")  # its path differs from machine to machine
         set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
         check_flow_loss(flow_loss_on, sigma_min)
         self.sigma_min, self.flow_loss_on = sigma_min, flow_loss_on
@@ -178,7 +178,7 @@ class DiTBackbone(L.LightningModule):
             guidance: Guidance scale g. At 1 the transformer runs once. At any other value it also computes the unconditional velocity
                 v_0, and the result is ``v_0 + g (v - v_0)`` (classifier-free guidance).
             dropped: Booleans ``[B]``, true for images that get the unconditional prompt; None for no image.
-            anchor: Anchor ``[B, C, h, w]`` of the predicted clean latent, which then is ``anchor`` plus the output of the transformer with
+            anchor: Anchor ``[B, C, h, w]`` of the predicted clean latent, which is then ``anchor`` plus the output of the transformer with
                 ``output_layer`` in place of its last layer. Not in the paper.
             output_layer: Replacement of the transformer's last layer; see ``anchor``.
 
@@ -210,7 +210,7 @@ class DiTBackbone(L.LightningModule):
         return prediction_of(self.transformer)
 
     def least_divisor(self, anchored: bool = False) -> float:
-        """Return the least divisor of the conversion from sample to velocity; 0 where the transformer predicts the velocity itself."""
+        """Return the smallest divisor of the conversion from sample to velocity; 0 if the transformer predicts the velocity itself."""
         return self.sigma_min if anchored or self.prediction == "sample" else 0.0
 
     def _predict(
@@ -271,7 +271,7 @@ class DiTBackbone(L.LightningModule):
                 parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
 
     def setup(self, stage: str) -> None:
-        """Refuse cached training latents of another autoencoder than the codec."""
+        """Refuse cached training latents made by an autoencoder other than the codec."""
         if stage == "fit":
             check_training_latents(self.trainer.datamodule, self.codec)
 
@@ -295,7 +295,7 @@ class DiTBackbone(L.LightningModule):
             leave_out(checkpoint, self.frozen_state(), self.frozen_identity)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restore the omitted weights, after a check that they are those of the training."""
+        """Restore the omitted weights after checking that they are the ones trained on."""
         if self.lora is not None:
             put_back(checkpoint, self.frozen_state(), self.frozen_identity)
 
@@ -313,7 +313,7 @@ class DiTBackbone(L.LightningModule):
         self.lora = load_lora(self.transformer, folder)
 
     def round_weights(self, dtype: torch.dtype) -> None:
-        """Round the transformer's weights to ``dtype`` and keep their own type; the identity changes with them."""
+        """Round the transformer's weights to ``dtype`` but keep their own dtype; the identity changes with them."""
         own = self.transformer.dtype
         self.transformer.to(dtype).to(own)
         vars(self).pop("frozen_identity", None)

@@ -64,10 +64,10 @@ class Family(Protocol):
 
         Args:
             transformer: The transformer.
-            latents: Noisy latents ``[B, C, h, w]``, in the transformer's precision, as all floats but ``sigma``.
+            latents: Noisy latents ``[B, C, h, w]``, in the transformer's precision, like all floats except ``sigma``.
             sigma: Noise levels ``[B]`` in 0..1, fp32.
             tokens: Text tokens ``[B, T, W]``.
             pooled: Pooled text embedding ``[B, P]``.
-            residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks ``i L / n`` up to
-                ``(i + 1) L / n``, but not after the last block. None for no residuals.
+            residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks from ``i L / n``
+                (inclusive) to ``(i + 1) L / n`` (exclusive), but not after the last block. None for no residuals.
         """

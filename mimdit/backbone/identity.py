@@ -41,7 +41,7 @@ def identity(module: nn.Module) -> Identity:
 
 
 def check_identity(saved: dict[str, Identity], present: dict[str, Identity]) -> None:
-    """Check that the parts of a backbone have the weights that a checkpoint was trained on, whatever their source.
+    """Check that the parts of a backbone have the weights that a checkpoint was trained on, wherever they come from.
 
     Args:
         saved: ``DiTBackbone.frozen_identity`` of the checkpoint.
@@ -93,10 +93,10 @@ def leave_out(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dic
 
 
 def put_back(checkpoint: dict, frozen: dict[str, torch.Tensor], identities: dict[str, Identity]) -> None:
-    """Add the ``frozen`` weights to a checkpoint, after a check of their identities; loading stays strict for all others.
+    """Add the ``frozen`` weights to a checkpoint after checking their identities; loading stays strict for all others.
 
     Raises:
-        ValueError: The weights differ from those of the training; see `check_identity`.
+        ValueError: The weights differ from the ones trained on; see `check_identity`.
     """
     if "frozen" in checkpoint:
         check_identity(checkpoint["frozen"], identities)

@@ -47,7 +47,7 @@ def is_int8(transformer: ModelMixin) -> bool:
 
 
 def compute_dtype(folder: Path) -> torch.dtype:
-    """Return the type to load the transformer in ``folder`` with: fp32, or for an int8 one that of its unquantized weights."""
+    """Return the type to load the transformer in ``folder`` with: fp32, or the dtype of an int8 transformer's unquantized weights."""
     if "quantization_config" not in json.loads((folder / "config.json").read_text()):
         return torch.float32
     require_torchao(f"{folder}, which is int8,")

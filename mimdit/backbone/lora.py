@@ -59,12 +59,12 @@ def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Return true if ``name`` is that of an adapter's weight."""
+    """Return true if ``name`` is the name of an adapter's weight."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 def base_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state of a module without its adapters, under the names that it has without them."""
+    """Return the state of a module without its adapters, under the names that it would have without them."""
     return {name.replace(".base_layer.", "."): tensor for name, tensor in module.state_dict().items() if not is_adapter(name)}
 
 

@@ -59,7 +59,7 @@ def predict(
 ) -> torch.Tensor:
     """Return the first C channels of the transformer's output; the others, the variance, are unused.
 
-    Residuals are passed in an argument that every block gets, not in a variable beside the model: gradient checkpointing runs the blocks
+    Residuals are passed in an argument that every block gets, not in a variable outside the model: gradient checkpointing runs the blocks
     again in the backward pass, after other calls.
     """
     output = transformer(

@@ -16,7 +16,7 @@ _KEY = "prediction_type"
 
 
 def prediction_of(transformer: ModelMixin) -> str:
-    """Return the prediction stored with a transformer's weights; ``velocity`` where its config has none."""
+    """Return the prediction stored with a transformer's weights; ``velocity`` if its config has none."""
     return transformer.config.get(_KEY, "velocity")
 
 

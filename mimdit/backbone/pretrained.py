@@ -30,7 +30,7 @@ logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "pre
 
 @dataclass(frozen=True)
 class Origin:
-    """Source of a model: a folder or hub id as it was given, and the hub's commit."""
+    """Source of a model: its folder or hub id as given, and the hub's commit."""
 
     source: str
     revision: str | None = None
@@ -47,11 +47,11 @@ def load_pretrained(
     """Load a model in fp32, or int8, with every weight and every field of its config from ``pretrained``; its ``origin`` names the source.
 
     Args:
-        kind: The diffusers class, or a tuple of those allowed; the model's config names the one.
+        kind: The diffusers class, or a tuple of allowed classes, from which the model's config selects one.
         pretrained: A folder of the model (``config.json``, safetensors, whole or sharded), a pipeline's folder with ``subfolder``, or a
             hub id of either.
         subfolder: Folder of the model in a pipeline, such as ``transformer``.
-        variant: Variant of the weights, such as ``fp16``; None for the plain one.
+        variant: Variant of the weights, such as ``fp16``; None for the default.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
@@ -124,7 +124,7 @@ def _model_folder(kinds: tuple[type[Model], ...], folder: Path, subfolder: str) 
 
 
 def _check_fields(kind: type[Model], config: dict, folder: Path) -> None:
-    """Refuse unknown config fields: diffusers would ignore them and run another model than the saved one."""
+    """Refuse unknown config fields: diffusers would ignore them and run a model other than the saved one."""
     known = {*inspect.signature(kind.__init__).parameters, "quantization_config", "prediction_type"}
     unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
     if unknown:

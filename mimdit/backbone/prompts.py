@@ -20,10 +20,11 @@ class PromptEmbeddings(nn.Module):
 
     Args:
         token_width: Width of a text token.
-        pooled_width: Width of the pooled embedding; 0 where the transformer takes none, and the file needs none.
-        file: Safetensors file of ``mimdit prompts encode``: ``prompt_embeds [T, token_width]`` and ``pooled_prompt_embeds [pooled_width]``,
-            or ``[P, ...]`` of both for P prompts; None for one token of zeros, the only prompt of a backbone pretrained without text.
-        text: Prompt to use, of those in the file; None for its only one.
+        pooled_width: Width of the pooled embedding; 0 if the transformer takes none; the file then needs none.
+        file: Safetensors file written by ``mimdit prompts encode``: ``prompt_embeds [T, token_width]`` and
+            ``pooled_prompt_embeds [pooled_width]``, or ``[P, ...]`` of both for P prompts; None for one token of zeros, the only prompt of
+            a backbone pretrained without text.
+        text: Prompt to use from the file; None for its only one.
         unconditional: Prompt that stands for no prompt; it may be missing, see `require_unconditional`.
 
     Raises:

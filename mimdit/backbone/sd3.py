@@ -13,7 +13,7 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 
 
 def geometry(transformer: SD3Transformer2DModel) -> Geometry:
-    """Return the sizes; ``max_size`` is that of the position table in the weights."""
+    """Return the sizes; ``max_size`` is the size of the position table in the weights."""
     config = transformer.config
     return Geometry(
         latent_channels=config.in_channels,

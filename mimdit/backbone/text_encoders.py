@@ -20,7 +20,7 @@ from mimdit.backbone.pretrained import locate
 
 
 def find_pipeline(pipeline: str, *, t5: bool = True, variant: str | None = None, revision: str | None = None) -> Path:
-    """Return the folder of a pipeline; of a hub id, the text encoders and tokenizers are downloaded.
+    """Return the folder of a pipeline; for a hub id, the text encoders and tokenizers are downloaded.
 
     Raises:
         ValueError: ``pipeline`` is neither a folder nor a hub id, or its files cannot be downloaded.
@@ -38,14 +38,14 @@ def find_pipeline(pipeline: str, *, t5: bool = True, variant: str | None = None,
 def embed_prompts(
     prompts: list[str], folder: Path, *, t5: bool = True, t5_tokens: int = 256, variant: str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute SD3's embeddings of ``prompts`` (arXiv 2403.03206, appendix B): CLIP-L beside CLIP-G, then the tokens of T5.
+    """Compute SD3's embeddings of ``prompts`` (arXiv 2403.03206, appendix B): CLIP-L's and CLIP-G's joined by channel, then T5's tokens.
 
     Args:
-        prompts: P prompts. A prompt that is too long for an encoder is cut, with a warning.
+        prompts: P prompts. A prompt that is too long for an encoder is truncated, with a warning.
         folder: The pipeline's folder.
         t5: If true, run T5; if false, its tokens are zeros.
         t5_tokens: Number of T5 tokens, to which prompts are padded; 0 for none.
-        variant: Variant of the encoders' weights, such as ``fp16``; None for the plain one.
+        variant: Variant of the encoders' weights, such as ``fp16``; None for the default.
 
     Returns:
         Tokens ``[P, 77 + t5_tokens, D]`` and pooled embeddings ``[P, 2048]``, fp32; D is the transformer's ``joint_attention_dim``.
