@@ -1,4 +1,4 @@
-"""Canvases: tensors of the size of the whole image that are processed in pieces. Large ones are backed by files, not by memory."""
+"""Canvases: tensors as large as the whole image, processed in pieces. Large ones are backed by files, not by memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _AT_ONCE = 1 << 18
 def canvas(*shape: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Allocate an uninitialized tensor; from 32 MiB on CPU it is backed by an anonymous memory-mapped file.
 
-    The operating system keeps as much of it in memory as is free. The file disappears with the tensor, however the process ends. ``TMPDIR``
-    chooses its folder; a folder in memory, such as a tmpfs, saves nothing. Not in the paper.
+    The operating system keeps as much of it in memory as fits. The file disappears with the tensor, however the process ends. ``TMPDIR``
+    sets its folder; a folder in memory, such as a tmpfs, saves nothing. Not in the paper.
 
     Args:
         *shape: Shape of the tensor.

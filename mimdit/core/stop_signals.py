@@ -1,10 +1,10 @@
 """Stop signals, held back until the run checks for them, so that no work is interrupted.
 
-Slurm sends SIGUSR1 before the time limit (``--signal=USR1@…``); it means that the job saves and starts again. SIGTERM comes from
-``scancel``, a requeue by the administrator or a job of higher priority; it means that the job saves if there is time. Both are blocked, and
-the kernel keeps a blocked signal pending. So no handler interrupts a collective or a system call (c10d's rendezvous fails if one does), and
-no signal is lost while Python imports. Processes started by the run inherit the mask, so data loader workers survive the signals, which
-Slurm sends to every process of a job.
+Slurm sends SIGUSR1 before the time limit (``--signal=USR1@…``); on it, the job saves and restarts. SIGTERM comes from ``scancel``, a
+requeue by the administrator or a job of higher priority; on it, the job saves if there is time. Both are blocked, and the kernel keeps a
+blocked signal pending. So no handler interrupts a collective or a system call (c10d's rendezvous fails if one does), and no signal is lost
+while Python imports. Processes started by the run inherit the mask, so data loader workers survive the signals, which Slurm sends to every
+process of a job.
 """
 
 from __future__ import annotations

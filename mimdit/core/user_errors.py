@@ -3,7 +3,7 @@
 The policy:
 
 - A ``ValueError`` or ``OSError`` raised by a ``raise`` statement of this project is a message to the user.
-- An ``OSError`` that names a file is one too, wherever the system raised it (missing file, no permission, full disk).
+- An ``OSError`` that names a file is also one, wherever the system raised it (missing file, no permission, full disk).
 - The same holds for an error passed on by a data loader worker, one that carries the traceback of another process as a note, or one
   wrapped by jsonargparse while it builds a class of this project.
 - Everything else is a bug, of this project or of a library, and keeps its traceback. ``MIMDIT_TRACEBACK=1`` shows every traceback.
@@ -28,7 +28,7 @@ _WORKER_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in .*\n    (?P
 
 @contextmanager
 def user_errors_in_one_paragraph() -> Iterator[None]:
-    """Print a user error as one paragraph on stderr and exit with `EXIT_CODE`; pass on everything else."""
+    """Print a user error as one paragraph on stderr and exit with `EXIT_CODE`; let everything else propagate."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -64,7 +64,7 @@ def _innermost(error: BaseException) -> TracebackType:
 
 
 def _raised_by_us(trace: TracebackType) -> bool:
-    """Return true if the frame is of this project and stopped at a ``raise``; an error of a library about a call is a bug."""
+    """Return true if the frame belongs to this project and stopped at a ``raise``; a library's error about a call is a bug."""
     code = trace.tb_frame.f_code
     return code.co_filename.startswith(_OURS) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
