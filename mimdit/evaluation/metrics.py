@@ -1,7 +1,7 @@
 """PSNR and SSIM per image, in RGB, on the values that an 8-bit file holds: the columns ``psnr_rgb`` and ``ssim_rgb`` of results.
 
 Unlike pyiqa's ``psnr`` no constant is added to the error, and identical images get 100 dB instead of 80 dB; ``ssim_rgb`` is the mean over
-RGB, pyiqa's ``ssim`` that of luma.
+RGB, while pyiqa's ``ssim`` uses luma.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 PSNR_OF_IDENTICAL = 100.0
-"""PSNR in dB of images that agree in all 8-bit values, and the most that any pair gets: the true value has no bound."""
+"""PSNR in dB of images that agree in all 8-bit values, whose true PSNR is infinite, and the cap for every pair."""
 
 _WINDOW = 11
 """Side of SSIM's window in pixels."""
@@ -19,7 +19,7 @@ _WINDOW = 11
 def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the peak signal-to-noise ratio in dB of each image, at most `PSNR_OF_IDENTICAL`.
 
-    Both are rounded to 8 bits first; the error is averaged over all three channels before the logarithm.
+    Images and truth are rounded to 8 bits first; the error is averaged over all three channels before the logarithm.
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1; values outside are clamped.

@@ -1,4 +1,4 @@
-"""Results of a test as files: a JSON line an image and the means of them, in one versioned form; two older forms can be read."""
+"""Results of a test as files: one JSON line per image, and their means, in a versioned form; two older forms can be read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Results:
         summaries: The means of each test set, see `mimdit.evaluation.summary.summarize`.
         rows: Scores of each image; empty where only the means were kept.
         settings: The settings that the numbers depend on.
-        missing_weights: By metric the weight files that were not there.
+        missing_weights: Missing weight files by metric.
     """
 
     summaries: dict[str, dict[str, Any]]
@@ -65,8 +65,8 @@ def write_results(path: Path, results: Results) -> Path:
 def read_results(folder: Path) -> Results:
     """Read the results in a folder: of schema 1, or of ``callbacks.Scores`` or ``callbacks.Quality`` before it.
 
-    The means are those of ``results.json``, and so are the groups that are left out of them. Where that file is missing, or is
-    `Quality`'s older one beside the rows of `Scores`, the means are those of the rows.
+    The means, and the groups left out of them, come from ``results.json``. If that file is missing, or is `Quality`'s older one beside the
+    rows of `Scores`, the means are computed from the rows.
 
     Raises:
         ValueError: The folder holds no results, they are damaged, of a newer schema, or rows and means are not of the same test.
@@ -97,7 +97,7 @@ def read_results(folder: Path) -> Results:
 
 
 class _NewerSchemaError(ValueError):
-    """Results that a later version wrote."""
+    """Error for results that a later version wrote."""
 
 
 def _read_rows(path: Path) -> Iterable[ScoreRow]:
@@ -128,7 +128,7 @@ def _read_rows(path: Path) -> Iterable[ScoreRow]:
 
 
 def _upgraded(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as schema 1 has it."""
+    """Return a row converted to schema 1."""
     if "test_set" not in row:
         identical = (row["input"].get("psnr") or 0.0) >= _OLD_IDENTICAL_DB
         row = {"test_set": row["benchmark"], "identical_input": identical} | {key: row[key] for key in row if key != "benchmark"}
@@ -138,7 +138,7 @@ def _upgraded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_old_quality(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what `Quality` wrote before schema 1 as the summary of one test set."""
+    """Convert what `Quality` wrote before schema 1 to the summary of one test set."""
     groups = {name: _split_sides(means) for name, means in content["groups"].items()}
     left_out = [name for name in content.get("left_out", []) if name in groups]
     return {
@@ -151,7 +151,7 @@ def _of_old_quality(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _split_sides(means: dict[str, Any]) -> dict[str, Any]:
-    """``{"psnr_output": 20.0, "images": 2}`` as ``{"images": 2, "output": {"psnr_rgb": 20.0}}``."""
+    """Convert ``{"psnr_output": 20.0, "images": 2}`` to ``{"images": 2, "output": {"psnr_rgb": 20.0}}``."""
     split: dict[str, Any] = {"images": int(means["images"])}
     for side in SIDES:
         found = {today: float(means[f"{old}_{side}"]) for old, today in _OLD_QUALITY_NAMES.items() if f"{old}_{side}" in means}

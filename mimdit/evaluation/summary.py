@@ -1,4 +1,4 @@
-"""Scores of images reduced to those of test sets: each image once, means, and the table of them."""
+"""Means of image scores over test sets, each image counted once, and their text table."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 ScoreRow = Mapping[str, Any]
 """Scores of one image: ``test_set``, ``group``, ``key``, ``degradations``; ``identical_input``, true where the degraded input equals the
-truth in all 8-bit values, so that the image needs nothing; by each of `SIDES` that was scored a dict of metrics, numbers or None; ``notes``
-with the reason for each None; and ``routing``, if it was recorded.
+truth in all 8-bit values, so that the image needs nothing; for each of `SIDES` that was scored, a dict from metric to number or None;
+``notes`` with the reason for each None; and ``routing``, if it was recorded.
 """
 
 SIDES = ("input", "output", "estimate", "residuals_zeroed", "gates_uniform")
 """Images that are scored: the degraded input, the restored output, the conditioner's estimate, and the output of two ablations."""
 
 DASH = "-"
-"""Stands where there is no score."""
+"""Placeholder for a missing score."""
 
 
 def unique_rows(rows: Iterable[ScoreRow], test_sets: Iterable[str] = ()) -> list[ScoreRow]:
     """Return one row per image, in order of ``test_sets``, group and key.
 
-    Ranks that do not divide the images evenly get some of them twice.
+    If the images do not divide evenly over the ranks, some are scored twice.
     """
     order = {name: place for place, name in enumerate(test_sets)}
     by_image = {(order.get(row["test_set"], len(order)), *image_of(row)): row for row in rows}
@@ -39,16 +39,16 @@ def summarize(rows: Iterable[ScoreRow]) -> dict[str, dict]:
 
     PSNR is the mean of the images' decibels. ``mean_of_images`` is over images, ``mean_of_groups`` over the groups' means (FoundIR's
     published 27.81 dB is one of those), ``isolated`` and ``coupled`` over images with one and with several degradations. An image without a
-    score does not count; ``scored`` gives the number that did, where not all. A group whose images all have ``identical_input`` is in no
-    mean but its own, unless there are no other groups: the PSNR of its inputs has no value, only a cap. ``left_out`` names such groups.
+    score does not count; ``scored`` gives the number that did, if not all did. A group whose images all have ``identical_input`` counts
+    only in its own mean, unless there are no other groups: the PSNR of its inputs has no value, only a cap. ``left_out`` names such groups.
 
     Args:
         rows: Distinct rows.
 
     Returns:
-        By test set ``mean_of_images``, ``mean_of_groups``, ``isolated`` and ``coupled`` where there are such, and ``groups`` by name, each
-        ``{"images": int, side: {metric: mean or None}, …}``; ``left_out``; and ``notes``, by metric the reasons for missing scores with
-        their number.
+        By test set ``mean_of_images``, ``mean_of_groups``, ``isolated`` and ``coupled`` if there are such images, and ``groups`` by name,
+        each ``{"images": int, side: {metric: mean or None}, …}``; ``left_out``; and ``notes``, the reasons for missing scores by metric,
+        with their counts.
 
     Raises:
         ValueError: There are no rows, or a score is not finite.

@@ -17,7 +17,7 @@ SIDE = 299
 """Side in pixels of Inception's input."""
 
 SUBSET, SUBSETS = 100, 100
-"""Most images in a subset that KID compares, and the number of subsets."""
+"""Maximum number of images in a subset that KID compares, and the number of subsets."""
 
 _LOCAL = {"sync_on_compute": False}  # the features of all ranks have been gathered on this one
 
@@ -34,7 +34,7 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> np.ndarray:
-        """Return fp32 ``[2048]`` of an image ``[1, 3, H, W]`` in 0..1, of the values that an 8-bit file would hold."""
+        """Return the features, fp32 ``[2048]``, of an image ``[1, 3, H, W]`` in 0..1, rounded to 8 bits first."""
         planes = (image[0].detach().float().cpu().clamp(0, 1) * 255).round().numpy()
         resized = [np.asarray(Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).clip(0, 255) for plane in planes]
         batch = (torch.from_numpy(np.stack(resized))[None].to(self.device) - 128) / 128
@@ -46,7 +46,7 @@ def set_distances(names: Iterable[str], images: np.ndarray, truths: np.ndarray) 
     """Return FID and KID between two sets of features ``[N, F]``, computed by torchmetrics, and a reason for each that is None.
 
     FID (arXiv 1706.08500) is in double precision. KID (arXiv 1801.01401) is the mean over 100 subsets of at most 100 images, drawn with a
-    fixed seed. Both mean little over few images: FID's covariance has full rank from 2,049 on.
+    fixed seed. Both mean little over few images: FID's covariance has full rank from 2,049 images on.
     """
     scores: dict[str, float | None] = {}
     notes: dict[str, str] = {}
@@ -74,5 +74,5 @@ class _Given(torch.nn.Identity):
 
 
 def _kid(features: torch.nn.Module, subset: int) -> KernelInceptionDistance:
-    with warnings.catch_warnings(action="ignore"):  # of the memory that features take
+    with warnings.catch_warnings(action="ignore"):  # about the memory that features take
         return KernelInceptionDistance(features, subsets=SUBSETS, subset_size=subset, **_LOCAL)

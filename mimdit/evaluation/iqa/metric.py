@@ -1,4 +1,4 @@
-"""The metrics: pyiqa's by pyiqa's names, variants whose names say what differs, and PSNR and SSIM of our own."""
+"""List of metrics: pyiqa's under pyiqa's names, variants named by their difference, and this project's own PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Metric:
         pyiqa: The name that pyiqa creates it by; empty where it is not pyiqa's.
         reference: If true, it compares with a ground truth.
         options: Options in place of pyiqa's defaults.
-        least: Least pixels of an image's shorter side.
+        least: Minimum length of an image's shorter side, in pixels.
         weights: Functions that return the files it loads.
         lower_better: If true, lower is better.
         of_sets: If true, it compares two sets of images.
@@ -46,7 +46,7 @@ class Metric:
         return [make() for make in self.weights]
 
     def problem(self) -> str | None:
-        """Return what is missing, in one line; None where it is ready."""
+        """Return a line about the missing files; None if the metric is ready."""
         found = [problem for file in self.files if (problem := file.problem()) is not None]
         return "; ".join(found) or None
 
@@ -120,7 +120,7 @@ def metrics_named(names: Iterable[str]) -> list[Metric]:
     """Return the metrics of these names, each once.
 
     Raises:
-        ValueError: A name is not known.
+        ValueError: A name is unknown.
     """
     return [_metric(name) for name in dict.fromkeys(names)]
 

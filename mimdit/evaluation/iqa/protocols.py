@@ -1,4 +1,4 @@
-"""Adjustments that some protocols make to an output before they score it; only metrics whose names say so make them."""
+"""Adjustments that some protocols make to an output before scoring it; only the metrics named after one use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NotAlignedError(ValueError):
 
 
 def match_mean(image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Scale an image so that its mean gray value is the truth's, clipped to 0..1: "GT mean" of low-light papers (HVI-CIDNet's code).
+    """Scale an image so that its mean gray value equals the truth's, clipped to 0..1: "GT mean" of low-light papers (HVI-CIDNet's code).
 
     Args:
         image: ``[1, 3, H, W]`` in 0..1.
@@ -39,7 +39,7 @@ def aligned_scores(image: torch.Tensor, truth: torch.Tensor) -> tuple[float, flo
     Raises:
         NotAlignedError: The maximization does not converge.
     """
-    import cv2  # here: these two are needed by few, and take a second
+    import cv2  # imported here: few runs need these two, and they take a second
     from skimage.metrics import structural_similarity
 
     z, x = (np.ascontiguousarray(each[0].permute(1, 2, 0).cpu().numpy(), np.float32) for each in (image, truth))

@@ -26,14 +26,14 @@ class Scorer:
     Nothing is downloaded: a metric whose weights are missing is left out, and ``missing`` names the files it needs.
 
     Args:
-        names: Metrics, as in `mimdit.evaluation.iqa.METRICS` and its variants; those of sets are ignored.
+        names: Metrics, as in `mimdit.evaluation.iqa.METRICS` and its variants; metrics of image sets are ignored.
         device: Device of the metrics' models.
         floats: If true, score the values that the model returned, clamped to 0..1; else those that an 8-bit file would hold,
             round(clamp x 255).
-        without: Metrics to leave out with their reasons, such as those whose weights another rank lacks.
+        without: Metrics to leave out, each with its reason, such as weights that another rank lacks.
 
     Raises:
-        ValueError: A name is not known.
+        ValueError: A name is unknown.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Scorer:
 
         Args:
             image: ``[1, 3, H, W]`` in 0..1; values outside are clamped.
-            truth: The same, or None where there is none.
-            names: Metrics to score; None is all.
+            truth: Ground truth of the same shape, or None if there is none.
+            names: Metrics to score; None for all.
 
         Returns:
             A number or None for each metric, and the reason for each None.

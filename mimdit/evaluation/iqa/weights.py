@@ -1,4 +1,4 @@
-"""Weight files of metrics: the place that each is loaded from, checking and fetching it. Works without pyiqa."""
+"""Weight files of metrics: where each is loaded from, and how it is checked and fetched. Works without pyiqa."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WeightFile:
     Attributes:
         url: Address to download it from.
         place: Path that the loading code reads.
-        sha256: Its checksum, or the beginning of it; empty where it is not known.
+        sha256: Its checksum, or the beginning of it; empty if unknown.
         always_checked: If true, the loading code compares the checksum itself, and downloads the file again where it differs.
     """
 
@@ -64,7 +64,7 @@ class HubFile:
 
     @property
     def place(self) -> Path:
-        """Path in the cache, or the folder that it belongs into."""
+        """Path in the cache, or the folder that it belongs in."""
         found = try_to_load_from_cache(self.repository, self.name)
         return Path(found) if isinstance(found, str) else Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
 
@@ -92,7 +92,7 @@ def _elsewhere(place: Path) -> str:
 
 @cache
 def _checksum(path: Path, changed: int) -> str:
-    """Return the SHA-256 of a file last changed at that time; it is cached, as large files take seconds."""
+    """Return the SHA-256 of a file last modified at ``changed``; it is cached, as large files take seconds."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

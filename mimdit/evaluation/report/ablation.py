@@ -28,7 +28,7 @@ class Variant:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Sub-experts of a group, and the number of them that an image gets."""
+        """Numbers E of sub-experts per group and k of sub-experts per image."""
         return self.experts, self.top_k
 
     def order(self, usual: tuple[int, int]) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ def read_variant(folder: Path) -> Variant:
     """Read the conditioner of a run's saved config, which is in its folder or in its logger's folder below.
 
     Raises:
-        ValueError: There is no config, or not that of a restorer with a MoE conditioner.
+        ValueError: There is no config, or it is not for a restorer with a MoE conditioner.
     """
     found = sorted({*folder.glob(_CONFIG_NAME), *folder.glob(f"*/{_CONFIG_NAME}")})
     if not found:

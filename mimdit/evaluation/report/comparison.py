@@ -36,7 +36,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """If true, both ends have the same sign."""
+        """True if both ends have the same sign."""
         return self.low > 0 or self.high < 0
 
 
@@ -49,11 +49,11 @@ class Comparison:
         metric: Name of the metric.
         first: Name of the first run.
         second: Name of the second run.
-        images: Images that both runs have a score of.
+        images: Number of images scored in both runs.
         of_images: Difference of the means over images.
         of_groups: Difference of the means over groups; images are resampled inside their groups.
-        better: Images with a better score in the second run; None where the metric's direction is unknown.
-        equal: Images of equal score.
+        better: Number of images with a better score in the second run; None where the metric's direction is unknown.
+        equal: Number of images with equal scores.
     """
 
     test_set: str

@@ -33,7 +33,7 @@ class Published:
 
 
 def load_published(files: Sequence[str | Path] = ()) -> dict[str, Published]:
-    """Read the data files of the package, and ``files``, whose rows are added to those of the same test set.
+    """Read the data files of the package, and ``files``, whose rows are added to the package's rows of the same test set.
 
     A file is YAML: ``test_set`` (or ``benchmark``, its older name), ``groups`` (name: short title, in the paper's order) and ``rows``,
     each with ``method``, ``source`` and by metric (pyiqa's name) ``groups`` (a list in that order), ``group_mean`` and ``image_mean``, all

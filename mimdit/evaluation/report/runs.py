@@ -12,12 +12,12 @@ from mimdit.evaluation.results import ROWS_NAME, Results, read_results
 from mimdit.evaluation.summary import ScoreRow, sides_of
 
 GROUP_MEAN, IMAGE_MEAN = "mean of groups", "mean of images"
-"""Columns beside those of the groups."""
+"""Columns in addition to the groups'."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over ``images`` images; ``missing`` more have no value of the metric."""
+    """Mean over ``images`` images; ``missing`` further images have no value of the metric."""
 
     value: float
     images: int = 0
@@ -35,9 +35,9 @@ class Run:
     Attributes:
         name: Its name in tables.
         folder: The folder of its results.
-        results: The results as they were read.
-        means: By test set, side and metric, then by group, `GROUP_MEAN` or `IMAGE_MEAN`.
-        routing: By test set and group the mean gates of its images, ``inter [blocks][G]`` and ``intra [blocks][G][E]``.
+        results: The results as read.
+        means: Means by test set, side and metric, then by group, `GROUP_MEAN` or `IMAGE_MEAN`.
+        routing: Mean gates by test set and group, ``inter [blocks][G]`` and ``intra [blocks][G][E]``.
         remarks: Sentences for the reader of a table.
     """
 
@@ -74,7 +74,7 @@ def read_runs(named: Sequence[str]) -> list[Run]:
     """Read several runs, see `read_run`.
 
     Raises:
-        ValueError: Two runs have one name, or one cannot be read.
+        ValueError: Two runs share a name, or one cannot be read.
     """
     runs = [read_run(each) for each in named]
     names = [run.name for run in runs]
@@ -84,7 +84,7 @@ def read_runs(named: Sequence[str]) -> list[Run]:
 
 
 def _add_means(run: Run, test_set: str, summary: dict[str, Any]) -> None:
-    """Take a test set's stored means, and count the images that they are over."""
+    """Add a test set's stored means to ``run``, with the number of images behind each."""
     counted = [means for name, means in summary["groups"].items() if name not in summary["left_out"]]
     columns = {**summary["groups"], GROUP_MEAN: summary["mean_of_groups"], IMAGE_MEAN: summary["mean_of_images"]}
     for side in sides_of(summary["mean_of_images"]):

@@ -40,7 +40,7 @@ class Table:
         columns: Groups and averages in the order to print.
         titles: Short names of columns.
         lines: The lines from top to bottom.
-        lower: If true, lower is better; None where that is not known, and nothing is ranked.
+        lower: If true, lower is better; None if unknown, in which case nothing is ranked.
     """
 
     test_set: str
@@ -62,7 +62,7 @@ class Table:
         return "-" if mean is None or not math.isfinite(mean.value) else f"{mean.value:.{self.digits}f}"
 
     def place(self, line: Line, column: str) -> int | None:
-        """Return the line's place in a column, 1 for the best; figures that are equal as printed share one. None where it is not ranked."""
+        """Return the line's place in a column, 1 for the best; figures that are equal as printed share one. None if unranked."""
         texts = [self.text(each, column) for each in self.lines if each.ranked and self.text(each, column) != "-"]
         if not line.ranked or self.lower is None or self.text(line, column) == "-" or len(texts) < 2:
             return None
@@ -108,7 +108,7 @@ def lower_is_better(metric: str) -> bool | None:
 
 
 def differing_images(tables: Sequence[Table]) -> list[str]:
-    """Return a remark for each table whose runs were scored on different numbers of images, so that their figures do not compare."""
+    """Return a remark for each table whose runs were scored on different numbers of images, so that their figures are not comparable."""
     remarks = []
     for table in tables:
         counts = {line.label: mean.images for line in table.lines if (mean := line.means.get(IMAGE_MEAN)) and mean.images}
