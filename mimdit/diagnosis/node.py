@@ -43,7 +43,7 @@ def check_devices() -> list[Finding]:
 
 
 def devices_promised() -> str:
-    """Return the evidence that this node should have a device; empty if there is none."""
+    """Return the evidence, in words, that this node should have a device; empty if there is none."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "").strip(" ,") not in ("", "-1", "NoDevFiles"):
         return f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']}"
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hidden on purpose

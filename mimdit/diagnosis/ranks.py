@@ -39,15 +39,15 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Return the name of this rank for messages."""
+        """Name of this rank for messages."""
         return f"rank {self.rank} ({socket.gethostname()})"
 
 
 def find_place() -> Place:
-    """Return the place that torchrun or srun gave this process; without either, that of a single process.
+    """Return the place that torchrun or srun gave this process; without either, a single process's place.
 
     Raises:
-        ValueError: Lightning cannot work with the Slurm variables.
+        ValueError: Lightning rejects the Slurm variables.
     """
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -84,7 +84,7 @@ def meet(place: Place, timeout: float) -> Finding:
 def check_sums(device: torch.device, timeout: float, repeats: int = 5) -> Finding:
     """Check an all-reduce with a known sum, by NCCL on CUDA and gloo on CPU, and measure latency and bandwidth; a collective.
 
-    The bandwidth is that of each rank's link in a ring: ``2 (n - 1) / n`` times the bytes, divided by the time.
+    The bandwidth is for each rank's link in a ring: ``2 (n - 1) / n`` times the bytes, divided by the time.
 
     Args:
         device: Device of this rank; all ranks must pass the same type.
