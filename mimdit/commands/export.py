@@ -36,7 +36,7 @@ def export(
     Args:
         checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder, or a restorer's folder.
         folder: The folder to write.
-        average: If true, write a restorer's averaged weights; if false, those of the last step.
+        average: If true, write a restorer's averaged weights; if false, the weights of the last step.
         complete: Also write the frozen backbone, so that the folder needs nothing else and diffusers reads it as a pipeline.
         dtype: Precision in which a backbone is written; the conditioner stays in fp32.
         data: Validation shards, or a folder of pairs, to measure a restorer on: its quality, the use of its experts, and the effect of

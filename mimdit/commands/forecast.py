@@ -12,9 +12,9 @@ _LEAST, _MOST = 64, 256
 
 
 def seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: Any) -> float:
-    """Time a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
+    """Return the seconds per megapixel of a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
 
-    A smaller, untimed square precedes it: first calls are slower. ``settings`` are those of `Restorer.restore`.
+    A smaller, untimed square precedes it: first calls are slower. ``settings`` are passed to `Restorer.restore`.
     """
     side = int(min(_MOST, max(_LEAST, (megapixels * 1e6 / 20) ** 0.5)))
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Measuring a restorer on pairs: its PSNR, the use of its experts, and its gates by degradation."""
+"""Measurement of a restorer on pairs: its PSNR, the use of its experts, and its gates by degradation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure(restorer: Restorer, data: str, images: int, title: str) -> Measured:
     Args:
         restorer: The restorer.
         data: Shards, or a folder of pairs.
-        images: Most images to restore.
+        images: Maximum number of images to restore.
         title: Title of the progress bar.
 
     Raises:

@@ -50,7 +50,7 @@ def _is_newer(results: Path, than: list[Path]) -> bool:
 
 
 def _mimdit(*arguments: str) -> None:
-    """Run a Trainer verb in a process of its own; exit with its code where it fails, as it has printed the reason."""
+    """Run a Trainer verb in a separate process; if it fails, exit with its code, as it has printed the reason."""
     code = subprocess.run([sys.executable, "-m", "mimdit", *arguments]).returncode
     if code:
         sys.exit(code)

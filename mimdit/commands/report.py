@@ -23,15 +23,15 @@ def report(
 ) -> None:
     """Merge the results of runs into tables beside published figures, and draw which experts served which degradation.
 
-    Writes report.md, report.tex and report.csv: one table for each test set and metric, groups in the paper's order, the mean of groups
-    and that of images, best and second best marked. Published rows are those of test sets with the same name (foundir, cdd11), each with
-    its source. Where results hold the gates, routing/ gets a heat map for each run, test set and block.
+    Writes report.md, report.tex and report.csv: one table for each test set and metric, groups in the paper's order, the mean of groups and
+    the mean of images, best and second best marked. Published rows come from test sets with the same name (foundir, cdd11), each with its
+    source. Where results hold the gates, routing/ gets a heat map for each run, test set and block.
 
     Args:
         runs: Folders that a test wrote results.json and results.jsonl to; name=folder names a row.
         output: Folder to write to.
         published: Further files of published figures, in the form of mimdit/evaluation/report/published/foundir.yaml.
-        ablation: If true, also put the table of what each run varies, by its saved config, on top.
+        ablation: If true, also put a table of each run's varied settings, from its saved config, on top.
         compare: If true, also compare every further run with the first, image by image, with bootstrap intervals; writes comparison.csv.
 
     Raises:

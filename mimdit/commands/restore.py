@@ -28,7 +28,7 @@ from mimdit.training.devices import emulates_bfloat16
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
 _BYTES_PER_PIXEL = 2048
-"""Memory for the work on a pixel with the embedded default; benchmarks/restore.py prints it."""
+"""Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
 _MEMORY_SHARE = 0.25
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
 
@@ -143,7 +143,7 @@ def restore_all(
 def restore_one(
     restorer: Restorer, job: Job, settings: SamplingSettings | None, *, explain: bool, progress: Progress
 ) -> tuple[str, ...]:  # fmt: skip
-    """Read, restore and write one photograph, if ``explain`` is true with its `gate_chart`; return remarks on what could not be kept."""
+    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
     seen: list[Routing] = []
     pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress)

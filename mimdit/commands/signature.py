@@ -1,4 +1,4 @@
-"""Signature and docstring of a command's function, read from its source: help and mistakes need no import that takes seconds."""
+"""Signature and docstring of a command's function, read from its source, so that help and error messages need no slow import."""
 
 import ast
 import inspect
@@ -17,11 +17,12 @@ _LIGHT = ("__future__", "collections.abc", "pathlib", "typing")
 def stand_in(target: str, hint: Callable[[inspect.Parameter], Any] = lambda parameter: parameter.annotation) -> Callable[..., Any]:
     """Return a function that looks like ``module:function`` and, when called, imports and calls it.
 
-    Arguments without a default become positional-only, except keyword-only ones: a list before another argument then leaves it its word.
+    Arguments without a default become positional-only, except keyword-only ones: a list then does not consume the word of the argument
+    after it.
 
     Args:
         target: The function, as ``module:function``.
-        hint: Gives each parameter the annotation to show.
+        hint: Function of a parameter that returns the annotation to show.
     """
     declared = _declared(target)
 

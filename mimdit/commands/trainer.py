@@ -85,7 +85,7 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; store the model's arguments for `load_from_checkpoint` and `checkpoint_hparams_first`.
 
-        A model that stored them in its ``__init__`` would keep copies of its parts also where no command line builds it.
+        A model that stored them in its ``__init__`` would keep copies of its parts even where no command line builds it.
         """
         super().instantiate_classes()
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config named no other
@@ -111,7 +111,7 @@ class TrainerCLI(LightningCLI):
 
 
 def bases_first(args: list[str]) -> list[str]:
-    """Put ``--config`` of the files that a config names under ``config``, relative to itself, before that config.
+    """Insert ``--config`` before each config for its bases, the files it lists under ``config``, relative to itself.
 
     A later file wins over an earlier one, so a config overrides its bases and appends to their lists (``callbacks+``).
 
@@ -131,9 +131,9 @@ def bases_first(args: list[str]) -> list[str]:
 
 
 def _bases(path: Path, above: tuple[Path, ...]) -> list[Path]:
-    """Return the bases of a config in the order to read them, each after its own."""
+    """Return the bases of a config in the order to read them, each after its own bases."""
     if not path.is_file():
-        return []  # a value in place of a file, or a mistake that the parser names
+        return []  # a value in place of a file, or a mistake that the parser reports
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     named = content.get("config") if isinstance(content, dict) else None
     if isinstance(named, str):
