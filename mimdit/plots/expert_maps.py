@@ -15,13 +15,13 @@ from mimdit.routing.utilization import Utilization
 def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndarray:
     """Draw one block in percent: for each class of degradation the outer gate's mean weights, then each expert group's shares.
 
-    Every row of every panel sums to 100. The colors of a panel end at the largest possible value of a cell: with k choices per image that
-    is 100 / k. The title of a group has its mutual information with the degradation, and the value expected by chance.
+    Every row of every panel sums to 100. The color scale of a panel ends at the largest possible value of a cell: with k choices per image
+    that is 100 / k. The title of a group has its mutual information with the degradation, and the value expected by chance.
 
     Args:
         statistics: Statistics to draw; their D classes are ordered by the number of atoms.
         block: Index of the block.
-        dpi: Pixels per inch; the figure is about 2.5 inches wide per group of four.
+        dpi: Pixels per inch; the figure is about 2.5 inches wide per group of four sub-experts.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -69,7 +69,7 @@ def gates_by_degradation(
 
 
 Panel = tuple[str, torch.Tensor, Sequence[str], float]
-"""A title, shares ``[rows, columns]`` in 0..1, a name for each column, and the share at which the colors end."""
+"""A title, shares ``[rows, columns]`` in 0..1, a name for each column, and the share at which the color scale ends."""
 
 
 def draw_panels(title: str, labels: Sequence[str], panels: Sequence[Panel], *, dpi: int = 90) -> np.ndarray:

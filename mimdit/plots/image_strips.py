@@ -33,7 +33,7 @@ def compare_with_truth(
     Args:
         title: Title of the strip.
         images: Versions ``[3, H, W]`` in 0..1 by caption; None is left out.
-        truth: Ground truth of the same shape, or None, where captions have no PSNR.
+        truth: Ground truth of the same shape, or None, in which case captions have no PSNR.
         side: Side of a picture in pixels.
         digits: Decimals of PSNR.
     """
