@@ -33,14 +33,15 @@ class FlowMatching:
         start: Where inference begins: ``noise`` (sigma 1), or the ``degraded`` latent or the ``estimate``, both noised to sigma_start
             (SDEdit, arXiv 2108.01073).
         steps: Sampler steps, at least 0; 0 returns the start itself, without noise.
-        sampler: ``euler`` (one evaluation a step) or ``heun`` (two, but one in the last step).
+        sampler: ``euler`` (one evaluation per step) or ``heun`` (two, but one in the last step).
         guidance: Strength g of the prompt at inference, ``v_0 + g (v - v_0)`` with ``v_0`` the velocity without the prompt (classifier-free
-            guidance, arXiv 2207.12598). 1 evaluates the DiT once a step; any other value twice, and needs an unconditional prompt.
+            guidance, arXiv 2207.12598). At 1 each evaluation runs the DiT once; at any other value twice, and an unconditional prompt is
+            needed.
         logit_mean: Mean of the normal distribution whose sigmoid is sigma (SD3's logit-normal).
         logit_std: Its standard deviation, at least 0.
         low_sigma_fraction: Share of training samples, 0..1, whose sigma is drawn uniformly below ``low_sigma`` instead: few-step
             samplers that start from an estimate work there.
-        low_sigma: Upper end of that range.
+        low_sigma: Upper end of that range, above 0 and at most where the path begins.
 
     Raises:
         ValueError: A value is unknown or out of range.
@@ -122,7 +123,7 @@ class FlowMatching:
     def sample(self, velocity: Velocity, latents: torch.Tensor, sigma_start: float, steps: int, sampler: str | None = None) -> torch.Tensor:
         """Follow ``velocity(z, sigma [B])`` from ``sigma_start`` to 0 in equal steps; fp32 ``latents [B, C, h, w]`` are overwritten.
 
-        ``sampler`` None is the flow's own.
+        ``sampler`` defaults to the flow's own.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float32)
@@ -141,7 +142,7 @@ def num_evaluations(steps: int, sampler: str) -> int:
 
 
 def check_sampling(*, steps: int, start: str, sigma_start: float, sampler: str, guidance: float) -> None:
-    """Check what a flow and `mimdit.restorer.sampling.SamplingSettings` have in common.
+    """Check the settings that a flow and `mimdit.restorer.sampling.SamplingSettings` share.
 
     Raises:
         ValueError: A value is unknown or out of range.
@@ -158,9 +159,9 @@ def check_sampling(*, steps: int, start: str, sigma_start: float, sampler: str, 
 
 
 def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw noise like ``latents [B, C, h, w]``, and ``sigma [B]``, both fp32, by the seed and each image's name in ``draws``.
+    """Draw noise shaped like ``latents [B, C, h, w]`` and ``sigma [B]``, both fp32, keyed by the seed and each image's name in ``draws``.
 
-    Neither ranks nor resumption change a sample.
+    A sample does not depend on ranks or on resuming.
     """
     generators = [keyed_generator(seed, draw) for draw in draws]
     sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])

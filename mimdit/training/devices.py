@@ -1,6 +1,6 @@
-"""Arithmetic of devices: the dense peak of GPUs, and CPUs that emulate bf16.
+"""Arithmetic speed of devices: the dense peak of GPUs, and CPUs that emulate bf16.
 
-Peaks are from the makers' data sheets. These also print figures "with sparsity", which are twice as high and not used in training.
+Peaks are from the manufacturers' data sheets, whose figures "with sparsity" are twice as high and do not apply to training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PEAKS = {
     "MI250X":   (191.5, None, 47.9),  # of one of its two dies, which is one device
     "MI300X":   (1307.4, 653.7, 163.4),
 }  # fmt: skip
-"""Dense TFLOP/s by words of the device's name: bf16 or fp16, TF32, and fp32 without TF32. The entry with the most words that fit counts."""
+"""Dense TFLOP/s by words of the device's name: bf16 or fp16, TF32, and fp32 without TF32. The entry with most matching words applies."""
 
 _OTHER_MODELS = {"MIG", "LAPTOP", "D", "TI"}
 """Words that name a slice of a device, or another model."""
@@ -47,7 +47,7 @@ def peak_flops(name: str, precision: str) -> float | None:
     """Return the dense peak of a device in FLOP/s, or None where it is not in the table.
 
     Args:
-        name: Name of the device as of ``torch.cuda.get_device_name``, such as ``NVIDIA H100 80GB HBM3``.
+        name: Name of the device as returned by ``torch.cuda.get_device_name``, such as ``NVIDIA H100 80GB HBM3``.
         precision: The Trainer's precision, such as ``bf16-mixed``; fp32 counts as TF32 where `torch.set_float32_matmul_precision` allows
             that.
     """

@@ -1,4 +1,4 @@
-"""An exponential moving average of what trains, as a sub-module: checkpoints and sharding treat it like any other weights."""
+"""Exponential moving average of the trainable weights, as a sub-module: checkpoints and sharding treat it like any other weights."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class ExponentialMovingAverage(nn.Module):
     def _pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         live = dict(self._model.named_parameters())
         names = list(self.average)
-        # Sharded, the average is sliced as the live weights are, so no rank needs another.
+        # A sharded average is sliced like the live weights, so no communication is needed.
         return [own_part(self.average[name].data) for name in names], [own_part(live[name.replace("/", ".")].data) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the live weights after optimizer step ``step``, counted from 0."""
+        """Move the average toward the live weights after optimizer step ``step``, counted from 0."""
         average, live = self._pairs()
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [weight.float() for weight in live], 1 - decay)
@@ -62,7 +62,7 @@ class ExponentialMovingAverage(nn.Module):
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Set the live weights to the average, for use; the former live weights are lost."""
+        """Set the live weights to the average, for inference; the former live weights are lost."""
         average, live = self._pairs()
         torch._foreach_copy_(live, average)
 
@@ -76,7 +76,7 @@ class ExponentialMovingAverage(nn.Module):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the live weights be the average inside the context."""
+        """Exchange live and averaged weights for the duration of the context."""
         self.swap()
         try:
             yield

@@ -74,7 +74,7 @@ class StepFlops:
 
     @property
     def total(self) -> int:
-        """Sum of both."""
+        """Operations of both passes together."""
         return self.forward + self.backward
 
 
@@ -129,7 +129,8 @@ def _log_nothing(*_, **__) -> None:
 def training_flops(module: L.LightningModule, batch: Batch) -> StepFlops:
     """Return the operations of ``module.training_step`` on a batch of the shapes of ``batch``, and of its backward pass, on this rank.
 
-    Everything in the step counts, also the codec where images are encoded in training. ``module`` may be a `meta_twin`; it is not changed.
+    Everything in the step counts, including the codec if images are encoded in training. ``module`` may be a `meta_twin`; it is not
+    changed.
     """
     twin, shapes = meta_twin(module), move_data_to_device(batch, torch.device("meta"))
 

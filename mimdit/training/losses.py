@@ -1,4 +1,4 @@
-"""Losses on what the networks predict: velocity, estimate, identification. The routing losses are those of `mimdit.routing.balance`."""
+"""Losses on the networks' predictions: velocity, estimate, identification. The routing losses are in `mimdit.routing.balance`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def flow_error(velocity: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor
         target: Velocity of the path ``[B, C, h, w]``.
         sigma: Noise levels ``[B]`` in 0..1.
         on: ``velocity`` or ``sample``.
-        sigma_min: Where the velocity was converted from a predicted sample, the least divisor of that conversion; the target is converted
-            alike, so that the true sample has no error at any sigma. 0 for a velocity that was predicted itself.
+        sigma_min: If the velocity was converted from a predicted sample, the smallest divisor of that conversion; the target is converted
+            in the same way, so that the true sample has no error at any sigma. 0 for a directly predicted velocity.
     """
     divisor = sigma.float().clamp_min(sigma_min)
     if sigma_min > 0:

@@ -12,8 +12,8 @@ from torch import nn
 def parameter_groups(model: nn.Module) -> list[dict]:
     """Return the trainable parameters in two groups, the second without weight decay.
 
-    The second holds parameters with at most one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert without
-    gradient still decays slowly towards zero under AdamW, but the gate that could select it again does not.
+    The second holds parameters with at most one axis longer than 1 (biases, scales of norms) and the routers: a sub-expert without gradient
+    still decays slowly toward zero under AdamW, but the gate that could select it again does not.
     """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
@@ -41,7 +41,7 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
         floor: Final share of the learning rate, 0..1.
 
     Raises:
-        ValueError: The warm-up is as long as the run, or longer.
+        ValueError: The warm-up is at least as long as the run.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int, *, warmup_steps: int = 100, floor: float = 0.01) -> None:
@@ -70,7 +70,7 @@ class WarmupConstantDecay(torch.optim.lr_scheduler.LambdaLR):
         floor: Final share of the learning rate, 0..1.
 
     Raises:
-        ValueError: Warm-up and decay are longer than the run.
+        ValueError: Warm-up and decay together are longer than the run.
     """
 
     def __init__(
