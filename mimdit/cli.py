@@ -1,6 +1,6 @@
-"""The commands ``mimdit …`` and ``lightning …``: one dispatcher for Lightning's Trainer verbs and for our own.
+"""The commands ``mimdit …`` and ``lightning …``: one dispatcher for Lightning's Trainer verbs and this project's own.
 
-Nothing heavy is imported before a verb runs: help and mistakes appear at once.
+Nothing heavy is imported before a verb runs, so help and error messages appear at once.
 """
 
 import inspect
@@ -50,10 +50,10 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "prompts": {"encode": "mimdit.commands.prompts:encode"},
     "metrics": {"list": "mimdit.commands.metrics:list_metrics", "fetch": "mimdit.commands.metrics:fetch"},
 }
-"""Our own verbs: a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
+"""This project's own verbs: each a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
 
 ALIASES = {"shards": {"finalise": "finalize"}}  # codespell:ignore finalise
-"""Former names of verbs, by group; they work and the help does not list them."""
+"""Former names of verbs, by group; they still work, but the help does not list them."""
 
 _GROUPS = {
     "checkpoint": "Look into checkpoints and convert them",
@@ -64,7 +64,7 @@ _GROUPS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; ``args`` default to those of the process.
+    """Run one command; ``args`` default to the process's arguments.
 
     A user's mistake ends in one paragraph on stderr and exit code 2 (`mimdit.core.user_errors`).
     """
@@ -165,7 +165,7 @@ def _value(hint: Any, tokens: Sequence[Token]) -> Any:
 
 
 def _flow(word: str, kind: type) -> Any:
-    """Read YAML's flow notation; values stay words."""
+    """Read YAML's flow notation; values stay strings."""
     try:
         value = yaml.load(word, yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -197,7 +197,7 @@ def _attach_flag_values(app: App, args: list[str]) -> list[str]:
 
 
 def _refuse_unknown_options(bound: inspect.BoundArguments, args: list[str], app: App) -> None:
-    """Raise UnknownOptionError for an argument that is ``--word``, unless it followed ``--``: files may begin with one dash only."""
+    """Raise UnknownOptionError for an argument that is ``--word``, unless it followed ``--``: a file name may begin with only one dash."""
     options = args[: args.index("--")] if "--" in args else args
     command = app.parse_commands(args)[1][-1]
     for value in bound.args:
@@ -208,7 +208,7 @@ def _refuse_unknown_options(bound: inspect.BoundArguments, args: list[str], app:
 
 
 def _message(error: CycloptsError, args: list[str]) -> str:
-    """Return one paragraph for a mistake on the command line, with where to read on."""
+    """Return one paragraph for a mistake on the command line, with a pointer to the help."""
     text = " ".join(str(error).split())
     if isinstance(error, UnknownCommandError):
         if Path(sys.argv[0]).stem == "lightning" and args[0] not in COMMANDS:
