@@ -31,7 +31,7 @@ class PixelCodec(nn.Module):
         )
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents to fp32 images, not clamped."""
+        """Decode latents ``[B, C, h, w]`` to fp32 images ``[B, 3, H, W]``, nominally in 0..1 but not clamped."""
         return (latents.float() + 1) / 2
 
 
@@ -104,6 +104,6 @@ class VAECodec(nn.Module):
         return (latents - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents to fp32 images, not clamped."""
+        """Decode latents ``[B, C, h, w]`` to fp32 images ``[B, 3, H, W]``, nominally in 0..1 but not clamped."""
         decoded = self.vae.decode((latents.float() / self.scale + self.shift).to(self.vae.dtype)).sample
         return (decoded.float() + 1) / 2

@@ -154,7 +154,7 @@ class DiTBackbone(L.LightningModule):
         return self.encode(batch[side], draws) if cached is None else self.codec.from_moments(cached, draws)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents to images, fp32, not clamped."""
+        """Decode latents ``[B, C, h, w]`` to fp32 images ``[B, 3, H, W]``, nominally in 0..1 but not clamped."""
         return self.codec.decode(latents)
 
     def velocity(
@@ -251,7 +251,11 @@ class DiTBackbone(L.LightningModule):
         self.log("val/loss", self.flow_loss(batch, 0), batch_size=len(batch["key"]), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        """Optimize the transformer, or only its adapters where there are any; the codec stays frozen."""
+        """Optimize the transformer, or only its adapters where there are any; the codec stays frozen.
+
+        Raises:
+            ValueError: The weights that train are in bf16.
+        """
         if self.lora is None and self.transformer.dtype != torch.float32:
             raise ValueError("dtype: bfloat16 is for weights that stay frozen, but this backbone trains; use float32, or add lora")
         return optimizer_and_schedule(self.transformer, self.make_optimizer, self.make_scheduler)

@@ -62,7 +62,7 @@ class PromptEmbeddings(nn.Module):
         self.register_buffer("pooled_prompt_embeds", tensors["pooled_prompt_embeds"].reshape(rows, pooled_width), persistent=False)
 
     def require_unconditional(self, why: str) -> None:
-        """Raise ValueError if there is no unconditional prompt beside the prompt; ``why`` names the option that needs it."""
+        """Raise ValueError if there is no unconditional prompt in addition to the prompt; ``why`` names the option that needs it."""
         if not self.has_unconditional:
             raise ValueError(
                 f"{why} needs the prompt {self.unconditional!r} beside another one, and this backbone has none; write both into one file "

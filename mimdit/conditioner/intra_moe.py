@@ -33,6 +33,9 @@ class IntraMoE(nn.Module):
         shift: If true, shift the windows of Swin experts.
         dispatch: Execution of the sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
         num_features: Length F of the router features; None for mean and log-std of ``dim`` channels.
+
+    Raises:
+        ValueError: ``kind``, ``mode`` or ``dispatch`` is unknown, or ``top_k`` is out of range.
     """
 
     def __init__(

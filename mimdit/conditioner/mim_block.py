@@ -124,6 +124,9 @@ class MiMBlock(nn.Module):
             averages and their output is interpolated: at 2 they cost a quarter, and only the feed-forward works on full detail.
         moe_dim: Channels of the experts' grid; None for ``dim``. If given, a `CoarseGrid` connects the grids.
         feed_forward: ``gated`` (`FeedForward`) or ``conv`` (`ConvFeedForward`).
+
+    Raises:
+        ValueError: ``feed_forward`` is unknown.
     """
 
     def __init__(

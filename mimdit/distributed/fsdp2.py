@@ -87,7 +87,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         return by_name(optimizer.state_dict(), parameter_names(optimizer, self.lightning_module))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        """Write a sharded folder; a collective."""
+        """Write a sharded folder; a collective.
+
+        Raises:
+            ValueError: ``storage_options`` are given.
+        """
         if storage_options is not None:
             raise ValueError("FSDP2Strategy writes checkpoints to a file system that all ranks share and takes no storage_options")
         write_sharded(checkpoint, self.broadcast(filepath))

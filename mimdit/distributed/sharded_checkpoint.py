@@ -58,7 +58,7 @@ def write_sharded(checkpoint: dict, folder: str | Path) -> None:
     try:
         on_rank_zero(lambda: _empty(temporary))
         metadata = dcp.save(slices, storage_writer=_Writer(temporary, single_file_per_rank=True))
-        # Each rank reports the sizes of its own files: a network file system may show those of other ranks late.
+        # Each rank reports the sizes of its own files: a network file system may show other ranks' files late.
         parts = gather({path.name: path.stat().st_size for path in temporary.glob(f"__{dist.get_rank()}_*")})
         files = {name: size for part in parts for name, size in part.items()}
         on_rank_zero(lambda: _finish(temporary, folder, metadata, rest, files))

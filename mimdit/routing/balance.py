@@ -31,6 +31,9 @@ class RoutingBalance(L.LightningModule):
             minimum is 0, at uniform probabilities.
         specialization: Weight of minus the mutual information between degradation and sub-expert (as in Mod-Squad, arXiv 2212.08066, with
             degradations for tasks). Its minimum is ``-min(log D, log E)``; 0 at uniform routing.
+
+    Raises:
+        ValueError: A weight is negative.
     """
 
     def __init__(self, *, balance: float = 1e-2, z: float = 1e-3, importance: float = 1e-2, specialization: float = 0.0) -> None:

@@ -62,6 +62,9 @@ class Router(nn.Module):
         mode: ``dense`` (softmax weights for all choices), ``sparse`` (only the ``top_k`` most probable) or ``uniform`` (equal weights).
         top_k: Choices kept by ``sparse``, 1..N. Their weights are renormalized to sum to one, except for ``top_k=1``: a constant weight
             would give the router no gradient.
+
+    Raises:
+        ValueError: ``mode`` is unknown, or ``top_k`` is out of range.
     """
 
     def __init__(self, num_features: int, num_choices: int, *, mode: str = "sparse", top_k: int = 2) -> None:

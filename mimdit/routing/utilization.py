@@ -31,6 +31,9 @@ class UtilizationCounts:
 
     Args:
         atoms: Names of the columns of the multi-hot vector; at most 10, because the table has a row for each of the 2**A combinations.
+
+    Raises:
+        ValueError: There are more than 10 atoms.
     """
 
     def __init__(self, atoms: Sequence[str] = ATOMS) -> None:
