@@ -23,7 +23,7 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1; values outside are clamped.
-        truth: The same.
+        truth: Ground truth, of the same shape and range.
 
     Returns:
         fp32 ``[B]``.
@@ -44,7 +44,7 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1, at least 11 pixels each way; values outside are clamped.
-        truth: The same.
+        truth: Ground truth, of the same shape and range.
 
     Returns:
         fp32 ``[B]``, at most 1.
@@ -67,7 +67,7 @@ def identical(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: ``[B, 3, H, W]`` in 0..1; values outside are clamped.
-        truth: The same.
+        truth: Ground truth, of the same shape and range.
 
     Raises:
         ValueError: The shapes differ.

@@ -17,7 +17,7 @@ def match_mean(image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
     Args:
         image: ``[1, 3, H, W]`` in 0..1.
-        truth: The same.
+        truth: Ground truth, of the same shape and range.
     """
     gray = torch.tensor(_GRAY, device=image.device, dtype=torch.float64)[:, None, None]
     means = [(each[0].double() * gray).sum(dim=0).mean() for each in (image, truth)]
@@ -34,7 +34,7 @@ def aligned_scores(image: torch.Tensor, truth: torch.Tensor) -> tuple[float, flo
 
     Args:
         image: ``[1, 3, H, W]`` in 0..1, at least 11 pixels each way.
-        truth: The same.
+        truth: Ground truth, of the same shape and range.
 
     Raises:
         NotAlignedError: The maximization does not converge.

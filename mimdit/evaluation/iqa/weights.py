@@ -32,7 +32,7 @@ class WeightFile:
     always_checked: bool = False
 
     def problem(self) -> str | None:
-        """Return the reason why it cannot be used; None where it can."""
+        """Return the reason why the file cannot be used; None if it can."""
         if not self.place.is_file():
             return f"needs {self.url} as {self.place}"
         if self.always_checked and not _checksum(self.place, self.place.stat().st_mtime_ns).startswith(self.sha256):
@@ -69,7 +69,7 @@ class HubFile:
         return Path(found) if isinstance(found, str) else Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
 
     def problem(self) -> str | None:
-        """Return the reason why it cannot be used; None where it can."""
+        """Return the reason why the file cannot be used; None if it can."""
         found = try_to_load_from_cache(self.repository, self.name)
         return None if isinstance(found, str) else f"needs {self.name} of {self.repository} on the Hugging Face hub in {self.place}"
 

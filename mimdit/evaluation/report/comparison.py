@@ -18,7 +18,7 @@ LEVEL = 0.95
 """Coverage of intervals."""
 
 _CHUNK = 4_000_000
-"""Most drawn indices in memory at once."""
+"""Maximum number of drawn indices in memory at once."""
 
 
 @dataclass(frozen=True)
