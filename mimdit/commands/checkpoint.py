@@ -37,6 +37,9 @@ def consolidate(checkpoint: str, file: str) -> None:
     Args:
         checkpoint: A sharded checkpoint, or a folder of checkpoints; of these, the newest complete one is used.
         file: The file to write, such as ``whole.ckpt``.
+
+    Raises:
+        ValueError: file is a folder, or there is no complete checkpoint.
     """
     path, target = _one(checkpoint), Path(file)
     if target.is_dir():

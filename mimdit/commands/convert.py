@@ -22,7 +22,7 @@ from datamodules.sources.listing import Listing, list_pair_folders, list_pairs
 from mimdit.commands.shards import describe
 
 _MOST_SHOWN = 10
-"""Problems of one shard that are printed."""
+"""Maximum number of problems printed per shard."""
 
 
 def _convert(
@@ -93,10 +93,10 @@ def _with_conversion_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 @_with_conversion_options
 def foundir(src: str, dst: str, *, groups: list[str] | None = None, **options: Any) -> None:
-    """Convert FoundIR, as it is released or unpacked, to shards.
+    """Convert FoundIR, as released or unpacked, to shards.
 
     Detects whether src holds the released archives (read in place, never unpacked) or folders <group>/{GT,LQ} or {GT,LQ}/<group>, or is a
-    .txt list of "GT, LQ" lines. The images keep their bytes. The same call continues an interrupted or killed conversion.
+    .txt list of "GT, LQ" lines. The images keep their bytes. Repeating the call continues an interrupted or killed conversion.
 
     Args:
         src: Folder of the archives or of the unpacked groups, or a .txt list.

@@ -42,7 +42,7 @@ def demo(
         checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
-        host: Address to listen on; 0.0.0.0 admits other machines.
+        host: Address to listen on; 0.0.0.0 also accepts other machines.
         port: Port to listen on; 0 for any free one.
     """
     restorer = load_restorer(checkpoint).to(device_named(device))

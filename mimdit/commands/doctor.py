@@ -42,6 +42,9 @@ def doctor(
         data: Folders of shards or pairs, as for data.train.
         folder: Folder that the run writes to, on a file system shared by all nodes.
         timeout: Seconds that ranks may take to meet and to all-reduce, above 0.
+
+    Raises:
+        ValueError: timeout is not above 0, or Lightning rejects the Slurm variables.
     """
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")

@@ -45,6 +45,9 @@ def export(
         experts: Sub-experts to keep in each block and group, those that data used most; prints the loss in quality.
         int8: Store the linear experts in int8, and with complete also the backbone's linear layers, which then compute in dtype (torchao);
             with data, prints the loss in quality.
+
+    Raises:
+        ValueError: The checkpoint does not suit the options, or experts is given without data.
     """
     module, name = _load(checkpoint)
     if not isinstance(module, Restorer):

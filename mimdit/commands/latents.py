@@ -1,4 +1,4 @@
-"""``mimdit shards latents``: encode images by an autoencoder once, instead of at every training step."""
+"""``mimdit shards latents``: encode images with an autoencoder once, instead of at every training step."""
 
 from pathlib import Path
 
@@ -36,11 +36,11 @@ def latents(
     part: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Encode aligned crops of images in shards by an autoencoder, and write shards of its latents.
+    """Encode aligned crops of images in shards with an autoencoder, and write shards of its latents.
 
     Each shard of dst is made from one of src. Training reads dst like any folder of shards, without an autoencoder. Mean and log-variance
-    of the posterior are stored, neither scaled nor sampled. The same call continues an interrupted or killed one; the last part writes the
-    index.
+    of the posterior are stored, neither scaled nor sampled. Repeating the call continues an interrupted or killed one; the last part writes
+    the index.
 
     Args:
         src: A finished folder of shards, or a glob of its tars.
@@ -49,7 +49,7 @@ def latents(
         variant: Variant of its weights, such as fp16.
         revision: Branch, tag or commit of a hub id.
         crop: Side of the square crops in pixels; smaller images are rejected.
-        crops: Crops of each pair, which depend on seed, key and number.
+        crops: Crops per pair; each depends on seed, key and its number.
         flip: If true, rotate by quarter turns and mirror the crops at random (8 ways); training cannot do that with latents.
         groups: Groups to encode, such as '[08Haze,13Rain_Haze]'; null is all.
         compose: Groups to compose from the clean images of others, such as '{18Lowlight_Blur_Noise: 02Blur_Noise}'.
@@ -59,7 +59,7 @@ def latents(
         batch_size: Crops encoded at once, each two images.
         seed: Seed of the crops.
         device: Device of the autoencoder, such as cuda:1; null is cuda if there is one, else cpu.
-        workers: Processes that read and cut the images; 0 does it in this one.
+        workers: Processes that read and crop the images; 0 for this process.
         part: i/n writes only the i-th of n parts, for job arrays.
         overwrite: If true, remove other latents from dst.
 

@@ -45,7 +45,11 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
 
 
 def load_restorer(checkpoint: str | None) -> Restorer:
-    """Return a restorer for inference, with its averaged weights: from a folder, a checkpoint, or the embedded default."""
+    """Return a restorer for inference, with its averaged weights: from a folder, a checkpoint, or the embedded default.
+
+    Raises:
+        ValueError: ``checkpoint`` cannot be read, or holds a module other than a restorer.
+    """
     if checkpoint is None:
         return Restorer.from_pretrained()
     path = Path(checkpoint)

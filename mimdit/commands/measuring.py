@@ -34,7 +34,7 @@ class Measured:
 
 
 def measure(restorer: Restorer, data: str, images: int, title: str) -> Measured:
-    """Restore the first ``images`` pairs of shards or of a folder, one degradation group after another in turns.
+    """Restore the first ``images`` pairs of shards or of a folder, which take the degradation groups in turn.
 
     Args:
         restorer: The restorer.

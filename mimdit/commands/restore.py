@@ -64,15 +64,15 @@ def restore(
         inputs: Image files and folders.
         output: Folder to write to; for a single file it may be a file.
         checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package.
-        steps: Sampler steps; 0 is the start itself. Null, here and below, is the checkpoint's own setting.
-        sampler: euler, or heun, which evaluates the model twice a step.
+        steps: Sampler steps; 0 returns the start itself. Null, here and below, keeps the checkpoint's own setting.
+        sampler: euler, or heun, which evaluates the model twice per step.
         start: noise, degraded or estimate.
-        sigma_start: Noise level to start from, above 0, at most 1: the higher, the freer.
+        sigma_start: Noise level to start from, above 0, at most 1: the higher, the less the result follows the start.
         guidance: Strength of the prompt; 1 is the prompt itself.
         seed: Seed of the noise, which is drawn for the whole image.
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
-        steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze, both with a comma.
-            For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
+        steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
+            commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.

@@ -38,7 +38,7 @@ def quickstart(
 ) -> None:
     """Write the quickstart's data: generated training scenes, degraded photographs for validation and test.
 
-    Existing shards are kept, so the same call continues an interrupted one. The bytes do not depend on the number of workers.
+    Existing shards are kept, so repeating the call continues an interrupted one. The bytes do not depend on the number of workers.
 
     Args:
         dst: Folder to write; gets train/, validation/ and test/.
@@ -46,13 +46,13 @@ def quickstart(
         size: Side of the training images in pixels.
         clean: Fraction of training images that stay undegraded, 0..1.
         photograph_size: Side of the photographs for validation and test in pixels.
-        draws: Degradations of each test photograph in each group, each with another seed and the next of the severities.
+        draws: Degradations of each test photograph in each group, each with its own seed and the next severity.
         severities: Severities of the degraded photographs, each in 0..1; null is 0.3, 0.6 and 0.9.
         min_severity: Smallest severity of the training images, 0..1.
         max_severity: Largest severity of the training images, 0.1..1; a value below the photographs' severities tests extrapolation.
         photographs: Folder of photographs whose sharp crops are added to the training images; null is none.
         photograph_share: Fraction of the training images that are crops of photographs, 0..1; 1 makes no scenes.
-        retone: Fraction of the crops that get another natural tone, in both of their images, 0..1.
+        retone: Fraction of the crops whose two images both get another natural tone, 0..1.
         split: Text file with the names of the photographs to use, one per line; null is all of the folder.
         formulas: Formulas of the training images' degradations; validation and test always use the original ones.
         shard_size: Maximum number of pairs per shard.
