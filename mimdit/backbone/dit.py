@@ -265,7 +265,7 @@ class DiTBackbone(L.LightningModule):
 
         Args:
             reached: If false, no loss reaches the transformer, and nothing trains.
-            own_output: If false, another layer replaces the transformer's last one, which then gets no gradient, nor do its adapters.
+            own_output: If false, another layer replaces the transformer's last one, which then gets no gradient; neither do its adapters.
         """
         self.requires_grad_(self.trainable and reached)
         self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)

@@ -44,7 +44,7 @@ class LoRA:
 
 
 def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
-    """Add the adapters, in fp32, and freeze all other weights. B is zero: the transformer's output does not change, to the bit.
+    """Add the adapters, in fp32, and freeze all other weights. B is zero, so the transformer's output is bitwise unchanged.
 
     Raises:
         ValueError: The rank is below 1, a block does not exist, no layer has such a name, or ``lora.pretrained`` holds other adapters.

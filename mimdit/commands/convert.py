@@ -47,7 +47,7 @@ def _convert(
         dst: Folder to write the shards to.
         source: The source as the user named it.
         list_source: Function that lists the source.
-        limit: Below 1: fraction of each group's pairs; from 1 on: number of pairs of each group; null is all.
+        limit: Below 1: fraction of each group's pairs; 1 or more: number of pairs of each group; null is all.
         seed: Seed of the order inside each group.
         shard_size: Approximate size of a shard in MiB.
         tile: Cut both images into tiles with this side in pixels; null keeps the images as they are.

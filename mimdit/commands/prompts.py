@@ -17,7 +17,7 @@ def encode(
 ) -> None:
     """Write the embeddings of prompts, so that neither training nor inference needs a text encoder.
 
-    The encoders run one after the other on the CPU, in fp32: T5-XXL briefly takes 19 GB of memory.
+    The encoders run one after another on the CPU, in fp32: T5-XXL briefly takes 19 GB of memory.
 
     Args:
         pipeline: Folder or hub id of an SD3 pipeline with its text encoders and tokenizers.

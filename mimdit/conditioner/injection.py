@@ -11,7 +11,7 @@ from torch import nn
 class ResidualProjection(nn.Module):
     """Zero-initialized linear layer of a MiM block, from the conditioner's grid to the DiT's tokens (paper: zero-initialized injection).
 
-    At initialization the steered DiT equals the pretrained one, to the bit. If the conditioner's grid is finer than the DiT's, the
+    At initialization the steered DiT is bitwise equal to the pretrained one. If the conditioner's grid is finer than the DiT's, the
     ``fold x fold`` positions under a token are concatenated first, so that no detail is averaged away. The paper does not give the
     injection points.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 def replace_when_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success, sync it, rename it to ``path`` and sync the folder, else remove it.
 
-    Several processes, also on different machines, may write the same path at the same time: each uses its own temporary file, and the last
+    Several processes, even on different machines, may write the same path at the same time: each uses its own temporary file, and the last
     rename wins. The file gets the permissions of any new file; safetensors would make it readable only by its owner, which fails in a
     cluster's shared folder.
 

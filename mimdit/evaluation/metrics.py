@@ -1,7 +1,7 @@
 """PSNR and SSIM per image, in RGB, on the values that an 8-bit file holds: the columns ``psnr_rgb`` and ``ssim_rgb`` of results.
 
-Unlike pyiqa's ``psnr`` no constant is added to the error, and identical images get 100 dB instead of 80 dB; ``ssim_rgb`` is the mean over
-RGB, while pyiqa's ``ssim`` uses luma.
+Unlike in pyiqa's ``psnr``, no constant is added to the error, and identical images get 100 dB instead of 80 dB; ``ssim_rgb`` is the mean
+over RGB, while pyiqa's ``ssim`` uses luma.
 """
 
 from __future__ import annotations

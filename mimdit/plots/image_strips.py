@@ -46,7 +46,7 @@ def compare_with_truth(
 
 
 def readable_group(name: str) -> str:
-    """Return a degradation group's name for people: ``09Lowlight_Haze`` is ``Lowlight + Haze``."""
+    """Return a degradation group's readable name: ``09Lowlight_Haze`` becomes ``Lowlight + Haze``."""
     return " + ".join(name.lstrip("0123456789").split("_"))
 
 

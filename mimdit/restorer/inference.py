@@ -131,7 +131,7 @@ class InferenceMixin:
             progress: Called after each unit of work with the fraction of the evaluation it completed.
 
         Raises:
-            ValueError: The restorer has an anchor and none is given, or the other way round.
+            ValueError: The restorer has an anchor and none is given, or it has none and one is given.
         """
         if (anchor is None) != (self.output_layer is None):
             given = "no anchor is given" if anchor is None else "an anchor is given"

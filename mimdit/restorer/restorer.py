@@ -44,9 +44,9 @@ class Restorer(InferenceMixin, L.LightningModule):
             suffice. Not in the paper.
         flow_loss_on: Quantity of the flow loss, ``velocity`` or ``sample``: the clean latent that the velocity implies.
         flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weights easy and hard images equally (not in the paper).
-        anchor: What the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
-            transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction
-            is the anchor. Not in the paper.
+        anchor: Latent that the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
+            transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction is
+            the anchor. Not in the paper.
         identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.

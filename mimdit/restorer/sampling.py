@@ -22,7 +22,7 @@ class SamplingSettings:
         sigma_start: Noise level to start from, in (0, 1]; not used with ``start: noise``.
         sampler: ``euler``, one evaluation of the DiT per step, or ``heun``, two except in the last step.
         guidance: Strength of the prompt, at least 0; any value but 1 evaluates the DiT twice as often.
-        seed: Seed of the noise. The noise depends on seed and size only: it is drawn for the whole image, also where that is restored in
+        seed: Seed of the noise. The noise depends only on seed and size: it is drawn for the whole image, even if that is restored in
             pieces, and is the same for all images of a batch.
         color: Color matching after sampling (`mimdit.restorer.color`): ``none``, ``wavelet`` or ``adain``. The reference is the estimate,
             or without one the degraded image. For samplers whose colors drift; haze and darkness are colors too, so matching the degraded

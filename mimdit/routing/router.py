@@ -81,7 +81,7 @@ class Router(nn.Module):
             self.linear.requires_grad_(False)
 
     def forward(self, features_BF: torch.Tensor) -> Gates:
-        """Decide for each image, in fp32 whatever the surrounding precision."""
+        """Return each image's gates for ``features_BF``, computed in fp32 at any surrounding precision."""
         with outside_autocast(features_BF):
             logits_BN = nn.functional.linear(features_BF.float(), self.linear.weight.float(), self.linear.bias.float())
             if self.mode == "uniform":
