@@ -1,1 +1,1 @@
-"""The verbs of ``mimdit``, one a file: the only place in this package that may use ``datamodules`` and ``callbacks``."""
+"""The verbs of ``mimdit`` and the parts they share: the only place in this package that may use ``datamodules`` and ``callbacks``."""

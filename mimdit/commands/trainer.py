@@ -111,7 +111,7 @@ class TrainerCLI(LightningCLI):
 
 
 def bases_first(args: list[str]) -> list[str]:
-    """Insert ``--config`` before each config for its bases, the files it lists under ``config``, relative to itself.
+    """Insert ``--config`` options for each config's bases, listed under its key ``config`` (paths relative to it), before that config.
 
     A later file wins over an earlier one, so a config overrides its bases and appends to their lists (``callbacks+``).
 
