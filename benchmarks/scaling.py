@@ -4,13 +4,13 @@ Counted: weights and FLOPs, from the configuration on the meta device. Predicted
 hide behind the computation, the efficiency. Measured: the same work over 1, 2 and 4 processes of this machine's CPU (``--measure``).
 
 The model. n GPUs in N nodes of g = 8; each GPU has NVLink to its node's others and a share of its node's network; batch per GPU fixed.
-S is the unsharded size in bytes of what is exchanged.
+S is the unsharded size in bytes of the exchanged tensors.
 
-- all-reduce (DDP, of fp32 gradients of what trains): a ring moves 2 (n-1)/n S out of each GPU. Hierarchical: reduce-scatter in the node,
-  all-reduce of S/g between nodes, gather in the node: seconds = 2 (g-1)/g S / NVLink + 2 (N-1)/N (S/g) / network.
+- all-reduce (DDP, of the trained weights' fp32 gradients): a ring moves 2 (n-1)/n S out of each GPU. Hierarchical: reduce-scatter in the
+  node, all-reduce of S/g between nodes, gather in the node: seconds = 2 (g-1)/g S / NVLink + 2 (N-1)/N (S/g) / network.
 - all-gather and reduce-scatter (FSDP2): (n-1)/n S each; seconds = (g-1)/g S / NVLink + (N-1)/N (S/g) / network. FSDP2 gathers all weights
   in the forward and again in the backward pass (frozen ones in bf16, trained ones in fp32, as `FSDP2Strategy` keeps them), and scatters
-  fp32 gradients of what trains.
+  the trained weights' fp32 gradients.
 - overlap: DDP's all-reduce can hide behind the part of the backward pass that computes its gradients: the whole pass if the DiT trains; if
   it is frozen, only the conditioner's, which comes last. FSDP2's gathers hide behind the forward and backward pass except for the first
   unit of each; its gradients' scatter hides behind the same part as DDP's all-reduce.
@@ -43,7 +43,7 @@ NODE = 8
 PEAK = 989e12
 """Dense bf16 FLOP/s of an H100 SXM (NVIDIA's data sheet)."""
 NVLINK = 450e9
-"""Bytes a second out of a GPU over NVLink 4, one way (data sheet: 900 GB/s both ways)."""
+"""Bytes per second out of a GPU over NVLink 4, one way (data sheet: 900 GB/s both ways)."""
 NETWORKS = {"400 Gb/s a GPU": 50e9, "200 Gb/s a node": 25e9 / NODE, "25 Gb/s a node": 25e9 / 8 / NODE}
 """Bytes per second out of a GPU: its share of the node's bandwidth."""
 
@@ -66,7 +66,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Links:
-    """Bytes a second out of each GPU."""
+    """Bytes per second out of each GPU."""
 
     nvlink: float
     network: float
