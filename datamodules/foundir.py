@@ -33,7 +33,7 @@ class FoundIRDataModule(RestorationDataModule):
         **options: As in `RestorationDataModule`; ``groups`` and ``composed`` follow from the stage unless they are given.
 
     Raises:
-        ValueError: The stage is unknown, or as in `RestorationDataModule`.
+        ValueError: The stage is unknown, or an option is out of range.
     """
 
     def __init__(self, train: str | list[str] | None = None, *, stage: str = "all", compose: bool = True, **options: Any) -> None:

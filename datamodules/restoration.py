@@ -139,7 +139,7 @@ class RestorationDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def setup(self, stage: str) -> None:
-        """Check the folders of a stage and, for fit, that training ends; count consumed batches.
+        """Check a stage's folders and, for fit, the trainer's limits; add the callback that counts consumed batches.
 
         Raises:
             ShardError: A folder or shard is missing, or a shard was cut short.

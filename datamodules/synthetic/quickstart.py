@@ -43,7 +43,7 @@ class Recipe:
     formulas: str = "original"
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields stored beside the pixels, without later additions at their defaults, so that older bytes stay the same."""
+        """Return the fields stored with the pixels, except later-added ones at their defaults, so that older bytes stay the same."""
         late = {each.name: each.default for each in dataclasses.fields(self) if each.default is not dataclasses.MISSING}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in late or value != late[name]}
 

@@ -56,7 +56,7 @@ class FoundIR(TestSet):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """Return the settings, and the differences from the published test set, whose figures are not comparable then."""
+        """Return the settings, with any difference from the published test set, which makes figures incomparable."""
         difference = missing_test_pairs(Counter(entry.group for entry in self.contents.entries))
         return super().protocol() | ({"differs_from_published": difference} if difference else {})
 
