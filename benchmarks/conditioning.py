@@ -1,15 +1,15 @@
 """Cost of steering a frozen diffusion transformer: this conditioner against ControlNet and against concatenated tokens.
 
-Variants: the bare backbone (its training step is a forward and the backward to residuals after its blocks, the least that any steering
-needs), the backbone with the MoE conditioner of ``--config``, with diffusers' SD3ControlNetModel of 12 layers, and with a second stream of
-tokens as in DiT4SR (see ``rivals.py`` for what is counted).
+Variants: the backbone by itself (its training step runs forward, and backward to residuals after its blocks: the least that any steering
+needs), and the backbone with the MoE conditioner of ``--config``, with diffusers' SD3ControlNetModel of 12 layers, or with a second stream
+of tokens as in DiT4SR (see ``rivals.py`` for its parts).
 
 - FLOPs of a training step and of a 28-step restoration of one image of 512 pixels with 77 text tokens, counted on the meta device at
-  SD3.5-medium's size: `mimdit.training.flops` says what counts. No VAE: latents come in.
+  SD3.5-medium's size by the rules of `mimdit.training.flops`. There is no VAE: the inputs are latents.
 - Time and peak memory of the same at a small size, or with ``--time-size full`` on a device that can hold it. The variants take turns, and
-  medians are given; on a CPU it is the time of one thread that counts, which others on the machine do not lengthen. A step includes AdamW
-  on what is trained. Memory is what comes on top of the weights: on CUDA what is allocated, on a CPU (Linux) the growth of the resident set
-  of a forked process that does nothing else.
+  medians are reported. On a CPU this is the CPU time of one thread, which other processes do not lengthen. A step includes AdamW on the
+  trained weights. Memory excludes the weights: it is the peak allocation on CUDA, and on a CPU (Linux) the growth of the resident set of a
+  forked process that does nothing else.
 
     python benchmarks/conditioning.py [--time-size small] [--batch-size 1] [--rounds 5] [--json conditioning.json]
 """
@@ -59,11 +59,11 @@ class Bare:
         self.restorer, self.backbone, self.conditioning = restorer, restorer.backbone, conditioning
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that training changes."""
+        """Return the parameters that training changes."""
         return []
 
     def active(self) -> int:
-        """Number of parameters that one image uses."""
+        """Return the number of trained parameters that one image uses."""
         return sum(parameter.numel() for parameter in self.trained())
 
     def velocity(self, latents: torch.Tensor, sigma: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class Bare:
         return self.restorer.flow.sample(lambda latents, sigma: self.velocity(latents, sigma, degraded), noise, 1.0, steps)
 
     def flops(self, batch: Batch) -> dict[str, int]:
-        """Return the functions of a training step on ``batch`` and of a restoration of its images."""
+        """Return the FLOPs of a training step on ``batch`` and of a restoration of its images."""
         one, two = (count_flops(lambda n=steps: self.restore(batch["lq"], n)) for steps in (1, 2))
         return {"step": step_flops(lambda: self.loss(batch)).total, "restoration": one + (STEPS - 1) * (two - one)}
 
@@ -194,7 +194,7 @@ def _step(variant: Bare, optimizer: torch.optim.Optimizer, batch: Batch) -> Call
 
 
 def peak_mib(run: Callable[[], None], device: torch.device) -> float:
-    """MiB at most beyond what is held before; of the second of two runs' worth of state, such as the optimizer's."""
+    """Return the peak MiB above those held before, of two runs: only the second starts with the optimizer's state."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -244,7 +244,7 @@ def table(figures: dict) -> str:
 
 
 def verdicts(figures: dict) -> dict[str, dict]:
-    """Return the goals of the MoE conditioner and whether they are met."""
+    """Return the goals of the MoE conditioner, its ratios, and true for each goal that is met."""
     first, ours = (figures["variants"][name]["flops"] for name in ("backbone alone", "MoE conditioner"))
     ratios = {what: ours[what] / first[what] for what in GOALS}
     return {what: {"goal": GOALS[what], "found": ratio, "met": ratio <= GOALS[what]} for what, ratio in ratios.items()}

@@ -1,12 +1,12 @@
 """Throughput of the training stream against a bare loop over the same bytes, and the cost of starting and resuming it.
 
-Makes look-alikes of FoundIR's pairs (1920 x 1080, PNG and JPEG as in its archives), converts them with ``mimdit shards foundir`` to whole
-images and to tiles, and measures in one run, with one thread each:
+Make look-alikes of FoundIR's pairs (1920 x 1080, PNG and JPEG as in its archives), convert them with ``mimdit shards foundir`` to whole
+images and to tiles, and measure in one run, with one thread each:
 
 - crops/s/core of the stream in this process, of a bare loop (read the tar from front to back, decode both images, crop), and of random
-  reading of the unpacked files; for whole images, for several crops an image, and for tiles. The loops take turns; medians are given.
-- Seconds to the first batch, of a start and of a resumption in mid-epoch.
-- Memory of a worker process at the end of each of some epochs.
+  reading of the unpacked files; for whole images, for several crops per image, and for tiles. The loops take turns; medians are reported.
+- Seconds to the first batch, after a start and after a resumption in mid-epoch.
+- Memory of a worker process at the end of each of twelve epochs.
 
     python benchmarks/data.py [--pairs 48] [--crop 512] [--rounds 5] [--folder DIR] [--json data.json]
 """
@@ -70,14 +70,14 @@ def make_source(folder: Path, pairs: int) -> None:
 
 
 def stream_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
-    """The full stream in this process; yields the pairs of each batch."""
+    """Run the full stream in this process; yield the number of pairs in each batch."""
     stream = TrainStream(SampleOrder(index, seed=0), batch_size=8, crop=crop, crops=crops)
     for batch in StreamLoader(stream, Progress(1)):
         yield len(batch["key"])
 
 
 def bare_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
-    """Read each tar from front to back, decode both images, crop, stack: the lower bound of any stream."""
+    """Read each tar from front to back, decode both images, crop, stack: the upper bound of any stream's speed."""
     rng, pairs = np.random.default_rng(0), []
     tars = [str(index.path(shard)) for shard in index.shards]
     while True:
@@ -90,7 +90,7 @@ def bare_loop(index: ShardIndex, crop: int, crops: int) -> Iterator[int]:
 
 
 def file_loop(source: Path, crop: int, crops: int) -> Iterator[int]:
-    """Read the unpacked files in random order, two a pair."""
+    """Read the unpacked files in random order, two per pair; yield the number of pairs in each batch."""
     rng, pairs = np.random.default_rng(0), []
     stems = {path.stem: path for path in source.glob("*/GT/*")}
     partners = {path.stem: path for path in source.glob("*/LQ/*")}

@@ -1,16 +1,16 @@
-"""Cost of routing: an Intra-MoE of each kind for growing E, against dense computation and against a loop over experts.
+"""Cost of routing: an Intra-MoE of each kind for growing E, compared with dense computation and with a loop over experts.
 
 Forward, backward and the zeroing of gradients (``set_to_none``) of one IntraMoE with E = 4, 8, 16, 32 sub-experts, of which k = 2 are
-chosen by gates drawn from a seed. Three implementations with the same weights take turns in one process; medians of the rounds are given:
+chosen by gates drawn from a seed. Three implementations with the same weights take turns in one process; medians are reported:
 
-- ours: stacked weights, dispatched as ``--dispatch`` says (see `mimdit.conditioner.dispatch`).
-- loop: one ordinary module per sub-expert, each called on the rows that chose it (also on none, as DDP demands), the results added up.
-- dense: the same modules, each called on all rows, the results weighed by gates that are mostly zero.
+- ``ours``: stacked weights, dispatched by ``--dispatch`` (see `mimdit.conditioner.dispatch`).
+- ``loop``: one ordinary module per sub-expert, each called on the rows routed to it (also on none, as DDP requires), outputs summed.
+- ``dense``: the same modules, each called on all rows, outputs weighted by gates that are mostly zero.
 
-First, output and gradients of ours and of the loop are compared with those of the dense one; the program stops where they differ by more
-than rounding. On a CPU, times are those that the process worked, so that others beside it matter less, and freed memory is kept: a model of
-one layer would otherwise hand it back and fault it in again in every step (see ``--trim``). AdamW's step, and the memory of weights,
-gradients and moments, grow with E whatever the dispatch; they are shown beside, for the fewest and the most sub-experts.
+First, output and gradients of ``ours`` and ``loop`` are compared with those of ``dense``; the program stops if they differ by more than
+rounding. On a CPU, times are CPU times of the process, which others affect less, and freed memory is kept: a model of one layer would
+otherwise return it to the system and fault it in again in every step (see ``--trim``). AdamW's step, and the memory of weights, gradients
+and moments, grow with E whatever the dispatch; they are reported for the fewest and the most sub-experts.
 
     python benchmarks/dispatch.py [--width 128 256 512] [--rounds 9] [--device cpu] [--json dispatch.json]
 """
@@ -124,24 +124,24 @@ def depthwise(stack: nn.Module, index: int) -> nn.Conv2d:
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return attention of ``[B, N, d]``, written out as in the package: on a CPU faster than the fused kernel with so few keys."""
+    """Return the attention of ``[B, N, d]``, written out as in the package: with so few keys faster on a CPU than the fused kernel."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
     return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1).to(value.dtype) @ value
 
 
 def tokens(images: torch.Tensor) -> torch.Tensor:
-    """``[B, C, H, W]`` to ``[B, N, C]``: no copy, the memory is channels-last."""
+    """Reshape ``[B, C, H, W]`` to ``[B, N, C]``, without a copy because the memory is channels-last."""
     return images.flatten(2).transpose(1, 2)
 
 
 def as_images(sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """``[B, N, C]`` to ``[B, C, H, W]`` of the size of ``like``."""
+    """Reshape ``[B, N, C]`` to ``[B, C, H, W]``, with the height and width of ``like``."""
     return sequence.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
 def run_loop(experts: nn.ModuleList, images: torch.Tensor, gates: Gates) -> torch.Tensor:
     """Run every sub-expert on the rows that chose it."""
-    channels_last = images.permute(0, 2, 3, 1)  # so that a selection keeps the layout of the memory
+    channels_last = images.permute(0, 2, 3, 1)  # so that selecting rows keeps the memory layout
     output = torch.zeros_like(channels_last)
     for index, expert in enumerate(experts):
         rows = (gates.indices == index).any(dim=1).nonzero().flatten()
@@ -177,7 +177,7 @@ class Case:
         self.parts = {"ours": moe.experts, "loop": self.plain, "dense": self.plain}
 
     def forward(self, variant: str) -> torch.Tensor:
-        """Return the output of one implementation; computes the gates again."""
+        """Compute the gates again and return the output of one implementation."""
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             gates = decide(self.logits, TOP_K)
             if variant == "ours":
@@ -204,7 +204,7 @@ class Case:
         return found
 
     def worst_error(self) -> float:
-        """Return the largest error of stack and loop against the dense one; raise if it exceeds rounding."""
+        """Return the largest error of ``ours`` and ``loop`` relative to ``dense``; exit if it exceeds rounding."""
         dense = self.results("dense")
         errors = {
             (variant, name): float((value.float() - dense[name].float()).abs().max() / dense[name].float().abs().max().clamp_min(1e-20))
@@ -244,7 +244,7 @@ def keep_memory() -> None:
 
 
 def timed(function: Callable[[], None], device: str) -> float:
-    """Return seconds of one call; on a CPU its process time, so that other processes matter less."""
+    """Return the seconds of one call; on a CPU its CPU time, which other processes affect less."""
     if device != "cuda":
         started = time.process_time()
         function()

@@ -1,13 +1,13 @@
 """Test sets degraded by the formulas of albumentations 2.0.8 (MIT) instead of this project's.
 
     python benchmarks/foreign.py data/foreign                                        # validation/ and test/: 108 pairs each
-    python benchmarks/foreign.py data/foreign --photographs FOLDER   # photographs/: a bigger set to choose on
+    python benchmarks/foreign.py data/foreign --photographs FOLDER   # photographs/: a larger set for choosing
 
 One folder for each kind with ``lq/`` and ``gt/``, as `datamodules.test_sets.PairFolders` reads them:
 
     foreign: {class_path: datamodules.test_sets.PairFolders, init_args: {root: data/foreign/test}}
 
-Nothing is trained on these kinds. Choose on ``validation``; read ``test`` once a candidate. Parameters and seeds are the table below.
+Nothing is trained on these kinds. Choose models on ``validation``; score ``test`` once per candidate. `KINDS` has parameters and seeds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
 
     Raises:
         ModuleNotFoundError: albumentations is not installed.
-        ValueError: It is of another version, whose formulas may differ.
+        ValueError: Another version is installed, whose formulas may differ.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it looks for newer versions over the network
     import albumentations
@@ -117,8 +117,8 @@ def write(folder: Path, planned: list[Recipe], photographs: Path | None = None) 
 
     Args:
         folder: Gets a folder for each kind.
-        planned: What to make.
-        photographs: Folder of the photographs; null takes those of scikit-image.
+        planned: Recipes of the pairs.
+        photographs: Folder of the photographs; None for scikit-image's.
     """
     for recipe in planned:
         name = recipe.photograph

@@ -1,12 +1,12 @@
 """Cost of restoring, and the effect of pieces: memory and time against megapixels, seams, and quality against steps.
 
 - Memory and time of the embedded default for photographs of some sizes, in pieces, and in one piece up to ``--whole-up-to`` megapixels,
-  as ``mimdit restore`` does it, from 8-bit pixels to 8-bit pixels. Each size runs in a process of its own; memory is the peak above what
-  the process held once the model was warm, on a GPU the device's too. It is private memory: mapped files of canvases are given apart,
-  since the system takes their pages back where memory is short.
-- Seams: the greatest difference to the restoration in one piece, and the seam energy, the mean absolute jump across the borders of pieces
-  over that across all other rows, of the restoration in pieces and of the one in one piece. The same for the DiT's own tiles, where an
-  image that fits its positions is restored in one tile and in smaller ones.
+  as in ``mimdit restore``, from 8-bit pixels to 8-bit pixels. Each size runs in its own process; memory is the peak of private memory above
+  what the process held after a warm-up, and on a GPU the device's peak. Memory-mapped canvas files are reported separately, because the
+  system reclaims their pages when memory is short.
+- Seams: the largest difference from the restoration in one piece, and the seam energy of both restorations: the mean absolute jump across
+  the borders of pieces, divided by the mean jump across all other rows. The same for the DiT's own tiles, with an image that fits its
+  positions restored in one tile and in smaller ones.
 - PSNR, SSIM and seconds of degraded photographs for 0 to 28 steps, from the estimate (the default) and from noise (the paper).
 
     python benchmarks/restore.py [--megapixels 1 4 16 48] [--tile 512] [--device cpu] [--json restore.json]
@@ -78,12 +78,12 @@ class PeakMemory:
 
 
 def memory_now() -> dict[str, int]:
-    """Return the sizes of this process in bytes, by their names in ``/proc/self/status``."""
+    """Return the resident sizes of this process in bytes, by their names in ``/proc/self/status``."""
     return {name: int(kb) << 10 for name, kb in re.findall(r"^(Rss\w+):\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)}
 
 
 def noisy_photograph(megapixels: float) -> torch.Tensor:
-    """Return ``[1, 3, H, W]``, aspect ratio 3:2: an enlarged photograph, with noise of the full resolution."""
+    """Return ``[1, 3, H, W]``, aspect ratio 3:2: an enlarged photograph with full-resolution noise."""
     height = round(math.sqrt(megapixels * 1e6 / 1.5))
     image = cv2.resize(load_photograph("coffee"), (round(height * 1.5), height), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
@@ -133,7 +133,7 @@ def line_of_cost(row: dict) -> str:
 
 
 def jumps(images: torch.Tensor, rows: list[int]) -> float:
-    """Return the mean absolute difference across the given rows' borders, relative to that across all others."""
+    """Return the mean absolute difference across the upper borders of ``rows``, divided by the mean across all others."""
     steps = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(0, 1, 3))
     chosen = torch.zeros(len(steps), dtype=torch.bool)
     chosen[[row - 1 for row in rows]] = True

@@ -33,12 +33,12 @@ class ControlNet(nn.Module):
 
 
 class TokenConcatenation(nn.Module):
-    """A second stream of tokens, of the degraded latent, through every block, beside the noisy one: the structure of DiT4SR.
+    """Second stream of tokens, from the degraded latent, through every block beside the noisy one: the structure of DiT4SR.
 
     As published (arXiv 2503.23580 §3, and its code): all attentions are over both streams, the joint ones over the text too; the degraded
     tokens go through the frozen query, key and value layers and then through trained linears of their own (zero at first), and have an
     output linear of their own; both streams share the frozen norms and feed-forwards, where a trained depth-wise 3x3 filter adds the
-    degraded tokens' inner units to the noisy ones'. Left out: the captions that it computes of each image.
+    degraded tokens' inner units to the noisy ones'. DiT4SR's captions of each image are left out.
     """
 
     def __init__(self, backbone: DiTBackbone) -> None:
@@ -74,7 +74,7 @@ class SecondStream(nn.Module):
     def forward(
         self, block: nn.Module, image: torch.Tensor, text: torch.Tensor, time: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Image tokens ``[B, 2N, D]`` and text tokens ``[B, T, D]`` through the frozen ``block``; the last block returns no text."""
+        """Pass image tokens ``[B, 2N, D]`` and text tokens ``[B, T, D]`` through the frozen ``block``; the last block returns no text."""
         normed, gate, shift, scale, gate_ff, *dual = block.norm1(image, emb=time)
         if block.context_pre_only:
             normed_text, of_text = block.norm1_context(text, time), []

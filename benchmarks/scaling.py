@@ -4,16 +4,16 @@ Counted: weights and FLOPs, from the configuration on the meta device. Predicted
 hide behind the computation, the efficiency. Measured: the same work over 1, 2 and 4 processes of this machine's CPU (``--measure``).
 
 The model. n GPUs in N nodes of g = 8; each GPU has NVLink to its node's others and a share of its node's network; batch per GPU fixed.
-S is the bytes of what is exchanged, whole.
+S is the unsharded size in bytes of the exchanged tensors.
 
-- all-reduce (DDP, of fp32 gradients of what trains): a ring moves 2 (n-1)/n S out of each GPU. Hierarchical: reduce-scatter in the node,
-  all-reduce of S/g between nodes, gather in the node: seconds = 2 (g-1)/g S / NVLink + 2 (N-1)/N (S/g) / network.
+- all-reduce (DDP, of the trained weights' fp32 gradients): a ring moves 2 (n-1)/n S out of each GPU. Hierarchical: reduce-scatter in the
+  node, all-reduce of S/g between nodes, gather in the node: seconds = 2 (g-1)/g S / NVLink + 2 (N-1)/N (S/g) / network.
 - all-gather and reduce-scatter (FSDP2): (n-1)/n S each; seconds = (g-1)/g S / NVLink + (N-1)/N (S/g) / network. FSDP2 gathers all weights
   in the forward and again in the backward pass (frozen ones in bf16, trained ones in fp32, as `FSDP2Strategy` keeps them), and scatters
-  fp32 gradients of what trains.
-- overlap: DDP's all-reduce can hide behind that part of the backward pass in which its gradients come up. Where the DiT trains that is the
-  whole backward pass; where it is frozen, only the conditioner's, which comes last. FSDP2's gathers hide behind the forward and backward
-  pass but for the first unit of each; its gradients' scatter behind the same part as DDP's.
+  the trained weights' fp32 gradients.
+- overlap: DDP's all-reduce can hide behind the part of the backward pass that computes its gradients: the whole pass if the DiT trains; if
+  it is frozen, only the conditioner's, which comes last. FSDP2's gathers hide behind the forward and backward pass except for the first
+  unit of each; its gradients' scatter hides behind the same part as DDP's all-reduce.
 - computation: FLOPs of the step at an assumed share of the device's dense peak. Links reach an assumed share of their nominal speed.
   Nothing else costs: no latency, no stragglers, no contention, no data.
 
@@ -43,7 +43,7 @@ NODE = 8
 PEAK = 989e12
 """Dense bf16 FLOP/s of an H100 SXM (NVIDIA's data sheet)."""
 NVLINK = 450e9
-"""Bytes a second out of a GPU over NVLink 4, one way (data sheet: 900 GB/s both ways)."""
+"""Bytes per second out of a GPU over NVLink 4, one way (data sheet: 900 GB/s both ways)."""
 NETWORKS = {"400 Gb/s a GPU": 50e9, "200 Gb/s a node": 25e9 / NODE, "25 Gb/s a node": 25e9 / 8 / NODE}
 """Bytes per second out of a GPU: its share of the node's bandwidth."""
 
@@ -52,8 +52,8 @@ NETWORKS = {"400 Gb/s a GPU": 50e9, "200 Gb/s a node": 25e9 / NODE, "25 Gb/s a n
 class Work:
     """FLOPs of one GPU per step, and exchanged bytes.
 
-    ``window`` is the part of the backward pass in which the trained weights' gradients come up; ``first`` the largest unit that FSDP2
-    gathers, taken for that of the first, which nothing hides.
+    ``window`` is the FLOPs of the part of the backward pass that computes the trained weights' gradients; ``first`` is the bytes of the
+    largest unit that FSDP2 gathers, used for the first unit, which nothing hides.
     """
 
     forward: float
@@ -66,7 +66,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Links:
-    """Bytes a second out of each GPU."""
+    """Bytes per second out of each GPU."""
 
     nvlink: float
     network: float
@@ -79,7 +79,7 @@ class Links:
 
 
 def moved(work: Work, strategy: str, gpus: int) -> float:
-    """Return the bytes out of each GPU per step; as many come in."""
+    """Return the bytes sent by each GPU per step; it receives as many."""
     share = (gpus - 1) / gpus
     if strategy == "ddp":
         return 2 * share * work.trained_bytes
@@ -105,7 +105,7 @@ def efficiency(work: Work, strategy: str, gpus: int, links: Links, speed: float)
 
 
 def hiding_speed(work: Work, strategy: str, gpus: int, speed: float) -> float:
-    """Return the minimum bytes per second of equal links (a flat ring) at which a faster link would hide nothing more."""
+    """Return the bytes per second of equal links (a flat ring) above which faster links hide nothing more."""
     share = (gpus - 1) / gpus
     if strategy == "ddp":
         return 2 * share * work.trained_bytes / (work.window / speed)
@@ -115,7 +115,7 @@ def hiding_speed(work: Work, strategy: str, gpus: int, speed: float) -> float:
 
 
 def hiding_network(work: Work, strategy: str, gpus: int, nvlink: float, speed: float) -> float | None:
-    """The least bytes a second of each GPU's network, beside its NVLink, at which all hides but FSDP2's first units; None in one node."""
+    """Return the least bytes per second of each GPU's network, beside NVLink, that hide all but FSDP2's first units; None in one node."""
     if gpus <= NODE:
         return None
 
@@ -133,7 +133,7 @@ def hiding_network(work: Work, strategy: str, gpus: int, nvlink: float, speed: f
 
 
 def count(batch_size: int, size_name: str, config: Path) -> dict:
-    """Weights and FLOPs of the configuration, on the meta device, with the DiT frozen and trained."""
+    """Count the configuration's weights and FLOPs on the meta device, with the DiT frozen and trained."""
     size = SIZES[size_name]
     with torch.device("meta"):
         restorer = make_restorer(size, config).to("meta")

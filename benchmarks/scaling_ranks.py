@@ -1,4 +1,4 @@
-"""The same work on one, two and four processes of one machine: wall time, and CPU time of all processes."""
+"""Time of the same work on different numbers of processes of one machine: wall time, and CPU time of all processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mimdit.distributed import FSDP2Strategy
 SIZE = Size(layers=6, width=128, dual=2, text_width=64, text_tokens=7, latent=32, divisor=8, blocks=4)
 """Small enough for a CPU, and large enough that communication does not dominate a step."""
 IMAGES = 8
-"""Of a step, over all processes."""
+"""Images per step, over all processes."""
 STRATEGIES = ("ddp", "fsdp2")
 
 

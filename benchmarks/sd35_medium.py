@@ -1,4 +1,4 @@
-"""SD3.5-medium by its sizes, with random weights or none, and small look-alikes, for the other benchmarks."""
+"""SD3.5-medium's architecture with random weights or on the meta device, and small look-alikes, for the other benchmarks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CONFIG = Path(__file__).parents[1] / "configs/conditioner/sd35_medium.yaml"
 class Size:
     """A transformer of SD3.5-medium's form (https://huggingface.co/stabilityai/stable-diffusion-3.5-medium, transformer/config.json).
 
-    ``width`` is that of its tokens (heads of 64), ``dual`` the number of blocks with a second attention, ``latent`` the side of the latents
-    (512 pixels are 64), ``divisor`` what the conditioner's widths are divided by, ``blocks`` its number of MiM blocks at most.
+    ``width`` is the width of its tokens (heads of 64), ``dual`` the number of blocks with a second attention, ``latent`` the side of the
+    latents (64 for 512 pixels), ``divisor`` the divisor of the conditioner's widths, ``blocks`` its maximum number of MiM blocks.
     """
 
     layers: int
@@ -40,7 +40,7 @@ class Size:
     blocks: int
 
     def architecture(self) -> dict:
-        """Arguments of ``SD3Transformer2DModel``."""
+        """Return the arguments of ``SD3Transformer2DModel``."""
         return {
             "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": self.layers,
             "attention_head_dim": 64, "num_attention_heads": self.width // 64, "joint_attention_dim": self.text_width,
@@ -72,7 +72,7 @@ class LatentCodec(nn.Module):
 
 
 def make_restorer(size: Size, config: Path = CONFIG, *, text_tokens: int | None = None) -> Restorer:
-    """Restorer with a frozen backbone and random weights, on the device of the context; it logs nothing."""
+    """Return a restorer with a frozen backbone and random weights, on the device of the context; it logs nothing."""
     architecture = size.architecture()
     text = torch.zeros(1, text_tokens or size.text_tokens, size.text_width, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def make_batch(size: Size, images: int, seed: int = 0) -> Batch:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the description of device and versions to report with a figure."""
+    """Return the name of the device to report with a figure."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 

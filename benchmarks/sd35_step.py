@@ -1,10 +1,10 @@
 """Training speed of SD3.5-medium's conditioner on this device: images/s, MFU, and the parts of a step's time.
 
 Random weights of SD3.5-medium's size, frozen, in bf16 (or ``--precision``'s), the conditioner of ``--config`` under autocast, latents of
-512-pixel images cached on the host, AdamW and the moving average as in training. The whole step is timed twice: in a row, without a wait
-between steps (images/s and MFU are of these), and by itself, beside its parts, each by itself too: the batch's way to the device, the
-conditioner forward and backward, the transformer forward, its backward to the residuals, optimizer with moving average. What is left of
-the step is losses, noise, and what overlaps. Whole and parts take turns; medians are given.
+512-pixel images cached on the host, AdamW and the moving average as in training. The whole step is timed in two ways: several in a row
+without a wait between them (for images/s and MFU), and one by itself. Its parts are timed by themselves: the batch's transfer to the
+device, the conditioner forward and backward, the transformer forward, its backward to the residuals, the optimizer with the moving
+average. The rest of the step is losses, noise and overlap. Whole and parts take turns; medians are reported.
 
 The goal on an accelerator: at least 40 % of 989 TFLOP/s (the dense bf16 peak of an H100 or H200 SXM).
 
@@ -83,7 +83,7 @@ class Training:
         self.sigma = torch.rand(options.batch_size, device=device)
 
     def _count(self, size, options: argparse.Namespace) -> tuple[int, int]:
-        """Return the FLOPs of a whole step for one image, and those of the transformer, forward and backward to the residuals."""
+        """Return the FLOPs of a whole step for one image, and of only the transformer, forward and backward to the residuals."""
         batch = make_batch(size, 1)
         with torch.device("meta"):
             restorer = make_restorer(size, options.config, text_tokens=options.text_tokens).to("meta")
@@ -119,14 +119,14 @@ class Training:
             self._answer = self.restorer.backbone.velocity(self.batch["lq"], self.sigma, self.residuals)
 
     def transformer_backward(self) -> None:
-        """Run its backward pass to the residuals, after `transformer_forward`."""
+        """Run the transformer's backward pass to the residuals, after `transformer_forward`."""
         self._answer.float().square().sum().backward()
         self._answer = None
         for residual in self.residuals:
             residual.grad = None
 
     def optimize(self) -> None:
-        """The optimizer's step and the moving average, with gradients that are there."""
+        """Run the optimizer's step and update the moving average; missing gradients become zero."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -1,11 +1,11 @@
-"""Compare two revisions of the code: run the same small program on each and report every value that is not equal to the bit.
+"""Compare two revisions of the code: run the same small program on each and report every value that is not bit-identical.
 
     python benchmarks/side_by_side.py                     # the last commit before the redesign and the working tree
     python benchmarks/side_by_side.py HEAD~3 HEAD         # any two; "." is the working tree as it stands
     python benchmarks/side_by_side.py --only training stream --json differences.json
 
 Each revision is unpacked into a temporary folder and measured there by a process of its own, with one thread, without an accelerator and
-with fixed seeds; both run at the same time. What is measured, by the name of its part:
+with fixed seeds; both run at the same time. The measured parts:
 
 - ``restored``: a photograph restored by the embedded weights, whole, in pieces, with other settings, by the pipeline; its gates.
 - ``training``: losses and the gradient of every weight of steps of the restorer and of the backbone, without a Trainer; routing losses.
@@ -13,8 +13,8 @@ with fixed seeds; both run at the same time. What is measured, by the name of it
 - ``stream``: shards written from pairs, byte for byte, and the first batches read from them with and without worker processes.
 - ``fit``: the checkpoint of a short run of the command line: weights, moving average, optimizer state, position in the data.
 
-The program names public classes only (``mimdit.Restorer``, ``datamodules.RestorationDataModule``, …) and verbs of the command line, so it
-runs on either side of a move. Where all is equal the exit code is 0, otherwise 1.
+The program uses only public classes (``mimdit.Restorer``, ``datamodules.RestorationDataModule``, …) and verbs of the command line, so it
+runs before and after code moves. The exit code is 0 if all values are equal, else 1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def unpack(revision: str, folder: Path) -> Path:
-    """Unpack a revision into ``folder``; return where its code is, for the working tree the repository itself."""
+    """Unpack a revision into ``folder`` and return the folder of its code: for the working tree, the repository itself."""
     if revision == WORKING_TREE:
         return ROOT
     folder.mkdir()
@@ -68,18 +68,18 @@ def unpack(revision: str, folder: Path) -> Path:
 
 
 def start(code: Path, work: Path, parts: list[str]) -> subprocess.Popen:
-    """Start to measure the code in ``code``; the values come to ``work``."""
+    """Start a process that measures the code in ``code`` and writes the values to ``work``."""
     work.mkdir()
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(code)}
-    # -P: this file's folder is that of the working tree, and stays off the path.
+    # -P keeps this file's folder, which belongs to the working tree, off the path.
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--measure", str(work), "--only", *parts]
     with (work / "log.txt").open("w") as log:
         return subprocess.Popen(command, cwd=work, env=os.environ | single | hidden, stdout=log, stderr=log)
 
 
 def measured(revision: str, process: subprocess.Popen, work: Path) -> Values:
-    """Return what a process measured, once it has ended."""
+    """Wait for a process to end and return the values that it measured."""
     if process.wait():
         raise SystemExit(f"error: {revision} could not be measured:\n" + "".join((work / "log.txt").read_text()[-4000:]))
     with np.load(work / VALUES) as stored:
@@ -87,9 +87,9 @@ def measured(revision: str, process: subprocess.Popen, work: Path) -> Values:
 
 
 def compare(before: Values, after: Values) -> dict[str, dict[str, Any]]:
-    """Return what differs, by name: ``reason``, and where both sides are numbers of one shape ``absolute`` and ``relative``.
+    """Return the differences by name: ``reason`` and, for numbers of one shape and type, ``absolute`` and ``relative``.
 
-    ``absolute`` is the largest difference of two elements, ``relative`` the same over the largest magnitude before.
+    ``absolute`` is the largest difference of two elements, ``relative`` the same divided by the largest magnitude before.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys([*before, *after]):
@@ -108,7 +108,7 @@ def compare(before: Values, after: Values) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure both revisions, or in a process of its own one of them."""
+    """Compare both revisions, or with ``--measure`` measure one of them in this process."""
     options = arguments()
     if options.measure is not None:
         measure(options.measure, options.only)
@@ -162,7 +162,7 @@ def photograph(height: int = 160, width: int = 216) -> Any:
 
 
 def degraded(group: str, height: int = 96, width: int = 96, severity: float = 0.6) -> Any:
-    """Return a photograph ``[3, height, width]`` degraded as ``group`` says."""
+    """Return a photograph ``[3, height, width]`` with the degradations of ``group``."""
     from datamodules.degradations import degrade
 
     return degrade(clean(height, width), group, severity=severity, seed=3)
@@ -205,7 +205,7 @@ def restored(work: Path) -> dict[str, Any]:
 
 
 def batch() -> dict[str, Any]:
-    """Return three pairs of the photograph, of which the first needs nothing."""
+    """Return three pairs of the photograph, the first of them undegraded."""
     import torch
 
     groups = ["00Clean", "18Lowlight_Blur_Noise", "08Haze"]
@@ -221,7 +221,7 @@ PIXART = {
     "_class_name": "PixArtTransformer2DModel", "sample_size": 64, "patch_size": 4, "in_channels": 3, "out_channels": 6, "num_layers": 2,
     "attention_head_dim": 8, "num_attention_heads": 2, "cross_attention_dim": 16, "caption_channels": 8,
 }  # fmt: skip
-"""A small transformer of the other family, with random weights."""
+"""Configuration of a small transformer of the PixArt family."""
 
 
 def training(work: Path) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def training(work: Path) -> dict[str, Any]:
 
 
 def degradations(work: Path) -> dict[str, Any]:
-    """Degrade the photograph as every group says, mildly and severely."""
+    """Degrade the photograph by every group, mildly and severely."""
     from datamodules.degradations import GROUPS
 
     return {f"{group} at {severity}": degraded(group, severity=severity) for group in GROUPS for severity in (0.3, 1.0)}
@@ -318,7 +318,7 @@ def stream(work: Path) -> dict[str, Any]:
 
 
 def fit(work: Path) -> dict[str, Any]:
-    """Train two optimizer steps of two micro-batches by the command line, and read the checkpoint."""
+    """Train two optimizer steps of two micro-batches through the command line, and read the checkpoint."""
     import torch
 
     from mimdit import cli

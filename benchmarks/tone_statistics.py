@@ -1,9 +1,9 @@
-"""Statistics of an image that determine its tone: a small network reads them and corrects made images by only a tone curve.
+"""Statistics of an image that determine its tone: a small network reads them and corrects generated images by a tone curve only.
 
     python benchmarks/tone_statistics.py data/quickstart/train --json benchmarks/tone_statistics.json
 
-Prints the PSNR of held-out made images by group, before and after, for the statistics that a gate reads (mean and log-std) and for those
-with `tone_statistics` added. Same images, same network, same steps.
+Prints the PSNR of held-out generated images by group, before and after, for the statistics that a gate reads (mean and log-std) and for
+these with `tone_statistics` added. Same images, same network, same steps.
 """
 
 import argparse
@@ -22,7 +22,10 @@ POWERS = (0.0, 0.4, 1.0, 2.0)
 
 
 def load(folder: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
-    """Statistics of the full images (gate's and all), the images at a quarter of their size in -1..1, and their groups."""
+    """Return normalized statistics of the full images ``[N, S]``, the gate's first; ``lq`` and ``gt`` ``[N, 3, h, w]``; and groups.
+
+    ``lq`` and ``gt`` have a quarter of the images' size and values in -1..1.
+    """
     index = ShardIndex.load(folder)
     statistics, small, groups = [], [], []
     for shard in index.shards:

@@ -1,8 +1,8 @@
 """Cost of ExpertUtilization relative to a training step: counting in each step, reduction and log of the window, figures.
 
-The step is the cheapest of the small configuration (configs/conditioner/small.yaml: estimate alone, the DiT is not run), so the share is
-the largest there is. The parts are timed by themselves, through the callback's own hook, since their sum is far below the noise of two
-runs' difference. The median of steps of the training and of the counting; the mean of windows and figures.
+The step is the cheapest of the small configuration (configs/conditioner/small.yaml, only the estimate: the DiT does not run), so the share
+is the largest. The parts are timed by themselves, through the callback's own hook, because their sum is far below the noise in the
+difference of two runs. Medians are reported for training steps and counting, means for windows and figures.
 
     python benchmarks/utilization_cost.py [--batch-size 8] [--crop 96] [--blocks 4] [--experts 4] [--json cost.json]
 """

@@ -29,10 +29,10 @@ class CompleteCheckpoint(ModelCheckpoint):
 
     `FSDP2Strategy` and `WholeCheckpointIO` save a checkpoint whole or not at all, and an older one is removed only after the newer one is
     saved, so a complete checkpoint exists at every moment. Files that a killed run left half written are removed when the next run starts
-    to train. Without a checkpoint, ``--ckpt_path last`` starts from the beginning, so a restarted job uses the same command. The links
+    training. Without a checkpoint, ``--ckpt_path last`` starts from the beginning, so a restarted job uses the same command. The links
     ``last.ckpt`` and ``best.ckpt`` point to the newest and the best. Only checkpoints that this callback wrote are ever removed.
 
-    A checkpoint that cannot be written, for example because the disk is full, is given up on all ranks: the previous one stays, and the
+    A checkpoint that cannot be written, for example because the disk is full, is abandoned on all ranks: the previous one stays, and the
     run warns, counts it in ``faults/failed_saves`` and continues. Not in the paper.
 
     Args:
@@ -115,7 +115,7 @@ class CompleteCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
-        """Save; Lightning calls this when a checkpoint is due."""
+        """Save a checkpoint; Lightning calls this when one is due."""
         path = Path(self.format_checkpoint_name(monitor_candidates))
         try:
             on_rank_zero(lambda: self._make_room(path))
@@ -174,7 +174,11 @@ class CompleteCheckpoint(ModelCheckpoint):
         rank_zero_warn(f"The checkpoint {path} could not be written ({error.strerror or error}); {stays}. Training continues.")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record the score of this step's checkpoint; save one if the step is not saved yet and is among the best."""
+        """Record the score of this step's checkpoint; save one if the step is not saved yet and is among the best.
+
+        Raises:
+            ValueError: Validation does not log the monitored value.
+        """
         if self.score_name is None or trainer.fast_dev_run or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.score_name not in trainer.callback_metrics:

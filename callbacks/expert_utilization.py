@@ -1,4 +1,4 @@
-"""ExpertUtilization: the use of experts in training, on TensorBoard."""
+"""ExpertUtilization: log the use of experts in training to TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from mimdit.routing.utilization import Utilization, UtilizationCounts, utilizati
 class ExpertUtilization(L.Callback):
     """Count every gate's decisions in training over all ranks, and log their statistics on rank 0.
 
-    Reads ``outputs["routing"]`` of the training step; does nothing where a module returns none. Counting never waits for the device; once
-    an interval there is one all-reduce and one copy to the host. Validation does not change the counts. Checkpoints keep the age of idle
+    Reads ``outputs["routing"]`` of the training step; does nothing if a module returns none. Counting never waits for the device; once
+    per window there is one all-reduce and one copy to the host. Validation does not change the counts. Checkpoints keep the age of idle
     experts, in whole windows. See `mimdit.routing.utilization.Utilization` for the statistics. Not in the paper.
 
     Args:
         every_n_steps: Optimizer steps of one window of counts.
         figure_every_n_steps: Optimizer steps between figures; each figure covers all windows since the last.
         dead_after: Optimizer steps below a tenth of the uniform load after which an expert counts as dead.
-        figure_blocks: Most MiM blocks that get a figure, evenly from first to last; drawing one takes most of a second.
+        figure_blocks: Maximum number of MiM blocks that get a figure, spread from first to last; drawing one takes most of a second.
         layout: If true, lay out TensorBoard's Custom Scalars page.
+
+    Raises:
+        ValueError: A number is below 1.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class ExpertUtilization(L.Callback):
             rank_zero_info(f"ExpertUtilization: the conditioner stores {stored:,} parameters, of which {active:,} are active for an image")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the step that training starts or resumes from."""
+        """Start the first window at the step that training starts or resumes from."""
         self._active = has_tensorboard(trainer, type(self).__name__)
         self._laid_out = not self.layout
         self._window, self._since_figure = UtilizationCounts(), UtilizationCounts()
@@ -75,7 +78,7 @@ class ExpertUtilization(L.Callback):
             self._draw(tensorboard_writer(trainer), step)
 
     def _close_window(self, writer: SummaryWriter | None, step: int) -> None:
-        """Reduce over all ranks, and log where there is a writer."""
+        """Reduce over all ranks, and log if this rank has a writer."""
         self._window.all_reduce()
         statistics = utilization(self._window)
         self._since_figure.add(self._window)
@@ -91,13 +94,13 @@ class ExpertUtilization(L.Callback):
             writer.add_scalar(tag, value, step)
 
     def _grow_older(self, statistics: Utilization, steps: int) -> None:
-        """Set the age of an expert in use to 0, and add the length of the window to that of an unused one."""
+        """Set the age of an expert in use to 0, and add the length of the window to the age of an unused one."""
         if self._age_MGE is None or self._age_MGE.shape != statistics.unused_MGE.shape:
             self._age_MGE = torch.zeros(statistics.unused_MGE.shape, dtype=torch.int64)
         self._age_MGE = torch.where(statistics.unused_MGE, self._age_MGE + steps, 0)
 
     def _summary(self, statistics: Utilization) -> dict[str, float]:
-        """Return a dozen numbers for the whole model: means, and the worst gate."""
+        """Return the scalars of the whole model: means, and the worst gate."""
         information, chance = statistics.information_MG, statistics.chance_MG
         return {
             "experts/max_violation_mean": statistics.max_violation_MG.mean().item(),

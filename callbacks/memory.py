@@ -15,11 +15,11 @@ _GIB = 2**30
 
 
 class Memory(L.Callback):
-    """Log memory in GiB every few optimizer steps; each value is the largest over the ranks.
+    """Log memory in GiB every few optimizer steps; each value is the maximum over the ranks.
 
     Tags: ``memory/resident_gib``, the resident memory of a process without its data workers; and on CUDA devices the peaks since the last
-    record, including validation: ``memory/peak_allocated_gib`` of tensors and ``memory/peak_reserved_gib`` of the allocator, the one that
-    an out-of-memory error is about. Not in the paper.
+    record, including validation: ``memory/peak_allocated_gib`` of tensors and ``memory/peak_reserved_gib`` of the allocator, to compare
+    with the device's memory. Not in the paper.
 
     Args:
         every_n_steps: Optimizer steps between two records.

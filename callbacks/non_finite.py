@@ -18,7 +18,7 @@ _SHOWN = 8
 """Maximum number of keys that a message lists for one rank."""
 
 Suspects = dict[int, tuple[list[str], list[str]]]
-"""Of one rank, by the index of the micro-batch in its window: the keys, and the names of logged values that are not finite."""
+"""Suspects of one rank, by index of the micro-batch in its window: the keys, and the names of non-finite logged values."""
 
 
 class TooManySkippedStepsError(ValueError):
@@ -37,7 +37,7 @@ class NonFiniteGuard(L.Callback):
 
     Args:
         max_consecutive: Number of consecutive steps that may be skipped; one more stops the run.
-        max_total: Number of skipped steps in total, including those before a resumption.
+        max_total: Number of steps that may be skipped in total, including those before a resumption; one more stops the run.
 
     Raises:
         ValueError: A limit is negative.
@@ -68,7 +68,7 @@ class NonFiniteGuard(L.Callback):
         self._window.append((self._keys, loss.detach().isfinite().all()))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Reduce the flags over all ranks; to skip the step, set the gradients to None, which an optimizer passes over.
+        """Reduce the flags over all ranks; to skip the step, set the gradients to None, which an optimizer ignores.
 
         Raises:
             TooManySkippedStepsError: More steps were skipped than the limits allow; on every rank.
@@ -124,7 +124,7 @@ def step_was_skipped(trainer: L.Trainer) -> bool:
 
 
 def finite_gradients(module: torch.nn.Module) -> torch.Tensor:
-    """Return a boolean tensor: all gradients held by this rank are finite. One pass over them, without communication."""
+    """Return a boolean scalar tensor, true if all gradients held by this rank are finite; no communication."""
     own = [own_part(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
     own = [gradient for gradient in own if gradient.numel()]
     if not own:

@@ -1,6 +1,6 @@
 """Preemption: on a stop signal, all ranks save the same step and exit together.
 
-`mimdit.core.stop_signals` holds the signals back; this module makes the ranks agree on them, saves and chooses the exit code.
+`mimdit.core.stop_signals` holds the signals back; this module exchanges them between the ranks, saves and chooses the exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from callbacks.checkpoint import CompleteCheckpoint
 from mimdit.core import stop_signals
 
 EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
-"""Exit codes of a run that saved and stopped: 85 requests a restart; 143 is that of any process ended by SIGTERM."""
+"""Exit codes of a run that saved and stopped: 85 requests a restart; 143 is the usual code of a process ended by SIGTERM."""
 
 
 class Preempted(SystemExit):
@@ -33,7 +33,7 @@ class Preemption(Checkpoint):
 
     The signals are held back and never handled (`mimdit.core.stop_signals`). Between two optimizer steps all ranks exchange the signals
     they received; if any rank received one, all save the same step and exit. A validation that is due or running is abandoned, and the
-    resumed run repeats it in full. The sender of the signal decides if the job starts again: see ``slurm/train.sbatch``. Not in the paper.
+    resumed run repeats it in full. On code 85 ``slurm/train.sbatch`` requeues the job. Not in the paper.
 
     Place it after the checkpoint callbacks in the list: Lightning takes the first checkpoint callback as the one with the best checkpoint.
 

@@ -20,7 +20,7 @@ class Restarts(L.Callback):
     """Record each start in ``starts.json``; log ``run/restarts`` = starts − 1.
 
     ``starts.json`` in the trainer's ``default_root_dir`` holds the time (UTC) of each start, the optimizer step it starts at, the number of
-    ranks, the Slurm job and how often that was requeued. It is written before the first step, so a start that never reached a checkpoint
+    ranks, the Slurm job and how often it was requeued. It is written before the first step, so a start that never reached a checkpoint
     counts too. Not in the paper.
     """
 

@@ -18,8 +18,8 @@ class Retention:
     """Rule for which checkpoints to keep.
 
     Args:
-        newest: Number of those written last; -1 for all.
-        best: Number of those with the best scores, in addition.
+        newest: Number of newest checkpoints to keep; -1 for all.
+        best: Number of checkpoints with the best scores to keep in addition.
         mode: ``max`` if higher scores are better, ``min`` if lower ones are.
         most_bytes: Limit on the total size in bytes.
     """
@@ -57,7 +57,7 @@ class Retention:
 
 
 class CheckpointRecord:
-    """Record of a run's checkpoints in a folder, in the order of writing, with their scores. Others are never removed.
+    """Record of a run's checkpoints in a folder, in the order of writing, with their scores. Other checkpoints are never removed.
 
     The record is a small file in the folder, written before each checkpoint, so a restarted run finds every checkpoint of its own.
     """

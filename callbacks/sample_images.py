@@ -17,15 +17,18 @@ from mimdit.plots.image_strips import compare_with_truth, draw_strips, readable_
 
 
 class ImageGrid(L.Callback):
-    """Log ``images/<group>``: input, estimate (where there is one), output and truth of a few fixed validation images side by side.
+    """Log ``images/<group>``: input, estimate (if any), output and truth of a few fixed validation images side by side.
 
     They are spread over the degradation groups and chosen by key; in a distributed run from the share of rank 0. Captions give the PSNR.
     The sanity check before training is left out. Not in the paper.
 
     Args:
         every_n_validations: Record at every n-th validation, beginning with the first.
-        max_images: Most images per validation.
+        max_images: Maximum number of images per validation.
         side: Side of a picture in pixels; the central square of an image is shown at this size.
+
+    Raises:
+        ValueError: ``every_n_validations`` or ``max_images`` is below 1, or ``side`` below 16.
     """
 
     def __init__(self, every_n_validations: int = 1, max_images: int = 8, side: int = 256) -> None:
@@ -56,7 +59,7 @@ class ImageGrid(L.Callback):
                 self._choice.add(group, key, compare_with_truth(f"{group}   {key}", images, batch["gt"][index], self.side))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write one picture per sample: TensorBoard has a slider over the steps for each, on a card that two images in a row fill."""
+        """Write one picture per sample, which gets its own card with a step slider; two images per row fill a card."""
         if not self._active:
             return
         writer, seen = tensorboard_writer(trainer), {}
@@ -66,7 +69,7 @@ class ImageGrid(L.Callback):
             writer.add_image(tag, np.asarray(draw_strips([strip], columns=2)), trainer.global_step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of validations so far, so that a resumed run keeps the rhythm."""
+        """Return the number of validations so far, so that a resumed run records at the same ones."""
         return {"num_validations": self._num_validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -81,10 +84,13 @@ class Showcase(L.Callback):
 
     Args:
         path: PNG file to write; None for ``restored.png`` in the trainer's ``default_root_dir``.
-        max_images: Most test images.
+        max_images: Maximum number of test images.
         groups: Names of the degradation groups to show; empty or None for all, evenly spread.
         side: Side of a picture in pixels; the central square of an image is shown at this size.
         per_line: Test images side by side.
+
+    Raises:
+        ValueError: ``max_images`` or ``per_line`` is below 1, or ``side`` below 16.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from mimdit.evaluation.summary import SIDES, ScoreRow, format_summary, image_of,
 from mimdit.routing.routing import Routing
 
 VARIANTS = SIDES[2:]
-"""Outputs of a step, beside the restored image, that can be scored: the estimate, and two ablations of a test."""
+"""Outputs of a step, besides the restored image, that can be scored: the estimate, and two ablations of a test."""
 
 
 class Scores(L.Callback):
@@ -89,7 +89,7 @@ class Scores(L.Callback):
             rank_zero_info(f"Scores: {name} is left out: {problem}")
         self._sets = {metric.name: missing.get(metric.name) for metric in named if metric.of_sets}
         for first in (True, False):
-            if (trainer.local_rank == 0) is first:  # LIQE writes what it computes of its prompts beside its weights
+            if (trainer.local_rank == 0) is first:  # one rank per node goes first: LIQE stores its prompts' features beside its weights
                 names = [metric.name for metric in named]
                 self._scorer = Scorer(names, device=pl_module.device, floats=self.floats, without=missing)
                 if any(problem is None for problem in self._sets.values()):
@@ -99,7 +99,7 @@ class Scores(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score a batch, image by image; do nothing where the module restores nothing."""
+        """Score a batch, image by image; do nothing if the module restores nothing."""
         if not _restores(outputs):
             return
         for index, group in enumerate(batch["group"]):
@@ -115,7 +115,7 @@ class Scores(L.Callback):
                 self._keep(Path(row["test_set"], group, row["key"]), sides["output"], trainer)
 
     def _score(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], index: int, test_set: str) -> dict[str, Any]:
-        """Return the row of one image of a batch; ``test_set`` names it where the batch does not."""
+        """Return the row of one image of a batch; ``test_set`` is used if the batch names none."""
         group, name = batch["group"][index], batch["test_set"][index] if "test_set" in batch else test_set
         degraded, truth = batch["lq"][index : index + 1], batch.get("gt")
         truth = None if truth is None else truth[index : index + 1]
@@ -177,7 +177,7 @@ class Scores(L.Callback):
         rank_zero_info("\n" + "\n\n".join(tables) + f"\n\nScores: {len(results.rows)} images are in {rows_path}")
 
     def _add_set_distances(self, test_set: str, summary: dict[str, Any], features: list[dict[str, np.ndarray]]) -> None:
-        """Put FID and KID, where they are wanted, beside the means over images."""
+        """Add FID and KID, if they are chosen, to the means over images."""
         means = summary["mean_of_images"]
         for metric in metrics_named(self._wanted.get(test_set, self.metrics)):
             if not metric.of_sets:
@@ -200,10 +200,10 @@ class Scores(L.Callback):
 
 
 class Quality(Scores):
-    """Log PSNR and SSIM of validation, and score a test by them where no `Scores` does.
+    """Log PSNR and SSIM of validation, and score a test by them unless a `Scores` callback does.
 
-    Both metrics are ``psnr_rgb`` and ``ssim_rgb``, see `mimdit.evaluation.metrics`: of RGB in 8 bits. Validation logs ``val/psnr_output``,
-    ``val/psnr_input``, ``val/psnr_gain`` (output minus input), ``val/psnr_estimate`` and the same of SSIM, averaged over images, for
+    The metrics are ``psnr_rgb`` and ``ssim_rgb`` of 8-bit RGB: see `mimdit.evaluation.metrics`. Validation logs ``val/psnr_output``,
+    ``val/psnr_input``, ``val/psnr_estimate``, the same for SSIM, and ``val/psnr_gain`` (output minus input), averaged over images, for
     checkpoint callbacks to monitor; and by degradation group ``val_groups/<group>/…``, in a section of its own on TensorBoard's page. A
     test logs ``test/…`` and writes the results of `Scores`, with the estimate and the ablations that the test step returns. Groups whose
     inputs all equal their truths are in no average. Not in the paper.
@@ -231,16 +231,16 @@ class Quality(Scores):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score a batch; do nothing where the module restores nothing."""
+        """Score a batch; do nothing if the module restores nothing."""
         if not _restores(outputs) or self._failure is not None:
             return
         try:
             self._rows += [self._score(outputs, batch, index, "validation") for index in range(len(batch["key"]))]
-        except ValueError as error:  # raised at the end of validation, on every rank: the others would wait for this one
+        except ValueError as error:  # raised at the end of validation, on every rank: otherwise the others would wait
             self._failure = error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the averages and each group's.
+        """Log the averages over all images and over each group.
 
         Raises:
             ValueError: An image could not be scored, such as one with values that are not finite; on every rank.
@@ -256,7 +256,7 @@ class Quality(Scores):
                 self._log(pl_module, f"val_groups/{name}", means)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prepare the metrics, unless a `Scores` writes the same file."""
+        """Prepare the metrics, unless a `Scores` callback writes the same file."""
         others = [callback for callback in trainer.callbacks if isinstance(callback, Scores) and not isinstance(callback, Quality)]
         self._tests = self.path is not None or not others
         if self._tests:
@@ -265,7 +265,7 @@ class Quality(Scores):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score a batch; do nothing where the module restores nothing."""
+        """Score a batch; do nothing if the module restores nothing."""
         if self._tests:
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
@@ -303,7 +303,7 @@ def _restores(outputs: Any) -> bool:
 
 
 def routing_of(routing: Routing, index: int) -> dict[str, list]:
-    """Return the gates' probabilities for one image, by block and expert group, and by block, expert group and existing sub-expert."""
+    """Return the probabilities for one image: ``inter`` by block and expert group, ``intra`` also by existing sub-expert."""
     intra = [
         [probs[index][exists].tolist() for probs, exists in zip(block, routing.mask_GE.to(block.device).bool())]
         for block in routing.intra.probs

@@ -23,6 +23,9 @@ class Throughput(L.Callback):
 
     Args:
         every_n_steps: Optimizer steps between two records, over which each averages.
+
+    Raises:
+        ValueError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:

@@ -29,7 +29,7 @@ class Watchdog(L.Callback):
     """End a run that hangs, long before the process group times out, and record where every rank was.
 
     A thread of each rank watches the hooks of this callback. If none is called for ``timeout_seconds``, the thread writes the stacks of
-    all threads to a file such as ``rank00003-step0000120.txt`` in ``folder``. The first rank that still can also logs an error that names
+    all threads to a file such as ``rank00003-step0000120.txt`` in ``folder``. The lowest rank still able to also logs an error that names
     the ranks behind and the place where the others wait. After another ``exit_seconds`` the process exits with code 70, without cleanup. So
     the survivors of a killed rank end at most ``timeout_seconds + exit_seconds`` and a few seconds later, even if their communication would
     wait forever. A process in which this thread cannot run, for example in a call that holds Python's lock, is ended by Python's fault

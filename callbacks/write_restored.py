@@ -1,4 +1,4 @@
-"""WriteRestored: the images that ``mimdit predict`` restores, as PNG files."""
+"""WriteRestored: write the images that ``mimdit predict`` restores as PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimdit.core.files import replace_when_whole
 class WriteRestored(L.Callback):
     """Write ``<folder>/<key>.png`` in 8 bits for every image of the predict set; a file is whole or absent.
 
-    ``mimdit predict`` restores by `Restorer.restore`, as ``mimdit restore`` and the pipeline do. With ``--return_predictions=false`` no
+    ``mimdit predict`` restores with `Restorer.restore`, as ``mimdit restore`` and the pipeline do. With ``--return_predictions=false`` no
     image is kept in memory. Not in the paper.
 
     Args:

@@ -1,4 +1,4 @@
-"""Collation of decoded pairs to a `mimdit.core.batch.Batch`."""
+"""Collation of decoded pairs into a `mimdit.core.batch.Batch`."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from mimdit.core.batch import Batch
 
 
 def collate(pairs: list[Pair]) -> Batch:
-    """Stack pairs of one size to a batch of float32 ``[B, 3, H, W]`` in 0..1.
+    """Stack pairs of one size into a batch of float32 ``[B, 3, H, W]`` in 0..1.
 
     Raises:
         ValueError: The pairs differ in size.
@@ -27,7 +27,7 @@ def collate(pairs: list[Pair]) -> Batch:
 
 
 def collate_latents(pairs: list[LatentPair]) -> Batch:
-    """Stack cached latents of one shape to a batch without images, in their stored float type."""
+    """Stack cached latents ``[2C, h, w]`` of one shape into a batch without images, in their stored float type."""
     return Batch(
         lq_latent=torch.stack([pair.lq for pair in pairs]),
         gt_latent=torch.stack([pair.gt for pair in pairs]),
@@ -38,6 +38,6 @@ def collate_latents(pairs: list[LatentPair]) -> Batch:
 
 
 def stack_images(images: list[np.ndarray]) -> torch.Tensor:
-    """Stack uint8 images ``[H, W, 3]`` to one float32 tensor ``[B, 3, H, W]`` in 0..1."""
+    """Stack uint8 images ``[H, W, 3]`` of one size into a float32 tensor ``[B, 3, H, W]`` in 0..1."""
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked.float().div_(255)

@@ -1,4 +1,4 @@
-"""Decoding of a stored sample to two aligned uint8 images, or latents, and its degradations."""
+"""Decoding of a stored sample into two aligned uint8 images, or latents, and its degradations."""
 
 import json
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class LatentPair:
 
 
 def decode_image(data: bytes | None, name: str) -> np.ndarray:
-    """Decode an image to uint8 RGB ``[H, W, 3]``, upright by its EXIF orientation; the first bytes decide the format.
+    """Decode an image to uint8 RGB ``[H, W, 3]``, upright by its EXIF orientation; the first bytes determine the format.
 
     Gray and palette images become RGB, 16 bits become 8, transparency is dropped.
 
@@ -62,7 +62,7 @@ def decode_pair(sample: RawSample) -> Pair:
 
     Raises:
         BadSampleError: A part is missing, cannot be decoded or names an unknown atom, or the two images differ in size.
-        ShardError: It holds only latents, against the index of its folder.
+        ShardError: It holds only latents, but the index of its folder lists images.
     """
     group, degradation = _labels(sample)
     if sample.latents and not (sample.lq or sample.gt):
@@ -78,7 +78,7 @@ def decode_latents(sample: RawSample, shape: tuple[int, int, int]) -> LatentPair
 
     Raises:
         BadSampleError: The json or the latents are damaged, or of another shape.
-        ShardError: It holds only images, against the index of its folder.
+        ShardError: It holds no latents, but the index of its folder lists latents.
     """
     group, degradation = _labels(sample)
     if sample.latents is None:

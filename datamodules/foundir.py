@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.restoration import RestorationDataModule
 
 ISOLATED = ("01Blur", "05Noise", "06JPEG", "08Haze", "10Rain", "11Raindrop", "14Lowlight")
-"""Groups of one degradation, on which FoundIR trains first."""
+"""Groups with a single degradation, on which FoundIR trains first."""
 
 COMPOSED = {"18Lowlight_Blur_Noise": "02Blur_Noise", "19Lowlight_Blur_JPEG": "03Blur_JPEG", "20Lowlight_Noise_JPEG": "07Noise_JPEG"}
 """Test groups without training archives, and the groups whose clean images they are composed from. Not in the paper."""
@@ -27,10 +27,13 @@ class FoundIRDataModule(RestorationDataModule):
 
     Args:
         train: Training shards, or null.
-        stage: ``isolated`` trains on the seven groups of one degradation, ``all`` on every group. To change the stage, resume with the
-            other one: the orders of the groups continue.
+        stage: ``isolated`` trains on the seven groups with a single degradation, ``all`` on every group. A run resumed with the other
+            stage continues the orders of the groups.
         compose: If true, stage ``all`` also trains on the three test groups without training archives, composed from clean images.
         **options: As in `RestorationDataModule`; ``groups`` and ``composed`` follow from the stage unless they are given.
+
+    Raises:
+        ValueError: The stage is unknown, or an option is out of range.
     """
 
     def __init__(self, train: str | list[str] | None = None, *, stage: str = "all", compose: bool = True, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Inspection of data that a config names: check that it exists, and decode a sample of each group."""
+"""Inspection of a config's data: check that it exists, and decode a sample of each group."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ def look_into(places: str | list[str], store: ShardStore, number: int = 0) -> Lo
     """Open ``places`` as training or evaluation would, and decode one sample of each group.
 
     Args:
-        places: As ``data.train`` or ``data.test``.
-        store: Opens the shards; remote ones need its cache.
+        places: Places as in ``data.train`` or ``data.test``.
+        store: Store that opens the shards; remote ones need its cache.
         number: Number of the shard in a group, and of the sample in it, modulo their counts, so that processes can inspect different ones.
 
     Raises:
-        ValueError: It cannot be opened or decoded; the message names the file and the remedy.
+        ValueError: A place cannot be opened, or a sample cannot be decoded; the message names the file and the remedy.
     """
     if is_listed(places):
         return _look_at_files(open_pairs(places, store))

@@ -58,7 +58,7 @@ def is_listed(places: str | list[str]) -> bool:
 
 
 class ShardPairs(Dataset):
-    """The pairs of a folder of shards, read by their spans; a pair that cannot be used is an error.
+    """The pairs of a folder of shards, read by their spans; an unusable pair raises an error.
 
     The groups take turns (first pair of each, second pair of each, …), so that a limited number of batches still covers every group.
 
@@ -68,7 +68,7 @@ class ShardPairs(Dataset):
 
     Raises:
         ShardError: A sidecar is missing or does not match the index.
-        BadSampleError: On access, the pair cannot be decoded or its sizes differ; the message has shard and key.
+        BadSampleError: On access, the pair cannot be decoded or its sizes differ; the message names shard and key.
     """
 
     def __init__(self, index: ShardIndex, store: ShardStore | None = None) -> None:
@@ -104,7 +104,7 @@ class ListedPairs(Dataset):
 
     Raises:
         BadSampleError: The listing has rejects, such as an image without its partner: a test set must be whole. On access, the pair
-            cannot be decoded or its sizes differ; the message has the files.
+            cannot be decoded or its sizes differ; the message names the files.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -137,8 +137,8 @@ def _in_turns(groups: Iterable[list[_Entry]]) -> list[_Entry]:
 class ShareSampler(DistributedSampler):
     """Sampler that gives rank ``r`` of ``n`` the entries r, r + n, r + 2n, …: none twice, none padded, so ranks may differ by one.
 
-    A validation step must therefore not wait for other ranks (FSDP's forward does: use a list that the ranks divide evenly). Lightning
-    leaves it in place because it is a DistributedSampler.
+    A validation step must therefore not wait for other ranks. (FSDP's forward waits: use a multiple of the number of ranks.)
+    Lightning keeps this sampler because it is a DistributedSampler.
     """
 
     def __iter__(self) -> Iterator[int]:

@@ -45,12 +45,12 @@ class RestorationDataModule(L.LightningDataModule):
         num_workers: Worker processes per rank for training; 0 reads in the training process.
         eval_num_workers: Worker processes per rank for validation, test and predict.
         prefetch: Batches prepared ahead by each worker process.
-        pin_memory: If true, use page-locked memory if there is an accelerator.
+        pin_memory: If true, use page-locked memory where CUDA is available.
         multiprocessing_context: Start method of worker processes: fork, spawn, forkserver; null is the platform's default.
         seed: Seed of order, crops and flips.
         max_bad_samples: Distinct training samples that a rank may skip because they cannot be decoded, before training stops.
         max_lost_shards: Distinct training shards that a rank may skip because they are missing or unreadable, before training stops; 0
-            stops at the first, and names it. A shard that is back is read again.
+            stops at the first, and names it. A shard that becomes readable is used again.
         overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
             (Lightning's overfit_batches does not work on an endless stream.)
         cache: Folder for local copies of shards, needed for remote ones; null reads local shards directly.
@@ -58,6 +58,9 @@ class RestorationDataModule(L.LightningDataModule):
         shard_timeout: Seconds for one attempt to copy a shard; after three it counts as missing. callbacks.Watchdog must wait longer.
         allow_pipes: If true, a place may be a shell command, ``pipe:aws s3 cp s3://bucket/foundir/{} -``. It runs with your rights, so it
             is refused by default.
+
+    Raises:
+        ValueError: A number is out of range, or ``crops`` does not divide ``batch_size``.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class RestorationDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def setup(self, stage: str) -> None:
-        """Check the folders of a stage and, for fit, that training ends; count consumed batches.
+        """Check a stage's folders and, for fit, the trainer's limits; add the callback that counts consumed batches.
 
         Raises:
             ShardError: A folder or shard is missing, or a shard was cut short.
@@ -218,7 +221,7 @@ class RestorationDataModule(L.LightningDataModule):
         return self._evaluation("test")
 
     def mark_consumed(self, batch: StreamBatch) -> None:
-        """Note that a training batch went through its step; it counts once the optimizer has stepped.
+        """Record that a training batch went through its step; it counts once the optimizer has stepped.
 
         Under a Trainer this is called automatically for every batch. In your own loop, call it after each step.
         """
@@ -230,13 +233,13 @@ class RestorationDataModule(L.LightningDataModule):
             self._step = step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every rank's position in the stream. Gathers over the ranks, so all of them must call it, as Lightning's saving does."""
+        """Return every rank's position in the stream; a collective, which Lightning calls on all ranks when saving."""
         if self._progress is None:
             return self._loaded
         return stream_state(self.seed, self._index().hashes, self._mixture, self._partition, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next `train_dataloader` continue from a state, in which each rank finds its own part."""
+        """Store a state from which the next `train_dataloader` continues; each rank uses its own part."""
         self._loaded = state_dict
 
     def _index(self) -> ShardIndex:
@@ -310,7 +313,7 @@ class RestorationDataModule(L.LightningDataModule):
 class _CountConsumed(L.Callback):
     """Callback that counts consumed batches in the datamodule, before a checkpoint of their step is written.
 
-    Logs ``faults/skipped_samples`` and ``faults/lost_shards`` over the streams of all ranks when one of them grew.
+    Logs ``faults/skipped_samples`` and ``faults/lost_shards``, summed over all ranks, when one of them grew.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Random generators that are keyed by names: their numbers do not depend on what was drawn before."""
+"""Random generators keyed by names: their numbers do not depend on earlier draws."""
 
 import hashlib
 

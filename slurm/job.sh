@@ -1,4 +1,4 @@
-# Functions of the job scripts, which source this file: settings of the site, starting the tasks, requeuing the job.
+# Functions of the job scripts, which source this file: load the site's settings, start the tasks, requeue the job.
 # shellcheck shell=bash
 set -uo pipefail
 cd "$SLURM_SUBMIT_DIR" || exit 2
@@ -17,7 +17,7 @@ say() {
     echo "[$(date +%FT%T) job $job start $((restarts + 1))] $*"
 }
 
-# mimdit OPTIONS…: run one process of mimdit per task. The first that fails ends the others, which would wait half an hour for it.
+# mimdit OPTIONS…: run one process of mimdit per task. The first that fails ends the others, which would otherwise wait half an hour for it.
 mimdit() {
     local options=(--kill-on-bad-exit=1) inside=()
     case ${MIMDIT_CONTAINER:-} in
@@ -48,7 +48,7 @@ start_again() {
     exit 0
 }
 
-# train OPTIONS…: run fit from the newest complete checkpoint; requeue the job after the signal before the time limit.
+# train OPTIONS…: run fit from the newest complete checkpoint; requeue the job on the signal that precedes the time limit.
 train() {
     stop_if_restarted_too_often
     # SIGTERM of a scancel or a requeue also reaches this shell; it must wait while the ranks save.

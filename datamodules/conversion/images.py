@@ -14,7 +14,7 @@ from datamodules.images.formats import jpeg_ends
 
 _FORMATS = {
     "png": ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
-    "jpg": ("JPEG", re.compile(rb"\xff\xd8\xff")),  # also what Pillow calls MPO: a JPEG with more behind it
+    "jpg": ("JPEG", re.compile(rb"\xff\xd8\xff")),  # also what Pillow calls MPO: a JPEG followed by more images
     "bmp": ("BMP", re.compile(rb"BM")),
     "tif": ("TIFF", re.compile(rb"II\*\0|MM\0\*")),
     "webp": ("WEBP", re.compile(rb"RIFF....WEBP", re.DOTALL)),
@@ -43,15 +43,15 @@ def inspect_image(data: bytes, check: str) -> ImageFacts:
 
     Args:
         data: The file.
-        check: ``decode`` reads it to its last pixel, ``header`` trusts its header. No decoder detects every wrong byte in the middle of a
-            JPEG or TIFF, which have no checksums; an archive's checksum does.
+        check: ``decode`` reads it to its last pixel, ``header`` uses only its header. No decoder detects every wrong byte in the middle of
+            a JPEG or TIFF, which have no checksums; an archive's checksum detects them.
 
     Raises:
         BadImageError: The format is unknown, or the data is damaged or cut short as far as it was read.
     """
     suffix = suffix_of(data)
     try:
-        with warnings.catch_warnings(action="ignore"):  # they are errors below, or do not matter here
+        with warnings.catch_warnings(action="ignore"):  # warnings are errors below, or do not matter here
             return _look(data, suffix, check)
     except (BadImageError, MemoryError):
         raise
@@ -87,9 +87,9 @@ def decode_upright(data: bytes) -> np.ndarray:
 
 
 def _look(data: bytes, suffix: str, check: str) -> ImageFacts:
-    # Two decoders, because each is lax in another place: OpenCV's releases up to 4 fill up a truncated JPEG, Pillow does not miss
-    # the end of a PNG, and neither misses that of a JPEG whose rest is zeros, as an interrupted copy leaves it. What OpenCV makes of an
-    # orientation outside of a JPEG differs between its releases, so its result is measured.
+    # Two decoders, because each is lax in a different place: OpenCV up to version 4 fills up a truncated JPEG, Pillow accepts a PNG
+    # without its end, and both accept a JPEG whose rest is zeros, as an interrupted copy leaves it. OpenCV's releases treat the
+    # orientation of formats other than JPEG differently, so its result is measured.
     decode = check == "decode"
     orientation = 1
     with Image.open(io.BytesIO(data), formats=[_FORMATS[suffix][0]]) as image:

@@ -13,7 +13,7 @@ class Options:
     """Options that decide how pairs become shards.
 
     Args:
-        limit: Below 1: fraction of each group's pairs, at least one pair; from 1 on: number of pairs of each group; None takes all.
+        limit: Below 1: fraction of each group's pairs, at least one pair; from 1 on: number of pairs of each group; None for all.
         seed: Seed of the order inside each group.
         shard_size: Approximate size of a shard in MiB; see `datamodules.conversion.plan`.
         tile: Side in pixels of the tiles that images are cut into; None keeps the images as they are.

@@ -1,4 +1,4 @@
-"""Plan of a conversion: the listing, the sizes, the seed and the options determine the content of each shard, before an image is read."""
+"""Plan of a conversion: listing, sizes, seed and options determine the content of each shard before an image is read."""
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,10 @@ from datamodules.sources.members import Member
 from datamodules.sources.pairing import Listing, Reject, SourcePair
 
 TILE_GROWTH = {"png": (3.0, 1.4), "webp": (1.6, 0.8)}
-"""Bytes of an image's stored tiles over the bytes of the image, by codec: of a file named as a JPEG, and of any other. Not in the paper.
+"""Bytes of an image's stored tiles divided by its own, by codec: for files named as JPEG, and for others. Not in the paper.
 
-Only used to keep shards of tiles near the wanted size. For three of FoundIR's test pairs, cut into 512 pixels (the overlaps at the borders
-are a third of it), JPEGs took 3.0 times their bytes as PNG and 1.6 as WebP, PNGs 1.3 to 1.5 and 0.7 to 0.95.
+Only used to keep shards of tiles near ``shard_size``. Three of FoundIR's test pairs were cut into tiles of 512 pixels, a third of
+whose area is overlap at the borders: JPEGs took 3.0 times their bytes as PNG and 1.6 as WebP, PNGs 1.3 to 1.5 and 0.7 to 0.95.
 """
 
 _REMEDY = "or convert into another folder, or give --overwrite=true to remove what is there"
@@ -34,12 +34,12 @@ def make_plan(listing: Listing, options: Options, source: dict[str, Any] | None 
 
     Each group's pairs are permuted by (seed, group), so that neighbors in a scene are separated. A limit takes the first pairs of that
     order, so the shards of a limited conversion are the first of the full one's (the last may be shorter). Then the order is cut into
-    shards: a pair opens the next shard when the bytes would exceed the wanted size.
+    shards: a pair opens the next shard when the bytes would exceed ``shard_size``.
 
     Args:
         listing: The source's pairs.
         options: Options of the conversion.
-        source: The source as the user named it, for the record.
+        source: The source as the user named it; recorded in the plan.
 
     Raises:
         ValueError: There are no pairs, or a group's name is not allowed or does not name its degradations.
@@ -112,7 +112,7 @@ def _without_doubles(group: str, pairs: list[SourcePair]) -> tuple[list[SourcePa
 
 
 def _cut(pairs: list[SourcePair], options: Options) -> list[list[SourcePair]]:
-    """Cut pairs, in their order, into shards of about the wanted size."""
+    """Cut pairs, in their order, into shards of about ``shard_size``."""
     target = options.shard_size * 2**20
     shards: list[list[SourcePair]] = []
     filled = 0.0

@@ -1,4 +1,4 @@
-"""Plan of a conversion, and ``plan.jsonl``, its file, of which a process reads only the lines it needs.
+"""Plan of a conversion, and its file ``plan.jsonl``, of which a process reads only the lines it needs.
 
 The processes that write shards import this module, so it must not import torch.
 """

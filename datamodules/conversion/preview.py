@@ -50,7 +50,7 @@ def describe_counts(counts: Counter[str]) -> str:
 
 
 def describe_dry_run(plan: Plan | StoredPlan, options: Options, destination: Path, workers: int) -> str:
-    """Describe what is planned and already done, the disk space of the rest, and an estimate of its duration."""
+    """Describe the plan, its finished shards, the disk space of the rest, and an estimate of its duration."""
     total = sum(group["bytes"] for group in plan.header["groups"].values())
     lines = [describe_groups(plan.header)]
     rest = total

@@ -39,7 +39,7 @@ def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, f
     """Cut a pair into samples ``<key>_t<row>x<column>`` that together cover every pixel.
 
     Tiles are ``side`` pixels high and wide. Where the size of the image is not a multiple of that, the last row and column begin further up
-    and left and overlap the ones before; an image smaller than a tile keeps its size in that direction. Stored tiles are upright.
+    and left, and overlap the ones before; an image smaller than a tile keeps its size in that direction. Stored tiles are upright.
 
     Args:
         key: Key of the pair.
@@ -47,7 +47,7 @@ def cut_tiles(key: str, lq: np.ndarray, gt: np.ndarray, side: int, codec: str, f
         gt: Ground truth of the same shape.
         side: Side of the tiles in pixels.
         codec: ``png`` or ``webp``, both lossless.
-        fields: The pair's json. A tile replaces size, orientations and checksums, and adds ``tile``, [top, left].
+        fields: JSON fields of the pair. A tile replaces size, orientations and checksums, and adds ``tile``: [top, left] in pixels.
     """
     suffix, parameters = _ENCODINGS[codec]
     grid = TileGrid(lq.shape[0], lq.shape[1], side)

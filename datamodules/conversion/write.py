@@ -54,7 +54,7 @@ class ShardJob:
 def write_planned_shard(job: ShardJob) -> None:
     """Write the tar and the sidecar of one shard, beside the plan.
 
-    At most the shard's images and their stored samples are in memory, twice the size of a shard.
+    Memory holds at most the shard's images and their stored samples: twice the size of a shard.
 
     Raises:
         FullDiskError: No space is left.

@@ -79,7 +79,8 @@ def blur(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 def gaussian_kernel(spread: float, ratio: float, angle: float) -> np.ndarray:
     """Return a Gaussian that sums to one.
 
-    Its two standard deviations have the root mean square ``spread`` pixels and the given ratio.
+    Its two standard deviations have the root mean square ``spread`` pixels and the given ratio; the long axis is ``angle`` radians from the
+    horizontal.
     """
     long = spread * np.sqrt(2.0 / (1.0 + ratio**2))
     reach = int(np.ceil(3.0 * long)) + 1
@@ -93,7 +94,7 @@ def gaussian_kernel(spread: float, ratio: float, angle: float) -> np.ndarray:
 
 
 def line_kernel(spread: float, angle: float) -> np.ndarray:
-    """Return a straight line of constant speed, the motion blur of a camera that moves straight; deviation as in `motion_kernel`."""
+    """Return the blur of straight, even motion at ``angle`` radians from the horizontal; deviation as in `motion_kernel`."""
     length = spread * np.sqrt(24.0)
     along = np.linspace(-0.5, 0.5, 8 * int(np.ceil(length)) + 1)
     return _splat(along[:, None] * length * np.array([np.sin(angle), np.cos(angle)]))
@@ -102,8 +103,8 @@ def line_kernel(spread: float, angle: float) -> np.ndarray:
 def aperture_kernel(spread: float, blades: int, turn: float, hole: float, edge: float) -> np.ndarray:
     """Return the image of a defocused point through an aperture with ``blades`` straight sides.
 
-    Its standard deviation is ``spread`` pixels per axis. ``hole`` is the fraction of the radius that a mirror lens covers; ``edge``, 0..1,
-    is how much brighter the rim is than the middle (spherical aberration).
+    Its standard deviation is ``spread`` pixels per axis; ``turn`` rotates it, in radians. ``hole`` is the fraction of the radius that a
+    mirror lens covers; ``edge``, 0..1, is how much brighter the rim is than the middle (spherical aberration).
     """
     axis = np.linspace(-1.0, 1.0, 61)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Degrade an image as its group says, atom by atom along the path of the light. Not in the paper."""
+"""Degradation of an image by the atoms of its group, along the path of the light. Not in the paper."""
 
 from importlib import import_module
 
@@ -49,7 +49,7 @@ def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int
 def degrade(
     image: torch.Tensor | np.ndarray, group: str, *, severity: float, seed: int, formulas: str = "original"
 ) -> torch.Tensor | np.ndarray:
-    """Degrade an sRGB image with values in 0..1 as ``group`` says, e.g. ``"02Blur_Noise"``.
+    """Degrade an sRGB image with values in 0..1 by the atoms of ``group``, e.g. ``"02Blur_Noise"``.
 
     Equal arguments give equal bytes. The input stays unchanged. Lengths (blur, streaks, drops) are in pixels and suit images or crops of
     100 to 500 pixels.

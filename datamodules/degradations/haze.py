@@ -25,7 +25,7 @@ def depth_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def transmission_map(depth: np.ndarray, mean: float) -> np.ndarray:
-    """Return ``exp(-beta * depth)``, with the scattering coefficient beta that gives the wanted ``mean`` in (0, 1]."""
+    """Return ``exp(-beta * depth)``, with the scattering coefficient beta that gives the ``mean``, in (0, 1]."""
     if mean >= 1.0:
         return np.ones_like(depth)
     beta = -np.log(mean) / float(depth.mean())
@@ -42,12 +42,15 @@ def air_light(rng: np.random.Generator) -> np.ndarray:
 
 
 def scatter(image: np.ndarray, transmission: np.ndarray, air: np.ndarray) -> np.ndarray:
-    """Return ``J t + A (1 - t)`` (Koschmieder 1924), on sRGB values as in RESIDE (arXiv 1712.04143) and the methods trained on it."""
+    """Return ``J t + A (1 - t)`` (Koschmieder 1924): ``image [H, W, 3]`` is J, ``transmission [H, W]`` t, ``air [3]`` A."""
     return image * transmission[..., None] + air * (1.0 - transmission[..., None])
 
 
 def haze(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Add haze to a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`."""
+    """Add haze to a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`.
+
+    It acts on sRGB values, as in RESIDE (arXiv 1712.04143) and the methods trained on it.
+    """
     depth = depth_map(*image.shape[:2], rng)
     return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
 

@@ -61,7 +61,7 @@ def camera_noise(light: np.ndarray, shot: float, read: float, rng: np.random.Gen
 
 
 def lost_detail(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return what the mosaic and its interpolation change in an image ``[H, W, 3]``: color fringes and softness at edges."""
+    """Return the change to an image ``[H, W, 3]`` by a mosaic and its interpolation: color fringes and softness at edges."""
     height, width = image.shape[:2]
     masks = bayer_masks(height, width, (int(rng.integers(2)), int(rng.integers(2))))
     return demosaic(image * masks) - image

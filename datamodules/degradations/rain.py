@@ -53,7 +53,7 @@ def rain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
     """Add rain to a float32 image ``[H, W, 3]`` in 0..1. Lengths and widths are in pixels.
 
     Streaks and veil are blended as a screen, ``1 - (1 - x)(1 - r)``: they only add light. The number of streaks grows linearly with the
-    severity, the veil up to 0.15, and the opacity of a streak from half of its maximum to all of it.
+    severity, the veil up to 0.15, and the opacity of a streak from half of its maximum to its maximum.
     """
     brightness = rng.uniform(0.7, 1.0) * (0.5 + 0.5 * severity)
     veil = 0.15 * severity * rng.uniform(0.3, 1.0)

@@ -1,4 +1,4 @@
-"""Photographs of users: read with all metadata, and written back with it."""
+"""Users' photographs, read with all metadata and written back with it."""
 
 from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
 from datamodules.images.photo import Photo

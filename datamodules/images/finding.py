@@ -13,7 +13,7 @@ from datamodules.images.formats import HEAD, PNG, WRITTEN, ImageFormat, Unreadab
 
 @dataclass(frozen=True)
 class Job:
-    """An image to read, the file to write and its format; ``problem`` is the reason, from name or first bytes, why it cannot be read."""
+    """An image to read, the file to write and its format; ``problem`` is the reason why it cannot be read, if known."""
 
     source: Path
     target: Path
@@ -24,9 +24,9 @@ class Job:
 def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> list[Job]:
     """Plan the images to read and the files to write, for files and folders (recursively), in order of names.
 
-    A folder's images keep their sub-folders under ``output``; with several folders, each gets a folder of its own name there. Two images of
-    one stem keep their old suffix before the new one. Hidden files and the contents of ``output`` are skipped. A single file may be written
-    to a file: if ``output`` has the suffix of an image and is not a folder.
+    A folder's images keep their sub-folders under ``output``; with several folders, each gets a folder of its own name there. Images that
+    share a stem keep their old suffix before the new one. Hidden files and the contents of ``output`` are skipped. The result of a single
+    file is written to ``output`` itself if that has the suffix of an image and is not a folder.
 
     Args:
         inputs: The files and folders.
@@ -63,7 +63,7 @@ def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
             raise ValueError(f"results would replace or join the images in {path}; give an output folder apart from the input")
         home = Path(path.resolve().name) if len(inputs) > 1 else Path()
         for folder, names, files in os.walk(path):
-            images = [name for name in names if named_like_image(Path(name))]  # folders named like images: reported, not entered
+            images = [name for name in names if named_like_image(Path(name))]  # folders named like images are reported, not entered
             names[:] = sorted(
                 name for name in names if not name.startswith(".") and name not in images and Path(folder, name).resolve() != aside
             )
@@ -80,7 +80,7 @@ def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(HEAD)
-    except OSError:  # reported later, if its name is one of an image
+    except OSError:  # reported later if it is named like an image
         return b""
 
 

@@ -58,7 +58,7 @@ def looks_like_image(path: Path, head: bytes) -> bool:
 
 
 def named_like_image(path: Path) -> bool:
-    """Return true if the suffix is one of an image."""
+    """Return true if the suffix is an image's, RAW included."""
     return path.suffix.lower() in _SUFFIXES | _RAW_SUFFIXES
 
 

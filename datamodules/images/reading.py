@@ -1,4 +1,4 @@
-"""Reading a file as a `Photo`: 8 bits by Pillow, 16 bits by OpenCV, because Pillow would silently reduce them to 8."""
+"""Reading of a file as a `Photo`: 8 bits by Pillow, 16 bits by OpenCV, because Pillow would silently reduce them to 8."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _check_regular(path: Path) -> None:
 @contextmanager
 def _damage_is_named(kind: ImageFormat) -> Iterator[None]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # they are errors below, or do not matter here
+        with warnings.catch_warnings(action="ignore"):  # warnings are errors below, or do not matter here
             yield
     except (UnreadableImageError, MemoryError):
         raise

@@ -24,8 +24,8 @@ _XMP_KEY = "XML:com.adobe.xmp"
 def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> bytes:
     """Encode ``pixels``, of the photo's shape and type, in the format ``kind`` with the photo's metadata.
 
-    JPEG is written at quality 95 with full chroma, AVIF at 90, WebP lossless if the photo was. What a format cannot hold is dropped;
-    `lost_in` lists it.
+    JPEG is written at quality 95 with full chroma, AVIF at 90, WebP lossless if the photo was. Properties that the format cannot
+    hold are dropped; `lost_in` lists them.
     """
     if kind not in _DEEP and pixels.dtype == np.uint16:
         pixels, alpha = (None if part is None else np.round(part / 257).astype(np.uint8) for part in (pixels, photo.alpha))

@@ -45,7 +45,7 @@ class CutSamples(Dataset):
     Args:
         source: The shards of images.
         shards: The shards to write, and their sources.
-        record: How the latents are made.
+        record: Record of how the latents are made.
     """
 
     def __init__(self, source: ShardIndex, shards: Sequence[LatentShard], record: LatentRecord) -> None:

@@ -1,4 +1,4 @@
-"""Encoding of shards of images to shards of latents, each written atomically."""
+"""Encoding of shards of images into shards of latents, each written atomically."""
 
 import hashlib
 import itertools
@@ -51,7 +51,7 @@ def encode_shards(plan: LatentPlan, codec: Autoencoder, device: torch.device, *,
         codec: The autoencoder of the plan's record.
         device: Device of the autoencoder.
         part: Part of the shards.
-        workers: Processes that read and cut images; 0 does it in this process.
+        workers: Processes that read and cut images; 0 uses this process.
 
     Raises:
         ConversionStoppedError: The disk is full. Finished shards stay; the same call continues.

@@ -27,7 +27,7 @@ class LatentShard:
 
 @dataclass(frozen=True)
 class LatentPlan:
-    """Shards of a folder of latents, their source and how they are made."""
+    """Shards of a folder of latents, their source and the record of how they are made."""
 
     folder: Path
     source: ShardIndex

@@ -1,7 +1,7 @@
 """Shard format: WebDataset tars of one group each, a sidecar beside every tar, one index for the folder. Not in the paper.
 
 A sample is ``<key>.lq.<suffix>``, ``<key>.gt.<suffix>`` (png, jpg, bmp, tif, webp) and ``<key>.json``; the key is ``<group>/<name>``
-without a dot. The json has ``group``, ``atoms`` (a list out of `mimdit.core.batch.ATOMS`), ``width``, ``height`` and further fields of its
+without a dot. The json has ``group``, ``atoms`` (some of `mimdit.core.batch.ATOMS`), ``width``, ``height`` and further fields of its
 writer. Beside or instead of the images there may be ``<key>.latents.safetensors``: see `datamodules.latents`. Other members of a tar are
 never read.
 """

@@ -27,7 +27,11 @@ class ConversionStoppedError(ValueError):
 
 @contextmanager
 def name_full_disk(destination: Path) -> Iterator[None]:
-    """Turn the system's error about a full disk into a `FullDiskError` that names the folder."""
+    """Turn the system's error about a full disk or quota into a `FullDiskError` that names the folder.
+
+    Raises:
+        FullDiskError: No space is left.
+    """
     try:
         yield
     except OSError as error:
@@ -90,7 +94,7 @@ def remove_stale(folder: Path, shards: Sequence[str] | None) -> None:
 
 
 def clear_folder(folder: Path, plan_name: str) -> None:
-    """Remove shards, the plan first: shards without a plan are refused, so a folder that is half removed is never continued."""
+    """Remove the plan first, then the shards: a half-removed folder has no plan, so it is never continued."""
     tars = shards_in(folder)
     for old in [*(folder / name for name in (plan_name, INDEX_NAME, REJECTED_NAME)), *map(sidecar_path, tars), *tars]:
         old.unlink(missing_ok=True)
@@ -110,7 +114,7 @@ def close_folder(
 ) -> tuple[ShardIndex, list[Rejected]]:
     """Write ``rejected.jsonl`` and ``index.json`` of the named shards, which must all be done.
 
-    ``rejected`` are pairs rejected before; those in the sidecars are added.
+    ``rejected`` are the pairs rejected earlier; the sidecars' rejects are added.
     """
     rejected, entries = list(rejected), []
     for name in shards:

@@ -1,4 +1,4 @@
-"""Index of a folder (``index.json``) and sidecars of its tars: their content, and the checks that it is still there."""
+"""Index of a folder (``index.json``) and sidecars of its tars: their content, and the check of the tars' sizes."""
 
 import dataclasses
 import hashlib
@@ -28,7 +28,7 @@ class ShardEntry:
     """One tar of the index: file name, group, number of samples and bytes, and the SHA-256 of those bytes.
 
     Raises:
-        ShardError: A name contains more than letters, digits, ``_``, ``-``, ``+`` and single dots, or a number is invalid.
+        ShardError: A name has characters other than letters, digits, ``_``, ``-``, ``+`` and single dots, or a number is invalid.
     """
 
     name: str
@@ -147,7 +147,7 @@ class ShardIndex:
         }
 
     def first(self, count: int) -> "ShardIndex":
-        """Return an index of ``count`` samples only, spread evenly over the groups, the first of each group.
+        """Return an index of ``count`` samples: the first of each group, spread evenly over the groups.
 
         Raises:
             ValueError: ``count`` is below 1.
@@ -229,7 +229,7 @@ class Sidecar:
 
     @classmethod
     def parse(cls, name: str, content: bytes) -> "Sidecar":
-        """Parse the content of a sidecar; ``name`` is for the errors, which are the same as of `load`."""
+        """Parse the content of a sidecar; ``name`` is for the errors, which are those of `load`."""
         try:
             read = json.loads(content)
             if read["schema"] == SCHEMA:

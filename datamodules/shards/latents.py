@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.shards.index import ShardError, ShardIndex
 
-if TYPE_CHECKING:  # processes that write shards of images do without torch, whose import takes seconds
+if TYPE_CHECKING:  # processes that write shards of images do not import torch, which takes seconds
     import torch
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -72,7 +72,7 @@ class LatentRecord:
 
     @classmethod
     def of(cls, index: ShardIndex) -> LatentRecord | None:
-        """Return the record in an index, None if its shards hold only images.
+        """Return the record in an index; None if its shards hold only images.
 
         Raises:
             ShardError: The record is invalid.

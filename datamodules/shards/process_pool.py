@@ -23,18 +23,18 @@ Result = TypeVar("Result")
 def in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Result]]:
     """Call ``function`` on every task and yield each task with its result once it is done; tasks start in their order.
 
-    The first error ends the work: running tasks are completed, the others do not start. The error is raised here as in the other process,
-    with the traceback of that process as a note.
+    The first error ends the work: running tasks are completed, the others do not start. The error is raised again here,
+    with the traceback of the other process as a note.
 
     Args:
         function: A module-level function; it and the tasks are pickled.
         tasks: Its arguments.
-        workers: Processes, each with one thread; 1 works in this process.
+        workers: Processes, each with one thread; 1 runs the tasks in this process.
 
     Raises:
         ValueError: ``workers`` is below 1.
         ChildProcessError: A process was killed.
-        RuntimeError: An error that cannot be pickled, with its traceback in the other process.
+        RuntimeError: A task raised an error that cannot be pickled; the message has its traceback.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1.")
@@ -58,7 +58,7 @@ def in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], work
 
 
 def _begin() -> None:
-    """Limit a process to one thread, and end it when its parent was killed: it would wait for work for ever."""
+    """Limit a process to one thread, and end it if its parent is killed; otherwise it would wait for work forever."""
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Access to shards: open what a config names, for positioned reads, local ones directly and remote ones through a local cache."""
+"""Access to a config's shards by positioned reads: to local ones directly, to remote ones through a local cache."""
 
 import dataclasses
 import glob
@@ -43,8 +43,11 @@ class ShardStore:
         cache: Folder of local copies; None reads local shards directly and refuses remote ones.
         cache_gib: Maximum size of the copies in GiB; one shard is always kept.
         timeout: Seconds to copy one shard before it counts as missing.
-        attempts: Attempts to copy a shard.
+        attempts: Number of attempts to copy a shard.
         allow_pipes: If true, ``pipe:`` places run in a shell with this process's rights; otherwise they are refused.
+
+    Raises:
+        ValueError: A number is not above 0.
     """
 
     def __init__(
@@ -146,7 +149,7 @@ class ShardStore:
 def _stream(place: str) -> BinaryIO:
     """Open a place to read it once from front to back, remote ones through webdataset's openers.
 
-    Local places must not reach those: they would run a file name that starts like a command.
+    Local places must not reach these openers, which would run a file name that starts like a command.
     """
     if not is_remote(place):
         return open(place, "rb")

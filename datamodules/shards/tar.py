@@ -55,7 +55,8 @@ def write_shard(path: str | Path, group: str, samples: Iterable[dict[str, Any]],
             iterator of samples may add to it.
 
     Raises:
-        ValueError: A key contains a dot or does not start with the group, or a sample lacks its json, or an image without having latents.
+        ValueError: A key contains a dot or does not start with the group, or a sample lacks its json, or has
+            neither one image of each side nor only latents.
     """
     path = Path(path)
     spans = []
@@ -129,7 +130,7 @@ class RawSample:
 def read_shard(path: Path, *, samples: int, first: int = 0, limit: int | None = None) -> Iterator[RawSample]:
     """Yield the samples ``first`` to ``samples`` − 1 of a tar in stored order, at most ``limit`` of them, without decoding.
 
-    A start after the first sample takes one seek, with the offset from the sidecar.
+    Starting after the first sample takes one seek, to the offset in the sidecar.
 
     Args:
         path: The tar.

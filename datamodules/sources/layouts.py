@@ -22,7 +22,7 @@ _TOTAL = "_total"
 
 @cache
 def is_group(name: str) -> bool:
-    """Return true if a name is one of a degradation group, such as ``08Haze``."""
+    """Return true if a name is a degradation group's, such as ``08Haze``."""
     try:
         atoms_of_group(name)
     except ValueError:

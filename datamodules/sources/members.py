@@ -64,7 +64,7 @@ class MemberReader:
     Args:
         root: The folder that the members' sources are relative to.
         files: Bytes of the volumes when they were listed, by path below ``root`` (`Listing.files`). A volume that became shorter shifts all
-            following bytes, so without this its members would count as corrupt. None skips the check.
+            following bytes; without this check the members would count as corrupt. None skips the check.
     """
 
     def __init__(self, root: Path, files: Mapping[str, int] | None = None) -> None:

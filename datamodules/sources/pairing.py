@@ -1,4 +1,4 @@
-"""Pairs of stored images, and how the images of a group are paired."""
+"""Pairs of stored images, and the pairing of a group's images by stem."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ class FoundImage(NamedTuple):
     stem: str
     member: Member
     obstacle: str | None = None
-    """Why it cannot be read, such as "encrypted"."""
+    """Reason why it cannot be read, such as "encrypted"."""
 
 
 def split_image_path(path: str) -> list[str] | None:

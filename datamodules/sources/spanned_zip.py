@@ -24,7 +24,7 @@ _NUMBERED = re.compile(r"(?P<stem>.+)\.z(?P<number>\d+)", re.IGNORECASE | re.DOT
 
 
 def volume_number(name: str) -> tuple[str, int] | None:
-    """Return ``("08Haze", 1)`` for ``08Haze.z01``, in any case; None if the name is not of a volume before the last."""
+    """Return ``("08Haze", 1)`` for ``08Haze.z01``, in any case; None for any name but a volume's before the last."""
     found = _NUMBERED.fullmatch(name)
     return (found["stem"], int(found["number"])) if found else None
 

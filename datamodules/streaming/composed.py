@@ -28,7 +28,7 @@ def check_composed(composed: dict[str, str], groups: list[str]) -> None:
 
 
 def composed_pair(sample: RawSample, group: str, crop: int, rng: np.random.Generator, *, flip: bool = True) -> Pair:
-    """Crop a sample's clean image and degrade the crop as ``group`` says, with a severity uniform in 0.1..1.
+    """Crop a sample's clean image and degrade the crop by ``group``, with a severity uniform in 0.1..1.
 
     Raises:
         BadSampleError: The clean image is missing, cannot be decoded or is smaller than the crop.

@@ -47,7 +47,7 @@ class Mixture:
 def make_quotas(
     sizes: dict[str, int], *, groups: list[str] | None = None, weights: dict[str, float] | None = None, temperature: float | None = None
 ) -> dict[str, int]:
-    """Distribute an epoch, as long as the chosen groups together, among them.
+    """Distribute an epoch's samples over the chosen groups; an epoch has as many samples as these groups together.
 
     Args:
         sizes: Samples of all groups.

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SampleUse:
-    """One use of a sample: the stored sample, the group it is used for, and how often the group's samples were all used before."""
+    """One use of a sample: the stored sample, the group it is used for, and how many times all samples of the group were used before."""
 
     sample: RawSample
     group: str
@@ -36,7 +36,7 @@ class SampleOrder:
         index: The shards.
         mixture: Samples of each group per epoch; None for all samples of all groups.
         seed: Seed of the order.
-        store: Opens the shards; None for local ones.
+        store: Store that opens the shards; None for local ones.
         sources: For a group without shards, the group whose samples it uses; see `datamodules.streaming.composed`.
         slow: Seconds of reading one sample after which its shard is reported as slow.
 
@@ -68,7 +68,7 @@ class SampleOrder:
         return self.mixture.samples
 
     def read(self, epoch: int, start: int, stop: int) -> Iterator[SampleUse]:
-        """Yield the samples ``start`` to ``stop`` − 1 of an epoch, opening only their shards, one per group at a time.
+        """Yield the samples ``start`` to ``stop`` − 1 of an epoch, opening only the shards they are in, one per group at a time.
 
         A shard that cannot be opened or read yields samples without content but with a `RawSample.problem`.
         """

@@ -87,7 +87,7 @@ class Progress:
         self._pending: list[list[int]] = []
 
     def deliver(self, position: list[int]) -> None:
-        """Note the position in a batch: [consumer over all ranks, pass, offset]."""
+        """Record the position in a batch: [consumer over all ranks, pass, offset]."""
         self._pending.append(position)
 
     def commit(self) -> None:

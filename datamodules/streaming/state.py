@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 def stream_state(order_seed: int, hashes: dict[str, str], mixture: Mixture, partition: Partition, progress: Progress) -> dict[str, Any]:
     """Return the input of `continue_stream` as plain values.
 
-    Gathers over the ranks, so all of them must call it. Lightning stores the return value of rank 0 and gives it to all ranks on loading,
+    A collective: all ranks must call it. Lightning stores the return value of rank 0 and gives it to all ranks on loading,
     so rank 0 must hold the positions of every rank.
     """
     return {

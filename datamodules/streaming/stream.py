@@ -80,7 +80,7 @@ class StreamBatch(Batch):
 class TrainStream(IterableDataset):
     """Endless batches of decoded, cropped pairs, or of cached latents.
 
-    Rank and world size are arguments: a spawned worker has neither a process group nor an environment to read them from, and every rank
+    Rank and world size are arguments: a spawned worker has neither a process group nor an environment to read them from, so every rank
     would read the same samples.
 
     Args:
@@ -131,12 +131,12 @@ class TrainStream(IterableDataset):
         self.workers = max(1, num_workers)
         self.consumers = world_size * self.workers
         self.limits = max_bad_samples, max_lost_shards
-        # Shared memory: persistent workers keep their copy of this dataset, and must learn where a new iteration starts.
+        # Shared memory, so that persistent workers, which keep their copy of this dataset, see where a new iteration starts.
         self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
         self.start_from(Progress(self.workers, self.partition.first))
 
     def start_from(self, progress: Progress) -> None:
-        """Let the next iteration continue from ``progress``.
+        """Make the next iteration continue from ``progress``.
 
         The DataLoader always takes the first batch from worker 0, so worker 0 becomes the consumer of the next batch.
         """

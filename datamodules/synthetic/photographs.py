@@ -1,4 +1,4 @@
-"""Real photographs: scikit-image's for validation and test, sharp crops of a folder's to train on."""
+"""Real photographs: scikit-image's for validation and test, sharp crops of a folder's for training."""
 
 import hashlib
 from functools import lru_cache
@@ -33,7 +33,7 @@ LARGEST_SCALE = 0.9
 """Largest scale of a crop: below 1, so that averaging removes the photograph's own JPEG traces."""
 
 SMALLEST_SCALE = 0.25
-"""Smallest scale of a crop: further down, photographs are all edges."""
+"""Smallest scale of a crop: below it, photographs are all edges."""
 
 LEAST_DETAIL = 0.02
 """Root mean square of the lightness gradient (of 0..1, per pixel) below which a crop counts as flat or blurred."""

@@ -26,7 +26,7 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Parameters of one sample: a clean image of ``size`` pixels, degraded as ``group`` says with ``formulas``.
+    """Parameters of one sample: a clean image of ``size`` pixels, degraded by ``group`` with ``formulas``.
 
     ``source`` is ``"scene"`` for a scene from ``seed``, ``"folder"`` for a crop of the file ``photograph`` of the training photographs
     (with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used.
@@ -43,7 +43,7 @@ class Recipe:
     formulas: str = "original"
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields stored beside the pixels, without later additions at their defaults, so that older bytes stay the same."""
+        """Return the fields stored with the pixels, except later-added ones at their defaults, so that older bytes stay the same."""
         late = {each.name: each.default for each in dataclasses.fields(self) if each.default is not dataclasses.MISSING}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in late or value != late[name]}
 
@@ -79,7 +79,7 @@ def train_recipes(
     photographs: Photographs | None = None,
     formulas: str = "original",
 ) -> list[Recipe]:
-    """Plan the training samples: a fraction ``clean`` undegraded, the rest over FoundIR's groups, single atoms twice as often as coupled.
+    """Plan the training samples: a fraction ``clean`` undegraded, the rest over FoundIR's groups, those of one atom twice as likely.
 
     Undegraded images teach the model to leave clean images unchanged. Severities are uniform in ``min_severity``..``max_severity``. A
     fraction of the samples is made from ``photographs`` instead of scenes, with the same groups, severities and seeds. Not in the paper.
@@ -118,7 +118,7 @@ def photograph_recipes(names: tuple[str, ...], *, size: int, draws: int, severit
 
 
 def plan_shards(folder: Path, recipes: list[Recipe], shard_size: int, photographs: Path | None = None) -> list[ShardPlan]:
-    """Cut the samples of each group into shards of at most ``shard_size``; ``photographs`` is the folder of those they name."""
+    """Cut the samples of each group into shards of at most ``shard_size`` samples; ``photographs`` is the folder of those they name."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         groups.setdefault(recipe.group, []).append(recipe)
@@ -138,7 +138,7 @@ def write_folders(
         folders: The samples of each folder.
         options: Options of the samples; recorded in each index.
         shard_size: Samples per shard.
-        workers: Processes, each with one thread; 1 works in this process.
+        workers: Processes, each with one thread; 1 uses this process.
         photographs: Folder of the photographs that samples name.
     """
     plans = {folder: plan_shards(folder, recipes, shard_size, photographs) for folder, recipes in folders.items()}

@@ -1,4 +1,4 @@
-"""Procedural clean images of dead leaves: random shapes that occlude one another. Training images where no photographs may be used."""
+"""Procedural clean images of dead leaves, random shapes that occlude one another, for training where no photographs may be used."""
 
 from dataclasses import dataclass
 

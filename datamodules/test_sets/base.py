@@ -22,7 +22,7 @@ class Entry:
     Attributes:
         group: Degradation group.
         key: Name that is unique in its group.
-        degradations: What degraded it, `mimdit.core.batch.ATOMS` and others.
+        degradations: Names of its degradations, `mimdit.core.batch.ATOMS` and others.
         load: Function that reads and decodes it; it can be pickled.
     """
 
@@ -56,6 +56,9 @@ class TestSet(ABC):
             is the layout's own protocol, 1 leaves the images whole.
         metrics: Further metrics, for this test set only.
         allow_unpaired: If true, evaluate the pairs although some images have no partner; those are listed in the results.
+
+    Raises:
+        ValueError: ``crop`` is below 1.
     """
 
     __test__ = False  # pytest collects classes of this name
@@ -84,7 +87,7 @@ class TestSet(ABC):
         """List the images of all groups under the root.
 
         Raises:
-            ValueError: The root is not laid out like this.
+            ValueError: The root does not have this layout.
         """
 
     @cached_property
@@ -92,7 +95,7 @@ class TestSet(ABC):
         """The images of the chosen groups, in their order.
 
         Raises:
-            ValueError: The root is missing or not laid out like this, or lacks a group.
+            ValueError: The root is missing or has another layout, lacks a group, or holds no chosen image.
         """
         if not self.root.exists():
             raise ValueError(f"{self.root} does not exist; give the folder that holds the test set")
@@ -118,4 +121,4 @@ class TestSet(ABC):
 
 
 Benchmark = TestSet
-"""Older name of `TestSet`, for users' own subclasses."""
+"""Former name of `TestSet`, for users' own subclasses."""

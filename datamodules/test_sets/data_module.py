@@ -13,21 +13,21 @@ from datamodules.test_sets.base import Entry, TestSet
 from mimdit.core.batch import ATOMS, Batch
 
 SHOWN = 10
-"""Most unpaired images in an error."""
+"""Maximum number of unpaired images that an error lists."""
 
 
 class TestSetDataModule(L.LightningDataModule):
-    """The images of test sets, one by one, as `mimdit.core.batch.Batch` with ``test_set``; without ``gt`` where there is no truth.
+    """The images of test sets, one by one, as `mimdit.core.batch.Batch` with ``test_set``; without ``gt`` if there is no truth.
 
-    Every rank has the same number of images, so that sharded models, whose ranks step together, can be tested: where the images do not
-    divide, the first come again. Scores must therefore be counted once by test set, group and key.
+    Every rank has the same number of images, so that sharded models, whose ranks step together, can be tested: if the images do not
+    divide evenly, the first are repeated. So each test set, group and key must be scored only once.
 
     Args:
         test_sets: Test sets by their names in the results.
-        benchmarks: Older name of ``test_sets``, which it replaces where both are given.
+        benchmarks: Former name of ``test_sets``; takes precedence if both are given.
         num_workers: Worker processes per rank that read and decode; 0 reads in the testing process.
         prefetch: Images that each worker process prepares ahead.
-        limit: Most images of each group, spread evenly, for a quick look; 0 is all.
+        limit: Maximum number of images per group, spread evenly, for a quick look; 0 is all.
 
     Raises:
         ValueError: There is no test set, or a number is out of range.
@@ -58,7 +58,7 @@ class TestSetDataModule(L.LightningDataModule):
         """List all test sets before the first image is restored.
 
         Raises:
-            ValueError: A test set is not laid out as it should be, or has images without a partner and does not allow that; the message
+            ValueError: A test set does not have its layout, or has images without a partner and does not allow that; the message
                 names them.
         """
         listed: list[tuple[str, int, Entry]] = []
@@ -99,7 +99,7 @@ class TestSetDataModule(L.LightningDataModule):
 
 
 class BenchmarkDataModule(TestSetDataModule):
-    """Older name of `TestSetDataModule`."""
+    """Former name of `TestSetDataModule`."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class _Images(Dataset):
 
 
 def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Return the central part of ``[H, W, 3]`` with sides that are multiples of ``multiple``, as PromptIR's ``crop_img``.
+    """Return the central part of ``[H, W, 3]`` with sides that are multiples of ``multiple`` pixels, as in PromptIR's ``crop_img``.
 
     Raises:
         ValueError: The image is smaller than ``multiple``.

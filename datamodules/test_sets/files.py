@@ -1,4 +1,4 @@
-"""Images of test sets in files: found under folders, read whole, paired by name, made noisy; and degradations by the names of sets."""
+"""Image files of test sets: finding, reading, pairing by name and adding noise; and the degradations in a set's name."""
 
 import re
 from functools import partial
@@ -27,11 +27,11 @@ _WORDS = {
 _OF_WORD = {word: name for name, words in _WORDS.items() for word in words.split()}
 
 SIGMAS = (15, 25, 50)
-"""Standard deviations on 0..255 that papers report."""
+"""Standard deviations of noise, on 0..255, that papers report."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return the image of a file, upright, as uint8 RGB ``[H, W, 3]``.
+    """Read an image file upright, as uint8 RGB ``[H, W, 3]``.
 
     Raises:
         BadSampleError: It is not a whole image.
@@ -75,8 +75,8 @@ def pair_folders(group: str, lq: Path, gt: Path, degradations: tuple[str, ...], 
         group: Degradation group of the images.
         lq: Folder of degraded images.
         gt: Folder of ground truths; several images may share one.
-        degradations: What degraded the images.
-        truth_name: A regular expression and its replacement that make a truth's name of an image's, without suffixes, where they differ.
+        degradations: Names of the images' degradations.
+        truth_name: Regular expression and replacement that turn an image's name into its truth's, without suffixes, where they differ.
     """
     contents, truths = Contents(), images_by_stem(gt)
     used = set()
@@ -98,7 +98,7 @@ def noisy_images(name: str, folder: Path, sigmas: tuple[int, ...] = SIGMAS, seed
     """Return every image of a folder once per sigma, in groups ``<name> sigma15`` and so on.
 
     The noise is Gaussian on 0..255, clipped and truncated to whole numbers, as in PromptIR and AirNet. PromptIR draws from one generator
-    image after image; here the draws depend only on seed, name and sigma, not on the number of processes or the choice of images.
+    image after image; here the draws depend only on seed, file name and sigma, not on the number of processes or the choice of images.
     """
     contents = Contents()
     for stem, paths in images_by_stem(folder).items():

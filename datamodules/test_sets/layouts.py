@@ -37,7 +37,7 @@ _POLYU_NAME = re.compile(r"(?P<scene>.+)_(?P<side>real|mean)", re.IGNORECASE)
 class FoundIR(TestSet):
     """FoundIR's test set as it was released (arXiv 2412.01427).
 
-    As ``<group>/{GT,LQ}``, ``{GT,LQ}/<group>``, archives ``<group>.zip``, or a ``.txt`` of "GT, LQ" lines.
+    Layouts: ``<group>/{GT,LQ}``, ``{GT,LQ}/<group>``, archives ``<group>.zip``, or a ``.txt`` of "GT, LQ" lines.
 
     Args:
         root: The folder, or the list.
@@ -56,7 +56,7 @@ class FoundIR(TestSet):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """Add how the pairs differ from the published test set's; where they do, figures do not compare with published ones."""
+        """Return the settings, with any difference from the published test set, which makes figures incomparable."""
         difference = missing_test_pairs(Counter(entry.group for entry in self.contents.entries))
         return super().protocol() | ({"differs_from_published": difference} if difference else {})
 
@@ -98,17 +98,16 @@ def _load_from_shards(pairs: ShardPairs, number: int) -> Images:
 class PairFolders(TestSet):
     """Two folders of degraded images and truths under the root, or under each sub-folder, which then names a group.
 
-    GoPro, HIDE, RealBlur, LOL, Rain100L, DA-CLIP's ten and most others:
-
-    a root with ``input`` and ``target`` (Restormer's ``test/GoPro``), or one whose sub-folders have them (Restormer's ``test``, DA-CLIP's
-    ``val``); LOL's ``eval15``, ``Test`` or ``Real_captured/Test``. Images are paired by name, without suffixes.
+    For GoPro, HIDE, RealBlur, LOL, Rain100L, DA-CLIP's ten and most others. The root has folders such as ``input`` and ``target``
+    (Restormer's ``test/GoPro``), or its sub-folders have them (Restormer's ``test``, DA-CLIP's ``val``). LOL's root is ``eval15``, ``Test``
+    or ``Real_captured/Test``. Images are paired by name, without suffixes.
 
     Args:
         root: The folder.
         sides: Names of the folders of degraded images and of truths; null looks for the usual ones.
-        truth_name: A regular expression and its replacement that make a truth's name of an image's, where they differ: ``["_.*", ""]`` for
+        truth_name: Regular expression and replacement that turn an image's name into its truth's, where they differ: ``["_.*", ""]`` for
             haze, ``["^low", "normal"]`` for LOL v2 as it was released.
-        degradations: What degraded the images; null takes it from the names of root and groups.
+        degradations: Degradations of the images; null takes them from the names of root and groups.
         **options: As in `TestSet`.
     """
 
@@ -125,7 +124,11 @@ class PairFolders(TestSet):
         self.sides, self.truth_name, self.degradations = sides, truth_name, degradations
 
     def find(self) -> Contents:
-        """Pair the folders of the root, or else of its sub-folders."""
+        """Pair the folders of the root, or else of its sub-folders.
+
+        Raises:
+            ValueError: None of them has two such folders, or one has several such pairs.
+        """
         own = self._sides_in(self.root)
         homes = {self.root: own} if own else {folder: sides for folder in visible_folders(self.root) if (sides := self._sides_in(folder))}
         if not homes:
@@ -170,7 +173,11 @@ class CDD11(TestSet):
         super().__init__(root, **options)
 
     def find(self) -> Contents:
-        """Pair each degradation's folder with the clean one."""
+        """Pair each degradation's folder with the clean one.
+
+        Raises:
+            ValueError: There is no folder ``clear``.
+        """
         clean = self.root / CDD11_CLEAN
         if not clean.is_dir():
             raise ValueError(
@@ -197,7 +204,11 @@ class SIDDBlocks(TestSet):
         super().__init__(root, **options)
 
     def find(self) -> Contents:
-        """List the blocks by image and number, from the files' headers."""
+        """List the blocks by image and number, from the files' headers.
+
+        Raises:
+            ValueError: A file is missing, or its blocks have another shape.
+        """
         from scipy.io import whosmat
 
         shapes = {}
@@ -271,7 +282,7 @@ class Unpaired(TestSet):
 
     Args:
         root: The folder.
-        degradations: What degraded the images; null takes it from the names of root and groups.
+        degradations: Degradations of the images; null takes them from the names of root and groups.
         **options: As in `TestSet`.
     """
 

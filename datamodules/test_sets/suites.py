@@ -20,8 +20,8 @@ class SuitePart:
     Attributes:
         lq: Folder of the degraded images below the root.
         gt: Folder of the truths; None for clean images that are made noisy when they are read.
-        degradation: What degraded the images.
-        truth_name: A regular expression and its replacement that make a truth's name of an image's, where they differ.
+        degradation: Degradation of the images.
+        truth_name: Regular expression and replacement that turn an image's name into its truth's, where they differ.
     """
 
     lq: str
@@ -31,7 +31,7 @@ class SuitePart:
 
 
 class _Suite(TestSet):
-    """The sets of a suite that are present; each is a group, a noisy one a group for each sigma.
+    """Test sets of a suite that are present; each is one group, a noisy one a group for each sigma.
 
     Args:
         root: The folder that holds the sets, or one whose ``test`` does.
@@ -47,7 +47,11 @@ class _Suite(TestSet):
         self.sets, self.sigmas = sets, tuple(sigmas or SIGMAS)
 
     def find(self) -> Contents:
-        """List the sets."""
+        """List the images of the chosen sets.
+
+        Raises:
+            ValueError: A chosen set is missing, or no set is present.
+        """
         present = {name: home for name in self.SETS if (home := self._home(self.SETS[name])) is not None}
         chosen = list(present) if self.sets is None else self.sets
         if not chosen or not set(chosen) <= present.keys():
