@@ -33,6 +33,12 @@ _MEMORY_SHARE = 0.25
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
 
 
+EMBEDDED_NOTICE = (
+    "The embedded weights were trained on synthetic scenes and can make real photographs worse: compare before you keep a result, or give "
+    "--checkpoint with weights trained on your own pairs."
+)
+
+
 def restore(
     inputs: list[str],
     output: str,
@@ -96,6 +102,8 @@ def restore(
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         failed = restore_all(restorer, todo, settings, explain=explain)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
+    if checkpoint is None and len(todo) > len(failed):
+        print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
         sys.exit(1)
 
@@ -185,7 +193,8 @@ def _print_forecast(restorer: Restorer, images: int, megapixels: float, settings
         pace = seconds_per_megapixel(restorer, megapixels, settings=settings)
     except (MemoryError, torch.OutOfMemoryError):
         return  # each image will report it itself
-    print(f"{images} images, {megapixels:.1f} megapixels: about {in_words(pace * megapixels)} ({pace:.1f} s a megapixel)", file=sys.stderr)
+    count, time = f"{images} image{'s' if images != 1 else ''}", in_words(pace * megapixels)
+    print(f"{count}, {megapixels:.1f} megapixels: about {time} ({pace:.1f} s a megapixel)", file=sys.stderr)
 
 
 def _write_chart(chart: Image.Image, target: Path) -> None:

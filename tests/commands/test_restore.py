@@ -101,8 +101,10 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
     whole = restore_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels, tile=16, progress=shares.append)
     assert len(shares) > 10 and sum(shares) == pytest.approx(1)
     assert run("in", "out", "--tile", "16", "--explain") == 0
-    forecast, bar = capsys.readouterr().err.split("s a megapixel)")
-    assert re.match(r"1 images, 0\.0 megapixels: about 1 s \([\d.]+ $", forecast) and "100%" in bar
+    said = capsys.readouterr().err
+    forecast, bar = said.split("s a megapixel)")
+    assert "can make real photographs worse" in said
+    assert re.match(r"1 image, 0\.0 megapixels: about 1 s \([\d.]+ $", forecast) and "100%" in bar
     assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
     assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
 
