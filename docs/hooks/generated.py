@@ -6,6 +6,7 @@ Classes are read by griffe without importing them; the verbs' functions are impo
 import ast
 import inspect
 import json
+import posixpath
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +54,14 @@ KEYS = {
 }
 """Classes whose arguments are config keys. ``.*`` is every public class of a module, ``.__all__`` every public name of a package."""
 
+ON_SITE = {
+    "docs/start/notebook.ipynb": "start/restore_explain_steer.md",
+    "slurm/README.md": "guides/slurm.md",
+    "benchmarks/RESULTS.md": "results/RESULTS.md",
+    "benchmarks/scaling.md": "results/scaling.md",
+}
+"""Files of the repository and the pages that show them: links in docs/ name the file, so that they work without the site too."""
+
 NOT_KEYS = ("Benchmark", "BenchmarkDataModule", "Contents", "Entry")
 """Former names, and records that no config names."""
 
@@ -80,15 +90,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/configs.md": configs_page(),
         "reference/config_keys.md": keys_page(packages),
         "reference/api/mimdit.md": public_page(packages),
-        "start/restore_explain_steer.md": notebook("docs/start/notebook.ipynb"),
-        "guides/slurm.md": repository_file("slurm/README.md"),
-        "results/RESULTS.md": repository_file("benchmarks/RESULTS.md"),
-        "results/scaling.md": repository_file("benchmarks/scaling.md"),
     }
+    pages |= {page: (notebook if path.endswith(".ipynb") else repository_file)(path) for path, page in ON_SITE.items()}
     pages |= {f"reference/api/{name}.md": room_page(packages, *room) for name, room in ROOMS.items()}
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Return the page with links to files of `ON_SITE`, and paths of built reference pages, turned into links to the site's pages."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def link(text: str, target: str) -> str:
+        return f"[{text}]({posixpath.relpath(target, folder or '.')})"
+
+    def on_site(found: re.Match[str]) -> str:
+        path, mark, anchor = found[2].partition("#")
+        shown = ON_SITE.get(posixpath.normpath(posixpath.join("docs", folder, path)))
+        return link(found[1], shown + mark + anchor) if shown else found[0]
+
+    markdown = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", on_site, markdown)
+    return re.sub(r"`build/docs/(reference/[\w/]+)\.html`", lambda found: link(found[1], f"{found[1]}.md"), markdown)
 
 
 def repository_file(path: str) -> str:
