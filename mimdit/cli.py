@@ -48,7 +48,11 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "info": "mimdit.commands.shards:info",
     },
     "prompts": {"encode": "mimdit.commands.prompts:encode"},
-    "metrics": {"list": "mimdit.commands.metrics:list_metrics", "fetch": "mimdit.commands.metrics:fetch"},
+    "metrics": {
+        "list": "mimdit.commands.metrics:list_metrics",
+        "fetch": "mimdit.commands.metrics:fetch",
+        "fit-niqe": "mimdit.commands.metrics:fit_niqe",
+    },
 }
 """This project's own verbs: each a function, or a group of verbs. The first line of the function's docstring is its line in the help."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
-_LIGHT = ("__future__", "collections.abc", "pathlib", "typing")
+_LIGHT = ("__future__", "collections.abc", "cyclopts", "pathlib", "typing")
 """Modules whose imports are run to evaluate annotations."""
 
 

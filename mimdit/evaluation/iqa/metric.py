@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from mimdit.evaluation.iqa.weights import HubFile, WeightFile, of_clip, of_pyiqa, of_timm, of_torchvision
+from mimdit.evaluation.iqa.weights import FittedFile, HubFile, WeightFile, of_clip, of_fit, of_pyiqa, of_timm, of_torchvision
 
 GT_MEAN = "_gt_mean"
 """Suffix of full-reference metrics after the output's mean brightness was set to the truth's."""
@@ -27,6 +27,7 @@ class Metric:
         options: Options in place of pyiqa's defaults.
         least: Minimum length of an image's shorter side, in pixels.
         weights: Functions that return the files it loads.
+        weights_option: Option that takes the path of the first of these files; empty if pyiqa finds them itself.
         lower_better: If true, lower is better.
         of_sets: If true, it compares two sets of images.
     """
@@ -36,14 +37,20 @@ class Metric:
     reference: bool
     options: dict[str, Any] = field(default_factory=dict)
     least: int = 1
-    weights: tuple[Callable[[], WeightFile | HubFile], ...] = ()
+    weights: tuple[Callable[[], WeightFile | HubFile | FittedFile], ...] = ()
+    weights_option: str = ""
     lower_better: bool = False
     of_sets: bool = False
 
     @property
-    def files(self) -> list[WeightFile | HubFile]:
+    def files(self) -> list[WeightFile | HubFile | FittedFile]:
         """Weight files that it loads, present or missing."""
         return [make() for make in self.weights]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that pyiqa creates it with: the options, and the path of the weights if it takes one."""
+        return self.options | ({self.weights_option: str(self.files[0].place)} if self.weights_option else {})
 
     def problem(self) -> str | None:
         """Return a line about the missing files; None if the metric is ready."""
@@ -87,6 +94,9 @@ _KNOWN = (
     ),
     Metric("niqe", "niqe", False, least=96, lower_better=True, weights=_pyiqa("niqe_modelparameters.mat")),
     Metric("niqe_matlab", "niqe_matlab", False, least=96, lower_better=True, weights=_pyiqa("niqe_matlab_params.mat")),
+    Metric(
+        "niqe_fitted", "niqe", False, least=512, lower_better=True, weights=(of_fit,), weights_option="pretrained_model_path",
+    ),  # few blocks make its covariance unreliable
     Metric("piqe", "piqe", False, least=8, lower_better=True),
     Metric("liqe", "liqe", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_koniq.pt"))),
     Metric("liqe_mix", "liqe_mix", False, least=224, weights=(partial(of_clip, "ViT-B/32"), *_pyiqa("liqe_mix.pt"))),
@@ -111,7 +121,7 @@ METRICS = {metric.name: metric for metric in _KNOWN}
 
 DEFAULT_METRICS = (
     "psnr", "psnry", "psnr_ycbcr", "ssim", "ssimc", "ms_ssim", "gmsd", "fsim", "vif", "nlpd", "lpips", "dists",
-    "piqe", "niqe", "liqe", "musiq", "clipiqa", "clipiqa+_vitL14_512", "maniqa-pipal",
+    "piqe", "niqe", "niqe_fitted", "liqe", "musiq", "clipiqa", "clipiqa+_vitL14_512", "maniqa-pipal",
 )  # fmt: skip
 """Metrics that are scored by default."""
 

@@ -111,12 +111,12 @@ class Scorer:
 
     def _model(self, metric: Metric) -> torch.nn.Module:
         """Return the metric's model, which its variants share."""
-        name = (metric.pyiqa, *metric.options.items())
+        name = (metric.pyiqa, *metric.arguments.items())
         if name not in self._models:
             import pyiqa
 
             with quietly(), hub_offline():
-                self._models[name] = pyiqa.create_metric(metric.pyiqa, device=self.device, **metric.options)
+                self._models[name] = pyiqa.create_metric(metric.pyiqa, device=self.device, **metric.arguments)
         return self._models[name]
 
 

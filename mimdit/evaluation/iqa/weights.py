@@ -1,9 +1,10 @@
-"""Weight files of metrics: where each is loaded from, and how it is checked and fetched. Works without pyiqa."""
+"""Weight files of metrics: where each is loaded from, and how it is checked, fetched or fitted. Works without pyiqa."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,8 @@ from urllib.error import URLError
 import torch
 from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from mimdit.core.files import replace_when_whole
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,22 @@ class WeightFile:
         if self.always_checked and not _checksum(self.place, self.place.stat().st_mtime_ns).startswith(self.sha256):
             return f"needs {self.url} as {self.place}, where there is a damaged file of that name"
         return None
+
+    def take(self, folder: Path) -> bool:
+        """Copy it from ``folder``, if it lies there under its name, to its place; return whether it does.
+
+        Raises:
+            ValueError: The folder's file has another checksum.
+        """
+        source = folder / self.place.name
+        if not source.is_file():
+            return False
+        if not _checksum(source, source.stat().st_mtime_ns).startswith(self.sha256):
+            raise ValueError(f"{source} is damaged or another file: its SHA-256 does not begin with {self.sha256}; fetch {self.url} again")
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        with replace_when_whole(self.place) as temporary:
+            shutil.copyfile(source, temporary)
+        return True
 
     def fetch(self) -> None:
         """Download it to its place; the file is whole or absent.
@@ -73,6 +92,15 @@ class HubFile:
         found = try_to_load_from_cache(self.repository, self.name)
         return None if isinstance(found, str) else f"needs {self.name} of {self.repository} on the Hugging Face hub in {self.place}"
 
+    def take(self, folder: Path) -> bool:
+        """Copy the repository's folder of another hub cache, if ``folder`` holds it, into this one; return whether it does."""
+        target = Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
+        source = folder / target.name
+        if not source.is_dir():
+            return False
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        return True
+
     def fetch(self) -> None:
         """Download it into the cache.
 
@@ -84,6 +112,23 @@ class HubFile:
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             message = f"{self.name} of {self.repository} cannot be reached on the Hugging Face hub. {_elsewhere(self.place)}"
             raise OSError(message) from error
+
+
+@dataclass(frozen=True)
+class FittedFile:
+    """A file that a command of this project writes; it cannot be downloaded.
+
+    Attributes:
+        place: Path that the loading code reads.
+        command: The command.
+    """
+
+    place: Path
+    command: str
+
+    def problem(self) -> str | None:
+        """Return the reason why the file cannot be used; None if it can."""
+        return None if self.place.is_file() else f"needs {self.place}, which {self.command} writes"
 
 
 def _elsewhere(place: Path) -> str:
@@ -116,6 +161,11 @@ def of_pyiqa(name: str) -> WeightFile:
     """Return a file of pyiqa's repository of weights; pyiqa keeps it under its name in the URL, where "+" is "%2B"."""
     url = hf_hub_url(_PYIQA_REPOSITORY, name)
     return WeightFile(url, pyiqa_cache() / os.path.basename(url))
+
+
+def of_fit() -> FittedFile:
+    """Return the model of pristine images that this project fits for NIQE."""
+    return FittedFile(pyiqa_cache() / "niqe_fitted.mat", "mimdit metrics fit-niqe FOLDER")
 
 
 def of_torchvision(model: str) -> WeightFile:

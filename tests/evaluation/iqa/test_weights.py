@@ -15,7 +15,7 @@ from pyiqa.utils import download_util
 from mimdit import cli
 from mimdit.commands import metrics as commands
 from mimdit.evaluation.iqa import METRICS, WeightFile, weights
-from mimdit.evaluation.iqa.weights import of_clip
+from mimdit.evaluation.iqa.weights import HubFile, of_clip
 
 
 @pytest.mark.parametrize("name, url", [
@@ -111,3 +111,34 @@ def test_the_commands_take_names_as_words(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["metrics", "fetch", "psnr", "nima"])
     assert "metric 'nima' is not known" in capsys.readouterr().err
+
+
+def test_fetch_from_a_folder_copies_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mimdit.evaluation.iqa.weights.pyiqa_cache", lambda: tmp_path / "cache")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "niqe_modelparameters.mat").write_bytes(b"model")
+    cli.main(["metrics", "fetch", "niqe", "niqe_matlab", "niqe_fitted", "--from", str(tmp_path / "from")])
+    printed = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "cache" / "niqe_modelparameters.mat").read_bytes() == b"model"
+    assert printed[0] == f"copied {tmp_path / 'cache' / 'niqe_modelparameters.mat'}"
+    assert printed[1].startswith(f"not in {tmp_path / 'from'}: needs https://") and "niqe_matlab_params.mat" in printed[1]
+    assert printed[2].endswith("which mimdit metrics fit-niqe FOLDER writes")
+
+
+def test_a_damaged_file_is_not_taken(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"half")
+    file = WeightFile("http://127.0.0.1:9/w.pth", tmp_path / "place" / "w.pth", sha256="00")
+    with pytest.raises(ValueError, match="w.pth is damaged or another file"):
+        file.take(tmp_path)
+    assert not file.place.exists()
+
+
+def test_hub_repositories_are_taken_from_another_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "from" / "models--a--b" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert HubFile("a/b", "model.safetensors").take(tmp_path / "from") and not HubFile("a/c", "x").take(tmp_path / "from")
+    assert (tmp_path / "hub" / "models--a--b" / "snapshots" / "0" / "model.safetensors").read_bytes() == b"weights"
