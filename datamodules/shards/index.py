@@ -102,7 +102,7 @@ class ShardIndex:
             "samples": self.samples,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
-        with replace_when_whole(self.folder / INDEX_NAME) as path:
+        with replace_when_whole(Path(self.folder) / INDEX_NAME) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
     def check_sizes(self) -> None:
