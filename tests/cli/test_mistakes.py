@@ -9,18 +9,39 @@ from tests.cli.tiny_experiment import told, written
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["--trainer.max_stepz=3", "--data.init_args.batch_sise=3", "--model.init_args.emma=0.5", "--model.init_args.head.init_args.widht=3"],
+    ("option", "nearest"),
+    [
+        ("--trainer.max_stepz=3", "--trainer.max_steps"),
+        ("--modelx.init_args.ema=0.5", "--model"),
+        ("--data.init_args.batch_sise=3", "batch_size"),
+        ("--model.init_args.emma=0.5", "ema"),
+        ("--model.init_args.head.init_args.widht=3", "width"),
+        ("--model.optimizer.momentumm=0.5", "momentum"),
+    ],
 )
-def test_a_typo_on_the_command_line_is_named(capsys, config, option):
+def test_a_typo_on_the_command_line_is_named_with_the_nearest_key(capsys, config, option, nearest):
     key = option.removeprefix("--").partition("=")[0].rpartition(".")[2]
-    assert key in told(capsys, "fit", "--config", config, option)
+    message = told(capsys, "fit", "--config", config, option)
+    assert key in message and message.count(f"Did you mean {nearest}?") == 1
 
 
-def test_a_typo_deep_in_a_config_is_named(capsys, config, tmp_path):
-    typo = written(tmp_path / "typo.yaml", {"model": {"init_args": {"head": {"init_args": {"widht": 3}}}}})
-    message = told(capsys, "fit", "--config", config, "--config", typo)
-    assert "widht" in message and "Traceback" not in message
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [
+        ({"model": {"init_args": {"head": {"init_args": {"widht": 3}}}}}, "width"),
+        ({"model": {"init_args": {"rowz": 3}}}, "rows"),
+        ({"trainer": {"max_stepz": 3}}, "trainer.max_steps"),
+        ({"modelx": {"init_args": {"rows": 3}}}, "model"),
+    ],
+)
+def test_a_typo_in_a_config_is_named_with_the_nearest_key(capsys, config, tmp_path, typo, nearest):
+    message = told(capsys, "fit", "--config", config, "--config", written(tmp_path / "typo.yaml", typo))
+    assert message.count(f"Did you mean {nearest}?") == 1 and "Traceback" not in message
+
+
+def test_a_key_without_a_near_one_gets_no_suggestion(capsys, config):
+    message = told(capsys, "fit", "--config", config, "--model.head.xyzzy=3")
+    assert "xyzzy" in message and "Did you mean" not in message
 
 
 def test_a_missing_config_file_is_named(capsys):
