@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from callbacks.loggers import log_scalars, purge_lost_events
 from callbacks.retention import CheckpointRecord, Retention
 from mimdit.core.collectives import on_rank_zero, save_together
+from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import newest_complete, remove_checkpoint, tidy
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -78,7 +79,7 @@ class CompleteCheckpoint(ModelCheckpoint):
         """Number of checkpoints of this run that could not be written."""
         self._failed_in_a_row = 0
         self._step_of_last_batch = 0
-        self._record: CheckpointRecord | None = None
+        self._record: CheckpointRecord  # from the start of training on
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the folder of an earlier run after every rank has read the checkpoint to resume from.
@@ -87,7 +88,7 @@ class CompleteCheckpoint(ModelCheckpoint):
         """
         super().on_train_start(trainer, pl_module)
         purge_lost_events(trainer)
-        if not trainer.fast_dev_run:
+        if not connected(trainer).fast_dev_run:
             trainer.strategy.barrier()
             resumed = on_rank_zero(lambda: self._take_over(trainer.ckpt_path))
             if resumed is not None:
@@ -96,12 +97,15 @@ class CompleteCheckpoint(ModelCheckpoint):
 
     def _take_over(self, ckpt_path: str | Path | None) -> str | None:
         """Clean up the folder and read its record; return the path of the resumed checkpoint if the record lists it."""
+        assert self.dirpath is not None, "ModelCheckpoint.setup sets it"
         folder = Path(self.dirpath)
         if folder.is_dir():
             tidy(folder)
         self._record = CheckpointRecord(folder)
-        resumed = None if ckpt_path is None else Path(ckpt_path).resolve()
-        recorded = resumed is not None and resumed.parent == folder.resolve() and resumed.name in self._record.names()
+        if ckpt_path is None:
+            return None
+        resumed = Path(ckpt_path).resolve()
+        recorded = resumed.parent == folder.resolve() and resumed.name in self._record.names()
         return str(folder / resumed.name) if recorded else None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -179,7 +183,7 @@ class CompleteCheckpoint(ModelCheckpoint):
         Raises:
             ValueError: Validation does not log the monitored value.
         """
-        if self.score_name is None or trainer.fast_dev_run or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if self.score_name is None or connected(trainer).fast_dev_run or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.score_name not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
@@ -208,7 +212,8 @@ class CompleteCheckpoint(ModelCheckpoint):
 
     def newest(self, trainer: L.Trainer) -> Path | None:
         """Return the newest complete checkpoint of the folder, or None."""
-        return newest_complete(Path(self._ModelCheckpoint__resolve_ckpt_dir(trainer)))
+        folder = self._ModelCheckpoint__resolve_ckpt_dir(trainer)  # pyright: ignore[reportAttributeAccessIssue]  # a mangled name
+        return newest_complete(Path(folder))
 
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
         """Return the checkpoint that ``--ckpt_path last`` stands for."""

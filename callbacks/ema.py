@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.non_finite import step_was_skipped
+
+
+class MovingAverage(Protocol):
+    """Part of `mimdit.training.ema.ExponentialMovingAverage` that the callback uses."""
+
+    def update(self, step: int) -> None:
+        """Include the live weights after optimizer step ``step``."""
+
+    def swap(self) -> None:
+        """Exchange live and averaged weights in place."""
 
 
 class EMAUpdate(L.Callback):
@@ -28,7 +38,7 @@ class EMAUpdate(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Report a module without a moving average."""
-        if getattr(pl_module, "ema", None) is None:
+        if _average_of(pl_module) is None:
             rank_zero_info(f"EMAUpdate: {type(pl_module).__name__} has no moving average, so nothing is averaged")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -39,13 +49,15 @@ class EMAUpdate(L.Callback):
         """Update after an optimizer step, but not after other micro-batches of an accumulation window or a skipped step."""
         if trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
-            if getattr(pl_module, "ema", None) is not None and not step_was_skipped(trainer):
-                pl_module.ema.update(self._last_step)
+            ema = _average_of(pl_module)
+            if ema is not None and not step_was_skipped(trainer):
+                ema.update(self._last_step)
 
     def _swap(self, pl_module: L.LightningModule, average: bool) -> None:
         """Put the averaged or the live weights in place."""
-        if self.evaluate_average and self._swapped is not average and getattr(pl_module, "ema", None) is not None:
-            pl_module.ema.swap()
+        ema = _average_of(pl_module)
+        if self.evaluate_average and self._swapped is not average and ema is not None:
+            ema.swap()
             self._swapped = average
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -75,3 +87,7 @@ class EMAUpdate(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Swap the average out, so that a checkpoint saved after an interruption has the live weights in their place."""
         self._swap(pl_module, average=False)
+
+
+def _average_of(pl_module: L.LightningModule) -> MovingAverage | None:
+    return getattr(pl_module, "ema", None)

@@ -83,23 +83,24 @@ class ExpertUtilization(L.Callback):
         statistics = utilization(self._window)
         self._since_figure.add(self._window)
         self._window.reset()
-        self._grow_older(statistics, step - self._window_start)
+        age_MGE = self._grow_older(statistics, step - self._window_start)
         self._window_start = step
         if writer is None:
             return
         if not self._laid_out:
             writer.add_custom_scalars(scalar_layout(len(statistics.gate_MG), statistics.groups))
             self._laid_out = True
-        for tag, value in {**self._summary(statistics), **self._detail(statistics)}.items():
+        for tag, value in {**self._summary(statistics, age_MGE), **_detail(statistics, age_MGE)}.items():
             writer.add_scalar(tag, value, step)
 
-    def _grow_older(self, statistics: Utilization, steps: int) -> None:
-        """Set the age of an expert in use to 0, and add the length of the window to the age of an unused one."""
+    def _grow_older(self, statistics: Utilization, steps: int) -> torch.Tensor:
+        """Set the age of an expert in use to 0, and add the length of the window to the age of an unused one; return the ages."""
         if self._age_MGE is None or self._age_MGE.shape != statistics.unused_MGE.shape:
             self._age_MGE = torch.zeros(statistics.unused_MGE.shape, dtype=torch.int64)
         self._age_MGE = torch.where(statistics.unused_MGE, self._age_MGE + steps, 0)
+        return self._age_MGE
 
-    def _summary(self, statistics: Utilization) -> dict[str, float]:
+    def _summary(self, statistics: Utilization, age_MGE: torch.Tensor) -> dict[str, float]:
         """Return the scalars of the whole model: means, and the worst gate."""
         information, chance = statistics.information_MG, statistics.chance_MG
         return {
@@ -107,32 +108,14 @@ class ExpertUtilization(L.Callback):
             "experts/max_violation_worst": statistics.max_violation_MG.max().item(),
             "experts/load_entropy_mean": statistics.load_entropy_MG.mean().item(),
             "experts/load_entropy_worst": statistics.load_entropy_MG.min().item(),
-            "experts/dead": float((self._age_MGE >= self.dead_after).sum()),
-            "experts/dead_age_worst": float(self._age_MGE.max()),
+            "experts/dead": float((age_MGE >= self.dead_after).sum()),
+            "experts/dead_age_worst": float(age_MGE.max()),
             "experts/image_entropy": statistics.image_entropy_MG.mean().item(),
             "experts/gate_entropy": statistics.gate_entropy_M.mean().item(),
             "experts/nmi_mean": information.mean().item(),
             "experts/nmi_best": information.max().item(),
             "experts/nmi_chance": chance.mean().item(),
         }
-
-    def _detail(self, statistics: Utilization) -> dict[str, float]:
-        """Return the scalars of every gate and expert. The first part of a tag is a folded section on TensorBoard's page: three in all."""
-        scalars = {}
-        for block in range(len(statistics.gate_MG)):
-            for index, group in enumerate(statistics.groups):
-                place, at = f"block{block}/{group}", (block, index)
-                scalars[f"experts_gates/outer/{place}"] = statistics.gate_MG[at].item()
-                scalars[f"experts_gates/max_violation/{place}"] = statistics.max_violation_MG[at].item()
-                scalars[f"experts_gates/load_entropy/{place}"] = statistics.load_entropy_MG[at].item()
-                scalars[f"experts_gates/image_entropy/{place}"] = statistics.image_entropy_MG[at].item()
-                scalars[f"experts_gates/nmi/{place}"] = statistics.information_MG[at].item()
-                scalars[f"experts_gates/nmi_chance/{place}"] = statistics.chance_MG[at].item()
-                scalars[f"experts_gates/dead_age/{place}"] = float(self._age_MGE[at].max())
-                for expert in statistics.mask_GE[index].nonzero().flatten().tolist():
-                    scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
-                    scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()
-        return scalars
 
     def _draw(self, writer: SummaryWriter | None, step: int) -> None:
         """Draw all closed windows since the last figures."""
@@ -150,3 +133,22 @@ class ExpertUtilization(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the ages."""
         self._age_MGE = None if state_dict["age"] is None else torch.tensor(state_dict["age"])
+
+
+def _detail(statistics: Utilization, age_MGE: torch.Tensor) -> dict[str, float]:
+    """Return the scalars of every gate and expert. The first part of a tag is a folded section on TensorBoard's page: three in all."""
+    scalars = {}
+    for block in range(len(statistics.gate_MG)):
+        for index, group in enumerate(statistics.groups):
+            place, at = f"block{block}/{group}", (block, index)
+            scalars[f"experts_gates/outer/{place}"] = statistics.gate_MG[at].item()
+            scalars[f"experts_gates/max_violation/{place}"] = statistics.max_violation_MG[at].item()
+            scalars[f"experts_gates/load_entropy/{place}"] = statistics.load_entropy_MG[at].item()
+            scalars[f"experts_gates/image_entropy/{place}"] = statistics.image_entropy_MG[at].item()
+            scalars[f"experts_gates/nmi/{place}"] = statistics.information_MG[at].item()
+            scalars[f"experts_gates/nmi_chance/{place}"] = statistics.chance_MG[at].item()
+            scalars[f"experts_gates/dead_age/{place}"] = float(age_MGE[at].max())
+            for expert in statistics.mask_GE[index].nonzero().flatten().tolist():
+                scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
+                scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()
+    return scalars

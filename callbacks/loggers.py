@@ -5,8 +5,10 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 from torch.utils.tensorboard import SummaryWriter
+
+from mimdit.core.connected_trainer import connected
 
 
 def log_scalars(trainer: L.Trainer, scalars: dict[str, float], step: int) -> None:
@@ -42,5 +44,6 @@ def purge_lost_events(trainer: L.Trainer) -> None:
     writer = tensorboard_writer(trainer)
     if writer is not None and trainer.global_step:
         next_one = trainer.global_step + 1
-        step = next_one - 1 if next_one % trainer.log_every_n_steps == 0 else next_one
+        step = next_one - 1 if next_one % connected(trainer).log_every_n_steps == 0 else next_one
+        assert writer.file_writer is not None, "an open writer has one"
         writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)

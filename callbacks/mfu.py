@@ -45,7 +45,9 @@ class MFU(L.Callback):
         """Copy the model's shapes before a strategy shards it, and look up the peak."""
         if stage != "fit":
             return
-        self._twin, self._costs = meta_twin(pl_module), {}
+        twin = meta_twin(pl_module)
+        assert isinstance(twin, L.LightningModule)
+        self._twin, self._costs = twin, {}
         self._peak = None if self.peak_tflops is None else self.peak_tflops * 1e12
         if self._peak is None:
             device = trainer.strategy.root_device

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.loggers import log_scalars
 from mimdit.core.collectives import gather, own_part
+from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import newest_complete
 
 _SHOWN = 8
@@ -120,7 +121,7 @@ class NonFiniteGuard(L.Callback):
 
 def step_was_skipped(trainer: L.Trainer) -> bool:
     """Return true if a `NonFiniteGuard` of ``trainer`` skipped the newest optimizer step."""
-    return any(isinstance(callback, NonFiniteGuard) and callback.skipped for callback in trainer.callbacks)
+    return any(isinstance(callback, NonFiniteGuard) and callback.skipped for callback in connected(trainer).callbacks)
 
 
 def finite_gradients(module: torch.nn.Module) -> torch.Tensor:

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -57,7 +58,7 @@ class Preemption(Checkpoint):
         Raises:
             ValueError: There is no `CompleteCheckpoint`, or it comes later.
         """
-        if stage == "fit" and _saver(trainer) is None:
+        if stage == "fit" and _find_saver(trainer) is None:
             raise ValueError(
                 "callbacks.Preemption saves through callbacks.CompleteCheckpoint; put one before it in trainer.callbacks,"
                 " in place of Lightning's ModelCheckpoint"
@@ -105,7 +106,13 @@ class Preemption(Checkpoint):
         raise Preempted(code)
 
 
-def _saver(trainer: L.Trainer) -> CompleteCheckpoint | None:
+def _saver(trainer: L.Trainer) -> CompleteCheckpoint:
+    saver = _find_saver(trainer)
+    assert saver is not None, "setup has checked it"
+    return saver
+
+
+def _find_saver(trainer: L.Trainer) -> CompleteCheckpoint | None:
     """Return the `CompleteCheckpoint`; None if there is none or `Preemption` comes first."""
     savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, CompleteCheckpoint)]
     first = trainer.checkpoint_callbacks[0]
@@ -114,12 +121,15 @@ def _saver(trainer: L.Trainer) -> CompleteCheckpoint | None:
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
     """Return true if Lightning validates before the next batch; a run resumed from a checkpoint saved now would skip that validation."""
-    return trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None, "the loop has fetched a batch"
+    return trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _forget_validation(trainer: L.Trainer) -> None:
     """Set the loop's state to the first batch of this validation being processed, so that the resumed run starts it again."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    assert isinstance(progress.total, _ProcessedTracker)
     progress.reset_on_run()
     progress.total.started = progress.total.ready
     progress.total.processed = progress.total.completed = progress.total.ready - 1

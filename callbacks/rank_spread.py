@@ -51,15 +51,15 @@ class RankSpread(L.Callback):
         """Count the time since the end of the last batch as waiting for data."""
         now = time.perf_counter()
         self._waited += now - self._idle_since
-        self._batch_since = _mark(trainer.strategy.root_device) or now
+        self._batch_since, self._batch_mark = now, _mark(trainer.strategy.root_device)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         """Stop counting; from here on ranks wait for one another."""
         mark = _mark(trainer.strategy.root_device)
-        if mark is None:
+        if mark is None or self._batch_mark is None:
             self._computed += time.perf_counter() - self._batch_since
         else:
-            self._events.append((self._batch_since, mark))
+            self._events.append((self._batch_mark, mark))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Compare the ranks and log at the end of an interval."""

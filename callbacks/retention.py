@@ -95,7 +95,7 @@ class CheckpointRecord:
 
     def scores(self) -> dict[str, float]:
         """Return the scores of the checkpoints that exist and have one."""
-        return {name: self._scores[name] for name in self.names() if self._scores[name] is not None}
+        return {name: score for name in self.names() if (score := self._scores[name]) is not None}
 
     def remove(self, name: str) -> None:
         """Drop a checkpoint from the record; the caller removes the file."""

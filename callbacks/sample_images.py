@@ -60,9 +60,10 @@ class ImageGrid(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write one picture per sample, which gets its own card with a step slider; two images per row fill a card."""
-        if not self._active:
+        writer = tensorboard_writer(trainer)
+        if not self._active or writer is None:
             return
-        writer, seen = tensorboard_writer(trainer), {}
+        seen: dict[str, int] = {}
         for group, _, strip in self._choice.chosen():
             seen[group] = seen.get(group, 0) + 1
             tag = f"images/{group}" if seen[group] == 1 else f"images/{group}_{seen[group]}"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mimdit.core.batch import ATOMS
 from mimdit.core.collectives import gather
+from mimdit.core.connected_trainer import connected
 from mimdit.core.files import replace_when_whole
 from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
 from mimdit.evaluation.iqa.metric import DEFAULT_METRICS, metrics_named
@@ -69,7 +70,7 @@ class Scores(L.Callback):
         self._sets: dict[str, str | None] = {}
         self._rows: list[ScoreRow] = []
         self._features: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-        self._scorer: Scorer | None = None
+        self._scorer: Scorer  # from the start of a test or a validation on
         self._inception: InceptionFeatures | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,9 +108,9 @@ class Scores(L.Callback):
             if self.routing and outputs.get("routing") is not None:
                 row["routing"] = routing_of(outputs["routing"], index)
             self._rows.append(row)
-            sides = {"output": outputs["restored"], "input": batch["lq"], "truth": batch.get("gt")}
-            sides = {side: None if images is None else images[index : index + 1] for side, images in sides.items()}
-            if self._inception is not None and sides["truth"] is not None:
+            batches = {"output": outputs["restored"], "input": batch["lq"], "truth": batch.get("gt")}
+            sides: dict[str, torch.Tensor] = {side: images[index : index + 1] for side, images in batches.items() if images is not None}
+            if self._inception is not None and "truth" in sides:
                 self._features[image_of(row)] = {side: self._inception(image) for side, image in sides.items()}
             if self.images:
                 self._keep(Path(row["test_set"], group, row["key"]), sides["output"], trainer)
@@ -257,7 +258,8 @@ class Quality(Scores):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prepare the metrics, unless a `Scores` callback writes the same file."""
-        others = [callback for callback in trainer.callbacks if isinstance(callback, Scores) and not isinstance(callback, Quality)]
+        callbacks = connected(trainer).callbacks
+        others = [callback for callback in callbacks if isinstance(callback, Scores) and not isinstance(callback, Quality)]
         self._tests = self.path is not None or not others
         if self._tests:
             super().on_test_start(trainer, pl_module)

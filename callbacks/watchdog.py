@@ -91,11 +91,13 @@ class Watchdog(L.Callback):
 
     def _watch(self, over: threading.Event) -> None:
         reported: Heartbeat | None = None
+        stderr = sys.__stderr__
+        assert stderr is not None, "a process of a run has a stderr"
         try:
             while True:
                 # If this thread cannot run any more, the fault handler's still does: it needs no lock.
                 patience = self.timeout_seconds + self.exit_seconds + 2 * self._interval
-                faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
+                faulthandler.dump_traceback_later(patience, exit=True, file=stderr)
                 self._write(self._heartbeat)
                 if over.wait(self._interval):
                     return
@@ -106,7 +108,7 @@ class Watchdog(L.Callback):
                     reported = self._heartbeat
                     self._report(reported, still)
                 if still > self.timeout_seconds + self.exit_seconds:
-                    _log.error("Rank %d exits with code %d: no progress for %.0f s.", reported.rank, EXIT_CODE, still)
+                    _log.error("Rank %d exits with code %d: no progress for %.0f s.", self._heartbeat.rank, EXIT_CODE, still)
                     os._exit(EXIT_CODE)
         finally:
             faulthandler.cancel_dump_traceback_later()

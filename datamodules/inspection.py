@@ -34,7 +34,9 @@ def look_into(places: str | list[str], store: ShardStore, number: int = 0) -> Lo
         ValueError: A place cannot be opened, or a sample cannot be decoded; the message names the file and the remedy.
     """
     if is_listed(places):
-        return _look_at_files(open_pairs(places, store))
+        pairs = open_pairs(places, store)
+        assert isinstance(pairs, ListedPairs)
+        return _look_at_files(pairs)
     return _look_at_shards(open_index(places, store), store, number)
 
 

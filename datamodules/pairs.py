@@ -1,9 +1,9 @@
 """Validation and test pairs: a fixed list, whole images, every pair on exactly one rank."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
@@ -49,7 +49,7 @@ def open_pairs(places: str | list[str], store: ShardStore) -> "ShardPairs | List
     return ShardPairs(index, store)
 
 
-def is_listed(places: str | list[str]) -> bool:
+def is_listed(places: str | list[str]) -> TypeGuard[str]:
     """Return true if ``places`` is a list or a folder without shards: pairs as they were released."""
     if not isinstance(places, str) or is_remote(places):
         return False
@@ -143,7 +143,12 @@ class ShareSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's entries in ascending order."""
-        return iter(range(self.rank, len(self.dataset), self.num_replicas))
+        return iter(self._share)
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self.dataset), self.num_replicas))
+        return len(self._share)
+
+    @property
+    def _share(self) -> range:
+        assert isinstance(self.dataset, Sized), "a fixed list has a length"
+        return range(self.rank, len(self.dataset), self.num_replicas)

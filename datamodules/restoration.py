@@ -16,6 +16,7 @@ from datamodules.streaming.order import SampleOrder
 from datamodules.streaming.partition import Partition, Progress
 from datamodules.streaming.state import continue_stream, stream_state
 from datamodules.streaming.stream import BadSamples, StreamBatch, StreamLoader, TrainStream, one_thread
+from mimdit.core.connected_trainer import connected
 
 _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
 
@@ -155,9 +156,10 @@ class RestorationDataModule(L.LightningDataModule):
             self._latents()
             if self.trainer.global_step == 0:
                 self._progress = None
-            if not any(isinstance(callback, _CountConsumed) for callback in self.trainer.callbacks):
+            callbacks = connected(self.trainer).callbacks
+            if not any(isinstance(callback, _CountConsumed) for callback in callbacks):
                 # First in the list: a ModelCheckpoint must save the position after the step.
-                self.trainer.callbacks.insert(0, _CountConsumed())
+                callbacks.insert(0, _CountConsumed())
 
     def train_dataloader(self) -> StreamLoader:
         """Return the endless stream, from its start or from the last completed step.
@@ -236,6 +238,7 @@ class RestorationDataModule(L.LightningDataModule):
         """Return every rank's position in the stream; a collective, which Lightning calls on all ranks when saving."""
         if self._progress is None:
             return self._loaded
+        assert self._mixture is not None and self._partition is not None, "set together with the progress"
         return stream_state(self.seed, self._index().hashes, self._mixture, self._partition, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -282,9 +285,10 @@ class RestorationDataModule(L.LightningDataModule):
         return self._evaluated[name]
 
     def _place(self, name: str) -> str | list[str]:
-        if self.folders[name] is None:
+        places = self.folders[name]
+        if places is None:
             raise ValueError(f"data.{name} is not set. Give a folder of shards, such as one that `mimdit shards quickstart` wrote.")
-        return self.folders[name]
+        return places
 
     def _evaluation(self, name: str) -> DataLoader:
         """Return a loader over a fixed list of pairs, split over the ranks."""
@@ -323,10 +327,12 @@ class _CountConsumed(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: StreamBatch, batch_idx: int
     ) -> None:
-        trainer.datamodule.mark_consumed(batch)
+        data, every_n_steps = connected(trainer).datamodule, connected(trainer).log_every_n_steps
+        assert isinstance(data, RestorationDataModule), "it has added this callback"
+        data.mark_consumed(batch)
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:
-            self._log_faults(trainer, trainer.datamodule.bad)
+        if stepped and every_n_steps and self._step % every_n_steps == 0:
+            self._log_faults(trainer, data.bad)
 
     def _log_faults(self, trainer: L.Trainer, bad: BadSamples) -> None:
         own = torch.tensor([float(len(bad.reasons)), float(len(bad.lost_shards))], device=trainer.strategy.root_device)
@@ -334,15 +340,16 @@ class _CountConsumed(L.Callback):
         if counts != self._counts:
             self._counts = counts
             for logger in trainer.loggers:
-                scalars = dict(zip(("faults/skipped_samples", "faults/lost_shards"), counts))
+                scalars = {"faults/skipped_samples": counts[0], "faults/lost_shards": counts[1]}
                 logger.log_metrics(scalars, step=trainer.global_step)
 
 
 def _check_length(trainer: L.Trainer) -> None:
     """Refuse limits that an endless stream never reaches."""
-    if trainer.overfit_batches:
+    overfit_batches = connected(trainer).overfit_batches
+    if overfit_batches:
         raise ValueError(
-            f"trainer.overfit_batches is {trainer.overfit_batches}, but it does not repeat batches of an endless stream. "
+            f"trainer.overfit_batches is {overfit_batches}, but it does not repeat batches of an endless stream. "
             "Set data.overfit to a number of samples instead."
         )
     bounded_epochs = isinstance(trainer.limit_train_batches, int) and not isinstance(trainer.limit_train_batches, bool)

@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.conversion.images import BadImageError
 from datamodules.conversion.options import Options
 from datamodules.conversion.plan_file import Plan, StoredPlan, pair_bytes, read_planned_shard
-from datamodules.conversion.write import interleave_groups, make_samples, read_images
+from datamodules.conversion.write import Shard, interleave_groups, make_samples, read_images
 from datamodules.shards.folder import is_done
 from datamodules.sources.members import MemberReader
 from datamodules.sources.pairing import SourcePair
@@ -33,7 +33,8 @@ def describe_groups(header: dict[str, Any]) -> str:
     """Return a table of a plan's groups, and the skipped archives and folders."""
     groups = header["groups"]
     rows = [(name, group["shards"], group["pairs"], group["bytes"]) for name, group in groups.items()]
-    rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
+    shards, pairs, size = (sum(group[counted] for group in groups.values()) for counted in ("shards", "pairs", "bytes"))
+    rows.append(("all", shards, pairs, size))
     width = max(len(row[0]) for row in rows)
     lines = [f"{header['root']} ({header['layout']})", f"{'group':<{width}} {'shards':>7} {'pairs':>9} {'GiB':>10}"]
     lines += [f"{name:<{width}} {shards:>7} {pairs:>9} {size / 2**30:>10.3f}" for name, shards, pairs, size in rows]
@@ -90,14 +91,18 @@ def _estimate(plan: Plan | StoredPlan, options: Options) -> Estimate:
 
 def _sampled(plan: Plan | StoredPlan) -> list[SourcePair]:
     """Return a few pairs from shards all over the plan; the order inside a shard is random, so its first pairs are representative."""
-    shards: Sequence[Any] = interleave_groups(plan.shards)
-    chosen = shards[:: max(1, len(shards) // _TRIED)][:_TRIED]
+    if isinstance(plan, StoredPlan):
+        chosen = [read_planned_shard(plan.path, line.offset) for line in _spread(plan.shards)]
+    else:
+        chosen = _spread(plan.shards)
     each = -(-_TRIED // len(chosen))
-    found = []
-    for shard in chosen:
-        whole = read_planned_shard(plan.path, shard.offset) if isinstance(plan, StoredPlan) else shard
-        found += whole.pairs[:each]
-    return found[:_TRIED]
+    return [pair for shard in chosen for pair in shard.pairs[:each]][:_TRIED]
+
+
+def _spread(shards: Sequence[Shard]) -> list[Shard]:
+    """Return a few shards from all over the plan."""
+    shards = interleave_groups(shards)
+    return shards[:: max(1, len(shards) // _TRIED)][:_TRIED]
 
 
 def _existing(path: Path) -> Path:

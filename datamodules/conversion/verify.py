@@ -85,7 +85,8 @@ def _digest_rest(file: BinaryIO, digest: Any) -> None:
 def _sample_problems(span: SampleSpan, data: bytes, group: str, decode: bool) -> Iterator[str]:
     """Yield the problems of one sample."""
     try:
-        members = dict(read_members(io.BytesIO(data), span.key, lambda name: True))
+        read = read_members(io.BytesIO(data), span.key, lambda name: True)
+        members = {name: content for name, content in read if content is not None}
     except (tarfile.TarError, OSError, ShardError) as error:
         yield f"its span is not part of a tar ({error})"
         return

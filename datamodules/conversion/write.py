@@ -121,7 +121,8 @@ def make_samples(pair: SourcePair, images: Images | BadImageError, atoms: Sequen
     key = key_of(pair.group, pair.stem)
     if options.tile is None:
         return [{"__key__": key, **stored, "json": fields}]
-    return cut_tiles(key, *map(decode_upright, images), options.tile, options.tile_codec, fields)
+    lq, gt = (decode_upright(image) for image in images)
+    return cut_tiles(key, lq, gt, options.tile, options.tile_codec, fields)
 
 
 def _position(pair: SourcePair, side: str) -> tuple[str, int]:

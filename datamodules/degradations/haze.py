@@ -51,7 +51,8 @@ def haze(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
     It acts on sRGB values, as in RESIDE (arXiv 1712.04143) and the methods trained on it.
     """
-    depth = depth_map(*image.shape[:2], rng)
+    height, width = image.shape[:2]
+    depth = depth_map(height, width, rng)
     return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
 
 
@@ -97,7 +98,8 @@ def linear(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
     In linear light the same air light covers dark scenes sooner, so the mean transmission falls less than in `haze`, by ``severity **
     1.5``.
     """
-    depth = edged_depth(image, rng) if rng.random() < 0.5 else depth_map(*image.shape[:2], rng)
+    height, width = image.shape[:2]
+    depth = edged_depth(image, rng) if rng.random() < 0.5 else depth_map(height, width, rng)
     transmission = transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity**1.5)
     return to_srgb(scatter(to_linear(image), transmission, to_linear(colored_air(rng))))
 

@@ -27,7 +27,9 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
     pixels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, "OpenCV could not encode a JPEG"
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / np.float32(255.0)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "OpenCV could not decode its own JPEG"
+    return decoded[..., ::-1].astype(np.float32) / np.float32(255.0)
 
 
 def jpeg(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:

@@ -84,7 +84,8 @@ def lit(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndar
     """Darken an image ``[H, W, 3]`` unevenly: `STOPS` on average over a `shadow_map`; the remaining light is warm or cold."""
     stops, tint = STOPS * rng.uniform(0.85, 1.1), np.array([1.0, 0.0, -1.0]) * rng.normal(0.0, 0.08)
     strength = rng.uniform(0.0, 2.0) * (rng.random() < 0.5)
-    shadow = shadow_map(*image.shape[:2], rng)
+    height, width = image.shape[:2]
+    shadow = shadow_map(height, width, rng)
     light = to_linear(image) * np.exp2(np.float32(-stops * severity) * shadow)[..., None] * np.exp(tint * severity).astype(np.float32)
     if severity <= 0.0 or strength == 0.0:
         return to_srgb(light)

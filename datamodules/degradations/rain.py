@@ -57,7 +57,8 @@ def rain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
     """
     brightness = rng.uniform(0.7, 1.0) * (0.5 + 0.5 * severity)
     veil = 0.15 * severity * rng.uniform(0.3, 1.0)
-    light = 1.0 - (1.0 - veil) * (1.0 - np.float32(brightness) * rain_map(*image.shape[:2], severity, rng))
+    height, width = image.shape[:2]
+    light = 1.0 - (1.0 - veil) * (1.0 - np.float32(brightness) * rain_map(height, width, severity, rng))
     tint = np.array([0.97, 0.985, 1.0], np.float32)
     return 1.0 - (1.0 - image) * (1.0 - light[..., None] * tint)
 

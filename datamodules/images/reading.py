@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
 
 from datamodules.images.formats import HEAD, ImageFormat, UnreadableImageError, format_of, jpeg_ends
 from datamodules.images.photo import Photo, exif_of, orientation_of, turn_upright, xmp_of
@@ -75,7 +77,7 @@ def _shown(error: Exception) -> str:
     return "Pillow cannot identify it" if "BytesIO object" in str(error) or "BufferedReader" in str(error) else str(error)
 
 
-def _open(file: io.IOBase, kind: ImageFormat) -> Image.Image:
+def _open(file: IO[bytes], kind: ImageFormat) -> Image.Image:
     return Image.open(file, formats=[kind.name])
 
 
@@ -110,6 +112,7 @@ def _bits(image: Image.Image, data: bytes, kind: ImageFormat) -> int:
     if kind.name == "PNG":
         return data[24]
     if kind.name == "TIFF":
+        assert isinstance(image, TiffImageFile), "opened as TIFF"
         bits = set(image.tag_v2.get(258, (1,)))
         if max(bits) > 16 or image.tag_v2.get(339, (1,))[0] == 3:
             raise UnreadableImageError("it has floating-point or 32-bit pixels; convert it to 16 bits per channel")
@@ -166,7 +169,7 @@ def _forgiven(read, image: Image.Image, name: str, remarks: list[str]):
         return None
 
 
-def _usable(dpi: object) -> tuple[float, float] | None:
+def _usable(dpi: Any) -> tuple[float, float] | None:
     try:
         across, down = (float(value) for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):

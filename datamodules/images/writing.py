@@ -28,8 +28,8 @@ def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG) -> b
     hold are dropped; `lost_in` lists them.
     """
     if kind not in _DEEP and pixels.dtype == np.uint16:
-        pixels, alpha = (None if part is None else np.round(part / 257).astype(np.uint8) for part in (pixels, photo.alpha))
-        photo = dataclasses.replace(photo, alpha=alpha)
+        pixels, alpha = np.round(pixels / 257).astype(np.uint8), photo.alpha
+        photo = dataclasses.replace(photo, alpha=None if alpha is None else np.round(alpha / 257).astype(np.uint8))
     if kind in _OPAQUE:
         photo = dataclasses.replace(photo, alpha=None)
     together = pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])

@@ -78,12 +78,11 @@ class CutSamples(Dataset):
 
     def _crops(self, shard: LatentShard, sample: RawSample, stem: str) -> list[Crop]:
         record, crops = self.record, []
-        composed = shard.group != shard.source.group
-        pair = None if composed else decode_pair(sample)
+        pair = decode_pair(sample) if shard.group == shard.source.group else None  # otherwise the group is composed
         fields = {name: value for name, value in json.loads(sample.json or "{}").items() if not name.startswith("latents_")}
         for number in range(record.crops):
             rng = named_rng(record.seed, "latents", shard.group, sample.key, number)
-            if composed:
+            if pair is None:
                 cut = composed_pair(sample, shard.group, record.crop, rng, flip=record.flip)
                 lq, gt = cut.lq, cut.gt
                 # The json describes another degraded image. The crop was degraded after cutting, so its place is not stored.

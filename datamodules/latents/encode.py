@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,6 +28,7 @@ from datamodules.shards.latents import LatentRecord, pack_latents
 from datamodules.streaming.stream import one_thread
 
 Sample = dict[str, Any]
+Fetched = TypeVar("Fetched")
 
 
 class Autoencoder(Protocol):
@@ -35,12 +36,15 @@ class Autoencoder(Protocol):
 
     def moments(self, images: torch.Tensor) -> torch.Tensor:
         """Return mean and log-variance ``[B, 2C, h, w]`` of images ``[B, 3, H, W]`` in 0..1."""
+        ...
 
     def to(self, device: torch.device) -> "Autoencoder":
         """Move to a device."""
+        ...
 
     def eval(self) -> "Autoencoder":
         """Switch to evaluation."""
+        ...
 
 
 def encode_shards(plan: LatentPlan, codec: Autoencoder, device: torch.device, *, part: Part = WHOLE, workers: int = 0) -> None:
@@ -143,6 +147,6 @@ def _counted(loader: DataLoader, bar: tqdm) -> Iterator[CutSample]:
         bar.update()
 
 
-def _as_it_is(sample: CutSample) -> CutSample:
+def _as_it_is(sample: Fetched) -> Fetched:
     """Return a sample unchanged: the DataLoader would turn arrays into tensors."""
     return sample

@@ -76,7 +76,7 @@ class ShardIndex:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ShardError(f"The shard folder {folder} does not exist. Give a folder that `mimdit shards …` has written, or write it.")
+            raise ShardError(f"The shard folder {folder} does not exist. {_how_to_write(folder)}")
         path = folder / INDEX_NAME
         if not path.is_file():
             remedy = "so this is not a finished folder of shards. Let `mimdit shards …` finish writing it."
@@ -102,7 +102,7 @@ class ShardIndex:
             "samples": self.samples,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
-        with replace_when_whole(self.folder / INDEX_NAME) as path:
+        with replace_when_whole(Path(self.folder) / INDEX_NAME) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
     def check_sizes(self) -> None:
@@ -169,6 +169,13 @@ class ShardIndex:
                 if taken:
                     kept.append(dataclasses.replace(shard, samples=taken))
         return dataclasses.replace(self, shards=tuple(kept))
+
+
+def _how_to_write(folder: Path) -> str:
+    if folder.parent.name == "quickstart" and folder.name in ("train", "validation", "test"):
+        return f"Write it: `mimdit shards quickstart {folder.parent}`."
+    commands = "`mimdit shards foundir`, `mimdit shards pairs` or `mimdit shards quickstart`"
+    return f"Name another, or write it by {commands}; the head of a config names the command for its data."
 
 
 def _parse(name: str, content: bytes) -> tuple[tuple[ShardEntry, ...], dict[str, Any]]:

@@ -64,7 +64,9 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None, "only a spawned process waits for its parent"
+    parent.join()
     os._exit(1)
 
 

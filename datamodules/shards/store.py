@@ -7,10 +7,13 @@ import os
 import time
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from datamodules.shards.index import INDEX_NAME, ShardEntry, ShardError, ShardIndex, Sidecar
 from mimdit.core.files import replace_when_whole
+
+if TYPE_CHECKING:
+    from webdataset.gopen import Pipe
 
 _CHUNK = 1 << 20
 
@@ -118,7 +121,7 @@ class ShardStore:
 
     def _fetch(self, place: str, copy: Path, size: int) -> None:
         """Copy a shard into the cache and make room for it."""
-        self.cache.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         started, copied = time.monotonic(), 0
         with _stream(place) as source, replace_when_whole(copy) as temporary, open(temporary, "wb") as target:
             while chunk := source.read(_CHUNK):
@@ -132,7 +135,7 @@ class ShardStore:
     def _make_room(self, newest: Path) -> None:
         """Remove the least recently used copies until the size limit holds."""
         found = []
-        for path in self.cache.glob("*.tar"):
+        for path in newest.parent.glob("*.tar"):
             try:
                 found.append((path.stat().st_mtime, path.stat().st_size, path))
             except FileNotFoundError:  # another process removed it
@@ -146,7 +149,7 @@ class ShardStore:
                 excess -= size
 
 
-def _stream(place: str) -> BinaryIO:
+def _stream(place: str) -> "BinaryIO | Pipe":
     """Open a place to read it once from front to back, remote ones through webdataset's openers.
 
     Local places must not reach these openers, which would run a file name that starts like a command.

@@ -195,8 +195,14 @@ def read_members(stream: BinaryIO, shard: str, wanted: Callable[[str], bool]) ->
                 raise ShardError(f"{member.name!r} in the shard {shard} is {kind}; shards hold only plain files. Do not use this shard.")
             if member.name.startswith("/") or "\\" in member.name or ".." in member.name.split("/"):
                 raise ShardError(f"{member.name!r} in the shard {shard} leads out of its folder. Do not use this shard.")
-            yield member.name, tar.extractfile(member).read() if wanted(member.name) else None
-            tar.members = []
+            yield member.name, _content(tar, member) if wanted(member.name) else None
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # without it memory grows with the tar; its types lack it
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "a plain file has content"
+    return file.read()
 
 
 def _group(stream: BinaryIO, shard: str) -> Iterator[RawSample]:

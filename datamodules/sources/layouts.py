@@ -85,16 +85,17 @@ def read_list(root: Path, meta: Path) -> Iterator[SourcePair | Reject]:
         gt, lq = _paths(line, f"{meta}, line {number}")
         group, stem = _place(gt, f"{meta}, line {number}")
         lq_group, _ = _place(lq, f"{meta}, line {number}")
-        members = [_member(root, path) for path in (lq, gt)]
+        lq_member, gt_member = _member(root, lq), _member(root, gt)
         first = first_lines.setdefault((group, stem), number)
         if lq_group != group:
             yield Reject(group, stem, f"line {number}: its LQ image is in another group, {lq_group}")
         elif first != number:
             yield Reject(group, stem, f"line {number}: line {first} has this stem already")
-        elif missing := [str(path) for path, member in zip((lq, gt), members) if member is None]:
+        elif lq_member is None or gt_member is None:
+            missing = [str(path) for path, member in ((lq, lq_member), (gt, gt_member)) if member is None]
             yield Reject(group, stem, f"line {number}: {' and '.join(missing)} is missing")
         else:
-            yield SourcePair(group, stem, *members)
+            yield SourcePair(group, stem, lq_member, gt_member)
 
 
 def _paths(line: str, where: str) -> tuple[PurePosixPath, PurePosixPath]:

@@ -82,7 +82,7 @@ def list_pair_folders(lq: Path, gt: Path, *, group: str) -> Listing:
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise ValueError(f"The folders {lq} and {gt} must be separate: images in both would be ambiguous.")
     root = Path(os.path.commonpath(folders.values()))
-    sides = [(side, folders[side]) for side in SIDES]
+    sides: list[tuple[Side, Path]] = [(side, folders[side]) for side in SIDES]
     return _assemble(root, "pair folders", [group], lambda _: _images_in(sides, root), {}, [])
 
 

@@ -67,11 +67,11 @@ def make_quotas(
     if not chosen:
         raise ValueError("data.groups is empty; name at least one training group, or set null for all.")
     total = sum(sizes[group] for group in set(chosen))
-    if weights is None and temperature in (None, 1):
-        return {group: sizes[group] for group in sorted(set(chosen)) if sizes[group]}
-    if temperature is not None and temperature <= 0:
-        raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 leaves the groups' sizes as they are).")
     if weights is None:
+        if temperature is None or temperature == 1:
+            return {group: sizes[group] for group in sorted(set(chosen)) if sizes[group]}
+        if temperature <= 0:
+            raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 leaves the groups' sizes as they are).")
         weights = {group: sizes[group] ** (1 / temperature) for group in chosen}
     if missing := sorted(set(chosen) - set(weights)):
         raise ValueError(f"data.weights does not name {', '.join(missing)}; give every chosen group a weight (0 leaves it out).")

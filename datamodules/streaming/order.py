@@ -8,7 +8,7 @@ the groups by a permutation of group labels drawn from (seed, e). The resulting 
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,7 @@ class SampleOrder:
         labels = np.repeat(np.arange(len(groups), dtype=np.int16), [self.mixture.quotas[group] for group in groups])
         return named_rng(self.seed, epoch, "groups").permutation(labels)
 
-    def _read_group(self, group: str, position: int, wanted: int) -> Iterator[SampleUse]:
+    def _read_group(self, group: str, position: int, wanted: int) -> Generator[SampleUse, None, None]:
         """Yield ``wanted`` samples of a group's order from ``position`` on, over as many repeats as needed."""
         shards = self.shards[group]
         size = sum(shard.samples for shard in shards)

@@ -151,7 +151,7 @@ class TrainStream(IterableDataset):
         consumer = self.rank * self.workers + local
         bad = BadSamples(*self.limits)
         collated = collate if self.latents is None else collate_latents
-        pairs: list[Pair | LatentPair] = []
+        pairs: list[Any] = []  # of `Pair`, or of `LatentPair` with latents
         names: list[str] = []
         skipped: list[tuple[str, str, bool]] = []
         unusable = 0
@@ -212,6 +212,7 @@ class StreamLoader(DataLoader):
         Raises:
             TooManyBadSamplesError: The workers of this rank found too many distinct unusable samples or shards.
         """
+        assert isinstance(self.dataset, TrainStream)
         self.progress.forget_pending()
         self.dataset.start_from(self.progress)
         for batch in super().__iter__():

@@ -54,7 +54,7 @@ def load_photograph(name: str) -> np.ndarray:
     galaxy or a stain should be), and motorcycle_right because it shows the same as motorcycle_left. Nothing is downloaded.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or the file is damaged.
         FileNotFoundError: The installed scikit-image lacks the file.
     """
     if name not in _FILES:
@@ -63,6 +63,8 @@ def load_photograph(name: str) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the installed scikit-image lacks its sample images, reinstall it from a wheel")
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} is damaged: reinstall scikit-image from a wheel")
     return np.ascontiguousarray(image[..., ::-1])
 
 

@@ -91,11 +91,18 @@ class TestSetDataModule(L.LightningDataModule):
         return self._loader()
 
     def _loader(self) -> DataLoader:
+        assert self._images is not None, "setup lists them"
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = DistributedSampler(self._images, num_replicas=ranks, rank=rank, shuffle=False) if ranks > 1 else None
-        workers = {"prefetch_factor": self.prefetch} if self.num_workers else {}
-        options = {"collate_fn": _one, "worker_init_fn": one_thread, "num_workers": self.num_workers}
-        return DataLoader(self._images, batch_size=1, sampler=sampler, **options, **workers)
+        return DataLoader(
+            self._images,
+            batch_size=1,
+            sampler=sampler,
+            collate_fn=_one,
+            worker_init_fn=one_thread,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch if self.num_workers else None,
+        )
 
 
 class BenchmarkDataModule(TestSetDataModule):
@@ -164,6 +171,14 @@ def crop_centrally(image: np.ndarray, multiple: int) -> np.ndarray:
 
 def _one(samples: list[dict[str, Any]]) -> Batch:
     (sample,) = samples
-    batch = {name: [sample[name]] for name in ("test_set", "group", "key", "degradations")}
-    batch |= {name: stack_images([sample[name]]) for name in ("lq", "gt") if sample[name] is not None}
-    return batch | {"degradation": torch.from_numpy(sample["degradation"])[None]}
+    batch = Batch(
+        test_set=[sample["test_set"]],
+        group=[sample["group"]],
+        key=[sample["key"]],
+        degradations=[sample["degradations"]],
+        degradation=torch.from_numpy(sample["degradation"])[None],
+        lq=stack_images([sample["lq"]]),
+    )
+    if sample["gt"] is not None:
+        batch["gt"] = stack_images([sample["gt"]])
+    return batch

@@ -3,10 +3,9 @@
 import json
 import logging
 import os
-import re
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 import lightning as L
 import torch.distributed as dist
@@ -20,7 +19,9 @@ import callbacks  # also for the short names of its classes
 import datamodules
 import mimdit
 from callbacks.preemption import Preempted, leave_together
+from mimdit.commands.config_parser import Parser
 from mimdit.core import stop_signals
+from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
 from mimdit.training.devices import slow_precision
 
@@ -28,24 +29,6 @@ VERBS = ("fit", "validate", "test", "predict")
 
 _NOT_A_FILE = ("best", "last", "hpc", "registry")
 """Values of ``ckpt_path`` that Lightning resolves itself."""
-
-
-_CLUTTER = re.compile(
-    r"\s*(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
-    r"|Given value type: <class '(dict|jsonargparse.*)'>|Given value: (\{|Namespace).*)"
-)
-"""Lines of jsonargparse's error that hide the key at fault among everything that may be None."""
-
-
-class Parser(LightningArgumentParser):
-    """Parser whose errors are a few lines."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with code 2 and the lines of ``message`` that lead to the key at fault."""
-        super().error("\n".join(line for line in message.splitlines() if not _CLUTTER.fullmatch(line)), ex)
-
-    def print_usage(self, file: TextIO | None = None) -> None:
-        """Print nothing: the usage is seventy lines, and the line after it names --help."""
 
 
 class TrainerCLI(LightningCLI):
@@ -92,7 +75,7 @@ class TrainerCLI(LightningCLI):
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if (warning := slow_precision(self.trainer)) is not None:
             rank_zero_warn(warning)
-        if not any(isinstance(callback, callbacks.Preemption) for callback in self.trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+        if not any(isinstance(callback, callbacks.Preemption) for callback in connected(self.trainer).callbacks):
             stop_signals.release()
         self._dump_config()
         built = self.config_dump["model"]

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from mimdit.core.connected_trainer import connected
+
 Result = TypeVar("Result")
 
 
@@ -48,7 +50,7 @@ def save_together(trainer: L.Trainer, path: str | Path) -> None:
     Raises:
         OSError: A rank could not write; raised on every rank.
     """
-    with trainer.profiler.profile("save_checkpoint"):
+    with connected(trainer).profiler.profile("save_checkpoint"):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
         failure = None
         try:

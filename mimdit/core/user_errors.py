@@ -58,6 +58,7 @@ def message_to_user(error: BaseException) -> str | None:
 
 def _innermost(error: BaseException) -> TracebackType:
     trace = error.__traceback__
+    assert trace is not None, "only raised errors are looked at"
     while trace.tb_next is not None:
         trace = trace.tb_next
     return trace

@@ -96,6 +96,7 @@ def check_sums(device: torch.device, timeout: float, repeats: int = 5) -> Findin
         if device.type == "cuda":
             torch.cuda.set_device(device)
         group = dist.new_group(backend=backend, timeout=timedelta(seconds=timeout))
+        assert not isinstance(group, int), "every rank is in the group"
         return _sums(device, backend, group, repeats)
     except RuntimeError as error:  # errors of a collective are RuntimeErrors
         remedy = "set NCCL_DEBUG=INFO for details, and check that every node has the network named by NCCL_SOCKET_IFNAME or NCCL_IB_HCA"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from torch.cuda import nccl
 
 from mimdit.diagnosis.finding import Finding
 
@@ -45,7 +46,7 @@ def nccl_version() -> str | None:
     """Return the NCCL version PyTorch was built with; None without NCCL."""
     if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
         return None
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    return ".".join(map(str, nccl.version()))
 
 
 def code_checksum() -> str:

@@ -110,8 +110,7 @@ def tidy(folder: Path) -> None:
 
     No run may be writing to ``folder``.
     """
-    for path in [path for path in folder.glob(".*") if _LEFTOVER.fullmatch(path.name)]:
-        name = _LEFTOVER.fullmatch(path.name)[1]
+    for path, name in [(path, found[1]) for path in folder.glob(".*") if (found := _LEFTOVER.fullmatch(path.name))]:
         if path.name.endswith(WRITING) and what_is_missing(path) is None:
             if (older := path.with_name(name)).exists():
                 remove_checkpoint(older)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, zeros
@@ -55,9 +56,10 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         """Shard the model, then build its optimizer, because sharding replaces the parameters."""
+        assert self.accelerator is not None and self.model is not None, "the Trainer connects both before it sets up its strategy"
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
-        shard(self.lightning_module, self._mesh)
+        shard(self._connected_module, self._mesh)
         self.model_to_device()
         self.barrier()
         fitting = trainer.state.fn == TrainerFn.FITTING
@@ -66,6 +68,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.setup_precision_plugin()
         if fitting:
             _optimizers_to_device(self.optimizers, self.root_device)
+
+    @property
+    def _connected_module(self) -> L.LightningModule:
+        module = self.lightning_module
+        assert module is not None, "the Trainer connects it before it sets up its strategy"
+        return module
 
     @property
     def _mesh(self) -> DeviceMesh:
@@ -78,13 +86,13 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return this rank's slices of the state dict."""
-        return self.lightning_module.state_dict()
+        return self._connected_module.state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return this rank's slices of the optimizer state, by parameter name."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        return by_name(optimizer.state_dict(), parameter_names(optimizer, self.lightning_module))
+        return by_name(optimizer.state_dict(), parameter_names(optimizer, self._connected_module))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         """Write a sharded folder; a collective.
@@ -105,14 +113,14 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load the weights that `load_checkpoint` read; the module has added the frozen ones that its checkpoints omit."""
-        live = self.lightning_module.state_dict()
+        live = self._connected_module.state_dict()
         state = {name: self._like(tensor, live.get(name)) for name, tensor in checkpoint["state_dict"].items()}
-        self.lightning_module.load_state_dict(state, strict=strict)
+        self._connected_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load optimizer states, by name or by number, whole or sharded."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            check_names(state, parameter_names(optimizer, self.lightning_module))
+            check_names(state, parameter_names(optimizer, self._connected_module))
             numbered = by_number(state)
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             sliced = {
@@ -139,13 +147,14 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
     """
     if isinstance(module, FSDPModule):
         return
-    if not hasattr(module, "shard_units"):
+    shard_units: Callable[[], list[list[nn.Module]]] | None = getattr(module, "shard_units", None)
+    if shard_units is None:
         raise ValueError(
             f"FSDP2Strategy cannot shard {type(module).__name__}: it has no shard_units(); add the method, or use strategy: ddp"
         )
     # The warning concerns in-place sums, and there are none here; tests/distributed/test_agreement.py would fail if there were.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    units = module.shard_units()
+    units = shard_units()
     _start_alike(module, mesh)
     # The root is also resharded after its forward pass. In validation no backward pass would do it, and the moving average could not be
     # swapped with gathered weights.

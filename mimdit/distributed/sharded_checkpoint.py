@@ -85,7 +85,7 @@ def read_sharded(folder: str | Path, allocate: Allocate | None = None) -> dict:
     single_process = allocate is None
     allocate = allocate or (lambda size, dtype: torch.empty(size, dtype=dtype))
     reader = _IndexReader(folder)
-    tensors = reader.read_metadata().state_dict_metadata
+    tensors = _tensors_of(reader.read_metadata())
     slices = {name: allocate(saved.size, saved.properties.dtype) for name, saved in tensors.items()}
     if slices:
         dcp.load(slices, storage_reader=reader, no_dist=single_process)
@@ -159,16 +159,25 @@ def _refusal(error: OSError | CheckpointException, folder: Path) -> BaseExceptio
     """Return an `OSError` that names the ranks that could not write, or ``error`` itself if something else failed."""
     if isinstance(error, OSError):
         return error
-    failures = {rank: failure for rank, (failure, _) in error.failures.items()}
-    if not all(isinstance(failure, OSError) for failure in failures.values()):
+    failures = {rank: failure for rank, (failure, _) in error.failures.items() if isinstance(failure, OSError)}
+    if len(failures) < len(error.failures):
         return error
     first = next(iter(failures.values()))
     return OSError(first.errno, f"{first.strerror} (on rank {', '.join(str(rank) for rank in sorted(failures))})", str(folder))
 
 
+def _tensors_of(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
+    """Return the metadata of the tensors by flat name; a sharded folder holds nothing else."""
+    tensors: dict[str, TensorStorageMetadata] = {}
+    for name, saved in metadata.state_dict_metadata.items():
+        assert isinstance(saved, TensorStorageMetadata), name
+        tensors[name] = saved
+    return tensors
+
+
 def _index(metadata: Metadata, files: dict[str, int], step: int | None) -> dict:
     tensors = {}
-    for name, saved in metadata.state_dict_metadata.items():
+    for name, saved in _tensors_of(metadata).items():
         chunks = []
         for chunk in saved.chunks:
             place = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
@@ -179,7 +188,9 @@ def _index(metadata: Metadata, files: dict[str, int], step: int | None) -> dict:
 
 def _split(checkpoint: dict) -> tuple[dict[str, torch.Tensor], dict]:
     """Return sharded tensors under flat names, and a copy of ``checkpoint`` without them."""
-    slices = {f"model/{name}": tensor for name, tensor in checkpoint["state_dict"].items() if isinstance(tensor, DTensor)}
+    slices: dict[str, torch.Tensor] = {
+        f"model/{name}": tensor for name, tensor in checkpoint["state_dict"].items() if isinstance(tensor, DTensor)
+    }
     whole = {name: tensor for name, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, DTensor)}
     rest = checkpoint | {"state_dict": whole}
     if "optimizer_states" in checkpoint:

@@ -80,4 +80,5 @@ def _as_eight_bit(images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tens
     """Return both as whole numbers 0..255 in fp32."""
     if images.shape != truth.shape:
         raise ValueError(f"images of shape {list(images.shape)} and {list(truth.shape)} cannot be compared; give both the same shape")
-    return tuple((tensor.detach().float().clamp(0, 1) * 255).round() for tensor in (images, truth))
+    images, truth = ((tensor.detach().float().clamp(0, 1) * 255).round() for tensor in (images, truth))
+    return images, truth

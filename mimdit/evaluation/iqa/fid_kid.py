@@ -19,8 +19,6 @@ SIDE = 299
 SUBSET, SUBSETS = 100, 100
 """Maximum number of images in a subset that KID compares, and the number of subsets."""
 
-_LOCAL = {"sync_on_compute": False}  # the features of all ranks have been gathered on this one
-
 
 class InceptionFeatures:
     """Inception features ``[2048]`` of single images, with the weights and the resizing of clean-fid, as in pyiqa's ``fid``."""
@@ -55,13 +53,14 @@ def set_distances(names: Iterable[str], images: np.ndarray, truths: np.ndarray) 
             scores[name], notes[name] = None, "needs at least two images"
             continue
         given = _Given(images.shape[1])
-        metric = FrechetInceptionDistance(given, **_LOCAL) if name == "fid" else _kid(given, min(SUBSET, len(images)))
+        # The features of all ranks have been gathered on this one.
+        metric = FrechetInceptionDistance(given, sync_on_compute=False) if name == "fid" else _kid(given, min(SUBSET, len(images)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             metric.update(torch.from_numpy(truths), real=True)
             metric.update(torch.from_numpy(images), real=False)
             value = metric.compute()
-        scores[name] = float(value if name == "fid" else value[0])
+        scores[name] = float(value[0] if isinstance(value, tuple) else value)  # KID also has a deviation
     return scores, notes
 
 
@@ -75,4 +74,4 @@ class _Given(torch.nn.Identity):
 
 def _kid(features: torch.nn.Module, subset: int) -> KernelInceptionDistance:
     with warnings.catch_warnings(action="ignore"):  # about the memory that features take
-        return KernelInceptionDistance(features, subsets=SUBSETS, subset_size=subset, **_LOCAL)
+        return KernelInceptionDistance(features, subsets=SUBSETS, subset_size=subset, sync_on_compute=False)

@@ -47,8 +47,11 @@ def aligned_scores(image: torch.Tensor, truth: torch.Tensor) -> tuple[float, flo
     scaled = np.float32((x * z).sum() / power) * z if power else z
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
     gray = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (x, scaled)]
+    start = np.eye(3, dtype=np.float32)
     try:
-        _, warp = cv2.findTransformECC(*gray, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5)
+        _, warp = cv2.findTransformECC(  # pyright: ignore[reportCallIssue]  # its types lack inputMask=None with gaussFiltSize
+            *gray, start, cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=5
+        )
     except cv2.error as error:
         raise NotAlignedError(f"no alignment was found ({error.err})") from error
     size = (x.shape[1], x.shape[0])

@@ -68,7 +68,7 @@ class Scorer:
             raise ValueError(f"an image of shape {list(image.shape)} and a truth of {list(truth.shape)} cannot be compared")
         if not image.isfinite().all():
             raise ValueError("an image to score has values that are not finite: the model returned them")
-        image, truth = (None if each is None else self.as_scored(each) for each in (image, truth))
+        image, truth = self.as_scored(image), None if truth is None else self.as_scored(truth)
         wanted = None if names is None else set(names)
         scores: dict[str, float | None] = {}
         notes: dict[str, str] = {}
@@ -92,6 +92,10 @@ class Scorer:
             return None, "no ground truth"
         if min(image.shape[2:]) < metric.least:
             return None, f"needs {metric.least} pixels a side, the image is {image.shape[3]}x{image.shape[2]}"
+        return self._of_image(metric, image) if truth is None or not metric.reference else self._of_pair(metric, image, truth)
+
+    def _of_pair(self, metric: Metric, image: torch.Tensor, truth: torch.Tensor) -> tuple[float | None, str]:
+        """Return a metric with reference, after the adjustment that its name asks for."""
         if metric.name.endswith(ALIGNED):
             try:
                 return aligned_scores(image, truth)[metric.name.startswith("ssim")], ""
@@ -101,10 +105,14 @@ class Scorer:
             image = match_mean(image, truth)
         if metric.name.removesuffix(GT_MEAN) in _OWN:
             return float(_OWN[metric.name.removesuffix(GT_MEAN)](image, truth)), ""
+        return self._of_image(metric, image, truth)
+
+    def _of_image(self, metric: Metric, *images: torch.Tensor) -> tuple[float | None, str]:
+        """Return the score by the metric's model of an image, or of image and truth."""
         model = self._model(metric)
         with torch.autocast(self.device.type, enabled=False):
             try:
-                value = float(model(image, truth) if metric.reference else model(image))
+                value = float(model(*images))
             except torch.linalg.LinAlgError:  # NIQE's fit to an image without any contrast
                 return None, "the image has no contrast to take statistics of"
         return (value, "") if math.isfinite(value) else (None, "the score is not finite")

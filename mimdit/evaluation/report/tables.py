@@ -170,7 +170,7 @@ RENDERERS: dict[str, Callable[..., str]] = {"md": to_markdown, "tex": to_latex, 
 
 
 def _marked(table: Table, line: Line, best: str, second: str) -> list[str]:
-    forms = {1: best, 2: second}
+    forms: dict[int | None, str] = {1: best, 2: second}
     return [forms.get(table.place(line, column), "{}").format(table.text(line, column)) for column in table.columns]
 
 

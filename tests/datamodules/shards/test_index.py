@@ -16,9 +16,19 @@ def test_an_index_survives_saving(tmp_path):
     assert again == index and again.hashes == index.hashes
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ShardError, match="nowhere does not exist"):
-        ShardIndex.load(tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("data/quickstart/train", "`mimdit shards quickstart {tmp_path}/data/quickstart`"),
+        ("data/own/train", "`mimdit shards pairs`"),
+        ("nowhere", "`mimdit shards foundir`"),
+    ],
+)
+def test_a_missing_folder_is_named_with_the_command_that_writes_it(tmp_path, folder, command):
+    with pytest.raises(ShardError) as caught:
+        ShardIndex.load(tmp_path / folder)
+    assert f"{tmp_path / folder} does not exist" in str(caught.value)
+    assert command.format(tmp_path=tmp_path) in str(caught.value)
 
 
 def test_a_missing_index_is_named(tmp_path):
