@@ -19,9 +19,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 
 from mimdit import cli
-from mimdit.commands import signature
 from mimdit.commands import trainer as trainer_verbs
-from mimdit.core import user_errors
+from mimdit.core import signature, user_errors
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
