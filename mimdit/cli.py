@@ -15,8 +15,8 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnknownCommandError, UnknownOptionError, UnusedCliTokensError, convert
 
-from mimdit.commands.signature import stand_in, summary
 from mimdit.core import stop_signals
+from mimdit.core.signature import stand_in, summary
 from mimdit.core.user_errors import EXIT_CODE, user_errors_in_one_paragraph
 
 TRAINER_VERBS = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
 
 from mimdit.backbone.pretrained import load_pretrained
@@ -12,12 +16,37 @@ from mimdit.core.rng import keyed_generator
 POSTERIORS = ("mean", "sample")
 
 
-class PixelCodec(nn.Module):
+class Codec(nn.Module):
+    """Conversion between images and latents, as `mimdit.DiTBackbone` uses it.
+
+    Attributes:
+        channels: Latent channels C.
+        downscale: Pixels per latent position, in each direction.
+        pointwise: True where each latent depends on one pixel and each pixel on one latent: images may then be cut anywhere.
+    """
+
+    channels: int
+    downscale: int
+    pointwise: bool
+
+    def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Encode images ``[B, 3, H, W]`` in 0..1 as fp32 latents; ``draws`` are the images' `draw_names` in training."""
+        raise NotImplementedError
+
+    def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
+        """Return fp32 latents from the cached mean and log-variance ``[B, 2C, h, w]`` of a posterior; ``draws`` as in `encode`."""
+        raise NotImplementedError
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents ``[B, C, h, w]`` to fp32 images ``[B, 3, H, W]``, nominally in 0..1 but not clamped."""
+        raise NotImplementedError
+
+
+class PixelCodec(Codec):
     """Identity codec for small models: latents are the pixels, in -1..1. Not in the paper."""
 
     channels, downscale = 3, 1
     pointwise = True
-    """True where each latent depends on one pixel and each pixel on one latent: images may then be cut anywhere."""
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
         """Encode images in 0..1 as fp32 latents in -1..1; ``draws`` is unused."""
@@ -35,7 +64,7 @@ class PixelCodec(nn.Module):
         return (latents.float() + 1) / 2
 
 
-class VAECodec(nn.Module):
+class VAECodec(Codec):
     """Frozen diffusers ``AutoencoderKL`` with latents ``(z - shift_factor) * scaling_factor`` (SD3, arXiv 2403.03206).
 
     The autoencoder runs in the precision of its weights or of autocast; posterior arithmetic, scale and shift, latents and images are fp32.
@@ -69,10 +98,10 @@ class VAECodec(nn.Module):
         if posterior not in POSTERIORS:
             raise ValueError(f"posterior {posterior!r} is unknown; choose {' or '.join(POSTERIORS)}")
         self.vae = load_pretrained(AutoencoderKL, pretrained, "vae", variant=variant, revision=revision).requires_grad_(False)
-        self.origin = self.vae.origin
-        self.channels = self.vae.config.latent_channels
-        self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.scale, self.shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0.0
+        self.origin, config = self.vae.origin, self.vae.config
+        self.channels = config["latent_channels"]
+        self.downscale = 2 ** (len(config["block_out_channels"]) - 1)
+        self.scale, self.shift = config["scaling_factor"], config["shift_factor"] or 0.0
         self.posterior = posterior
         if tiling:
             self.vae.enable_tiling()
@@ -91,7 +120,8 @@ class VAECodec(nn.Module):
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> torch.Tensor:
         """Return the posterior's mean and log-variance ``[B, 2C, h, w]``, neither shifted nor scaled, of images in 0..1."""
-        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
+        encoded = cast(AutoencoderKLOutput, self.vae.encode((images * 2 - 1).to(self.vae.dtype)))
+        posterior = encoded.latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     def from_moments(self, moments: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
@@ -105,5 +135,5 @@ class VAECodec(nn.Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents ``[B, C, h, w]`` to fp32 images ``[B, 3, H, W]``, nominally in 0..1 but not clamped."""
-        decoded = self.vae.decode((latents.float() / self.scale + self.shift).to(self.vae.dtype)).sample
-        return (decoded.float() + 1) / 2
+        decoded = cast(DecoderOutput, self.vae.decode((latents.float() / self.scale + self.shift).to(self.vae.dtype)))
+        return (decoded.sample.float() + 1) / 2

@@ -6,6 +6,7 @@ import copy
 import inspect
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -14,13 +15,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from mimdit.backbone import pixart, sd3
-from mimdit.backbone.codec import PixelCodec
+from mimdit.backbone.codec import Codec, PixelCodec
 from mimdit.backbone.family import Family
 from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
-from mimdit.backbone.pretrained import Origin, load_pretrained
+from mimdit.backbone.pretrained import Origin, load_pretrained, set_origin
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.rng import keyed_generator
@@ -29,7 +30,7 @@ from mimdit.training.losses import check_flow_loss, flow_error
 from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
 
-FAMILIES: tuple[Family, ...] = (sd3, pixart)
+FAMILIES: tuple[Family[Any], ...] = (sd3, pixart)
 """The supported families; a checkpoint's ``_class_name`` selects one."""
 
 KINDS = tuple(family.KIND for family in FAMILIES)
@@ -108,11 +109,11 @@ class DiTBackbone(L.LightningModule):
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
             if pretrained == "embedded":
-                self.transformer.origin = Origin("embedded")  # its path differs from machine to machine
+                set_origin(self.transformer, Origin("embedded"))  # its path differs from machine to machine
         set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
         check_flow_loss(flow_loss_on, sigma_min)
         self.sigma_min, self.flow_loss_on = sigma_min, flow_loss_on
-        self.codec = codec or PixelCodec()
+        self.codec = cast(Codec, codec or PixelCodec())
         geometry = self.family.geometry(self.transformer)
         if geometry.latent_channels != self.codec.channels:
             raise ValueError(
@@ -140,7 +141,7 @@ class DiTBackbone(L.LightningModule):
             self.compile_blocks()
 
     @property
-    def family(self) -> Family:
+    def family(self) -> Family[Any]:
         """Family of the transformer."""
         return next(family for family in FAMILIES if isinstance(self.transformer, family.KIND))
 
@@ -277,7 +278,7 @@ class DiTBackbone(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse cached training latents made by an autoencoder other than the codec."""
         if stage == "fit":
-            check_training_latents(self.trainer.datamodule, self.codec)
+            check_training_latents(getattr(self.trainer, "datamodule", None), self.codec)
 
     def compile_blocks(self) -> None:
         """Compile each transformer block."""
@@ -318,8 +319,8 @@ class DiTBackbone(L.LightningModule):
 
     def round_weights(self, dtype: torch.dtype) -> None:
         """Round the transformer's weights to ``dtype`` but keep their own dtype; the identity changes with them."""
-        own = self.transformer.dtype
-        self.transformer.to(dtype).to(own)
+        own, transformer = self.transformer.dtype, cast(nn.Module, self.transformer)  # diffusers wraps `to` without its self
+        transformer.to(dtype).to(own)
         vars(self).pop("frozen_identity", None)
 
     def quantize(self, dtype: torch.dtype) -> None:
@@ -334,7 +335,10 @@ class DiTBackbone(L.LightningModule):
         if self.lora is not None:
             save_lora(self.transformer, folder)
             return
-        transformer = self.transformer if is_int8(self.transformer) else copy.deepcopy(self.transformer).to(dtype)
+        transformer = self.transformer
+        if not is_int8(transformer):
+            transformer = copy.deepcopy(transformer)
+            cast(nn.Module, transformer).to(dtype)
         transformer.save_pretrained(folder, safe_serialization=True)
 
 

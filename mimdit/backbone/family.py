@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from diffusers import ModelMixin
 from torch import nn
+
+Transformer = TypeVar("Transformer", bound=ModelMixin)
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,36 @@ class Geometry:
     pooled_width: int
 
 
-class Family(Protocol):
-    """Module with these functions, such as `mimdit.backbone.sd3`; `mimdit.backbone.dit.FAMILIES` lists the families.
+class Family(Protocol[Transformer]):
+    """Module with these names, whose functions have no ``self``, such as `mimdit.backbone.sd3`.
 
-    ``KIND`` is the diffusers class. ``LORA_TARGETS`` are endings of the names of the linear layers that get adapters by default.
+    `mimdit.backbone.dit.FAMILIES` lists the families.
     """
 
-    KIND: type[ModelMixin]
-    LORA_TARGETS: Sequence[str]
+    @property
+    def KIND(self) -> type[Transformer]:
+        """The diffusers class."""
+        ...
 
-    def geometry(transformer: ModelMixin) -> Geometry:
+    @property
+    def LORA_TARGETS(self) -> Sequence[str]:
+        """Endings of the names of the linear layers that get adapters by default."""
+        ...
+
+    def geometry(self, transformer: Transformer) -> Geometry:
         """Return the sizes of ``transformer``, from its config."""
+        ...
 
-    def prepare(transformer: ModelMixin) -> None:
+    def prepare(self, transformer: Transformer) -> None:
         """Prepare ``transformer`` for residuals; called once."""
 
-    def unread(transformer: ModelMixin) -> set[nn.Module]:
+    def unread(self, transformer: Transformer) -> set[nn.Module]:
         """Return linear layers that do not influence the output: adapters there would never learn."""
+        ...
 
     def predict(
-        transformer: ModelMixin,
+        self,
+        transformer: Transformer,
         latents: torch.Tensor,
         sigma: torch.Tensor,
         tokens: torch.Tensor,
@@ -71,3 +83,4 @@ class Family(Protocol):
             residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks from ``i L / n``
                 (inclusive) to ``(i + 1) L / n`` (exclusive), but not after the last block. None for no residuals.
         """
+        ...

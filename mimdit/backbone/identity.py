@@ -30,7 +30,7 @@ def weights_sha256(module: nn.Module) -> str:
         if isinstance(tensor, DTensor):  # sharded over ranks, which all take part
             tensor = tensor.full_tensor()
         rounded = tensor.detach().dequantize().bfloat16() if tensor.is_floating_point() else tensor.detach()
-        digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(rounded.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -43,7 +44,7 @@ class LoRA:
     pretrained: str | None = None
 
 
-def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
+def add_lora(transformer: ModelMixin, family: Family[Any], lora: LoRA) -> None:
     """Add the adapters, in fp32, and freeze all other weights. B is zero, so the transformer's output is bitwise unchanged.
 
     Raises:
@@ -53,7 +54,13 @@ def add_lora(transformer: ModelMixin, family: Family, lora: LoRA) -> None:
         raise ValueError(f"lora rank={lora.rank} must be at least 1; to train no adapters leave lora out")
     alpha = lora.rank if lora.alpha is None else lora.alpha
     names = _target_names(transformer, family, lora)
-    _inject(transformer, LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=names, init_lora_weights="gaussian"))
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (peft divides it by the rank: it may be a fraction)
+        target_modules=names,
+        init_lora_weights="gaussian",
+    )
+    _inject(transformer, config)
     if lora.pretrained is not None:
         load_lora(transformer, lora.pretrained)
 
@@ -104,7 +111,8 @@ def load_lora(transformer: ModelMixin, folder: str | Path) -> LoRA:
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(weights[name])
-    return LoRA(rank=config.r, alpha=config.lora_alpha, targets=sorted(config.target_modules))
+    targets = config.target_modules
+    return LoRA(rank=config.r, alpha=config.lora_alpha, targets=[targets] if isinstance(targets, str) else sorted(targets or ()))
 
 
 def _inject(transformer: ModelMixin, config: LoraConfig) -> None:
@@ -121,7 +129,7 @@ def _config(transformer: ModelMixin) -> LoraConfig:
     return transformer.peft_config[_ADAPTER[1:]]
 
 
-def _target_names(transformer: ModelMixin, family: Family, lora: LoRA) -> list[str]:
+def _target_names(transformer: ModelMixin, family: Family[Any], lora: LoRA) -> list[str]:
     """Return the full names of the linear layers that get an adapter."""
     blocks = transformer.transformer_blocks
     wrong = [block for block in lora.blocks or () if not 0 <= block < len(blocks)]

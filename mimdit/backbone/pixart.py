@@ -28,12 +28,12 @@ def geometry(transformer: PixArtTransformer2DModel) -> Geometry:
     """Return the sizes. Position embeddings stretch with the image; ``max_size`` is the size of the training images."""
     config = transformer.config
     return Geometry(
-        latent_channels=config.in_channels,
-        token_patch=config.patch_size,
+        latent_channels=config["in_channels"],
+        token_patch=config["patch_size"],
         token_dim=transformer.inner_dim,
-        num_layers=config.num_layers,
-        max_size=config.sample_size,
-        text_width=config.caption_channels or config.cross_attention_dim,
+        num_layers=config["num_layers"],
+        max_size=config["sample_size"],
+        text_width=config["caption_channels"] or config["cross_attention_dim"],
         pooled_width=0,
     )
 
@@ -67,7 +67,7 @@ def predict(
         encoder_hidden_states=tokens,
         timestep=sigma * 1000,
         added_cond_kwargs=_size(latents) if transformer.use_additional_conditions else None,
-        cross_attention_kwargs=None if residuals is None else {"residuals": residuals, "num_layers": transformer.config.num_layers},
+        cross_attention_kwargs=None if residuals is None else {"residuals": residuals, "num_layers": transformer.config["num_layers"]},
         return_dict=False,
     )[0]
     return output[:, : latents.shape[1]]

@@ -10,7 +10,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import diffusers
 import huggingface_hub
@@ -62,14 +62,20 @@ def load_pretrained(
     unreadable = f"{pretrained} cannot be read as a diffusers {kind.__name__}"
     _check_weights(folder, variant, unreadable)
     try:
-        model, found = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             folder, variant=variant, use_safetensors=True, torch_dtype=compute_dtype(folder), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:  # diffusers raises any of these for a cut file or a tensor of another shape
         raise ValueError(f"{unreadable}: {error}; copy or save it anew") from error
+    model, found = cast(tuple[Model, dict[str, Any]], loaded)  # a pair because of output_loading_info
     _check_found(found, pretrained, kind)
-    model.origin = Origin(str(pretrained), commit)
+    set_origin(model, Origin(str(pretrained), commit))
     return model
+
+
+def set_origin(model: ModelMixin, origin: Origin) -> None:
+    """Store the source of a model as its attribute ``origin``."""
+    vars(model)["origin"] = origin
 
 
 def locate(

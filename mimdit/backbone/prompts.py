@@ -32,6 +32,9 @@ class PromptEmbeddings(nn.Module):
             ``text`` is None and the file holds several prompts.
     """
 
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+
     def __init__(
         self, token_width: int, pooled_width: int, file: str | None = None, text: str | None = None, unconditional: str = ""
     ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from diffusers import SD3Transformer2DModel
+from diffusers.models.attention import JointTransformerBlock
 from torch import nn
 
 from mimdit.backbone.family import Geometry
@@ -16,13 +19,13 @@ def geometry(transformer: SD3Transformer2DModel) -> Geometry:
     """Return the sizes; ``max_size`` is the size of the position table in the weights."""
     config = transformer.config
     return Geometry(
-        latent_channels=config.in_channels,
-        token_patch=config.patch_size,
+        latent_channels=config["in_channels"],
+        token_patch=config["patch_size"],
         token_dim=transformer.inner_dim,
-        num_layers=config.num_layers,
-        max_size=config.pos_embed_max_size * config.patch_size,
-        text_width=config.joint_attention_dim,
-        pooled_width=config.pooled_projection_dim,
+        num_layers=config["num_layers"],
+        max_size=config["pos_embed_max_size"] * config["patch_size"],
+        text_width=config["joint_attention_dim"],
+        pooled_width=config["pooled_projection_dim"],
     )
 
 
@@ -32,7 +35,9 @@ def prepare(transformer: SD3Transformer2DModel) -> None:
 
 def unread(transformer: SD3Transformer2DModel) -> set[nn.Module]:
     """Return the last block's text queries: they update only text tokens, which nothing reads after the last block."""
-    return {transformer.transformer_blocks[-1].attn.add_q_proj}
+    text_queries = cast(JointTransformerBlock, transformer.transformer_blocks[-1]).attn.add_q_proj
+    assert text_queries is not None  # every block of this class attends jointly
+    return {text_queries}
 
 
 def predict(

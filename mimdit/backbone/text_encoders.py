@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5TokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]  (an alias in transformers 5)
 )
 
 from mimdit.backbone.pretrained import locate

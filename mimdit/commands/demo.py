@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from mimdit.commands.loading import load_restorer
 from mimdit.commands.restore import device_named, tile_for_free_memory
+from mimdit.distributed.loading import load_restorer
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.pixels import restore_pixels
@@ -50,7 +50,9 @@ def demo(
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile)
     blocks = page(restorer, settings)
-    _, address, _ = blocks.launch(server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, **_look())
+    _, address, _ = blocks.launch(
+        server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, footer_links=[], theme=_theme()
+    )  # fmt: skip
     print(f"open {address} (Ctrl-C to stop)", flush=True)
     blocks.block_thread()
 
@@ -118,7 +120,6 @@ def _gradio():
     return gradio
 
 
-def _look() -> dict[str, object]:
-    """Return the look of the page, with the machine's own fonts: the theme's would be fetched from the web."""
-    themes = _gradio().themes
-    return {"footer_links": [], "theme": themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])}
+def _theme() -> gradio.themes.Base:
+    """Return gradio's theme with the machine's own fonts: the theme's would be fetched from the web."""
+    return _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

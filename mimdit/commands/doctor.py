@@ -74,7 +74,7 @@ def _together(
     timeout: float,
 ) -> list[Finding]:
     """Run the checks that need all ranks; return the merged findings on every rank."""
-    settings_found = [_read_config(config) if place.rank == 0 else None]
+    settings_found: list[Any] = [_read_config(config) if place.rank == 0 else None]
     dist.broadcast_object_list(settings_found)  # only one rank parses: hundreds would read all packages from a shared file system at once
     settings, found = settings_found[0]
     common = [met, *found, *_check_size(settings, place.world_size)]

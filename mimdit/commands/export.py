@@ -1,17 +1,26 @@
 """``mimdit export``: a training checkpoint as a folder of weights for inference."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from tqdm import tqdm
 
+from datamodules.collation import collate
+from datamodules.pairs import open_pairs
+from datamodules.shards import ShardStore
+from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.int8 import is_int8
-from mimdit.commands.loading import load_trained
-from mimdit.commands.measuring import measure
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.pruning import prune
+from mimdit.distributed.loading import load_trained
+from mimdit.evaluation.metrics import psnr
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.steering import MeasuredGates
+from mimdit.routing.routing import Routing
+from mimdit.routing.utilization import UtilizationCounts, utilization
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -70,7 +79,7 @@ def export(
     if int8:
         module = _quantized(module, _DTYPES[dtype] if complete else None)
         if data is not None:
-            print(f"int8: {measure(module, data, images, 'measuring again').psnr:.2f} dB")
+            print(f"int8: {_measure(module, data, images, 'measuring again').psnr:.2f} dB")
     if complete:
         MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
     else:
@@ -79,7 +88,7 @@ def export(
     print(f"wrote {folder} ({size / 2**20:.1f} MiB)")
 
 
-def _load(checkpoint: str) -> tuple[torch.nn.Module, str]:
+def _load(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
     if (Path(checkpoint) / "restorer.json").is_file():
         return Restorer.from_pretrained(checkpoint), "folder"
     return load_trained(checkpoint)
@@ -97,17 +106,58 @@ def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
 
 def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> Restorer:
     """Return the restorer with its measured gates, pruned to ``experts`` if given; print the measurements."""
-    before = after = measure(restorer, data, images, "measuring")
+    before = after = _measure(restorer, data, images, "measuring")
     print(f"{data}: {before.psnr:.2f} dB")
     if experts is not None:
         stored = restorer.conditioner.parameter_counts().stored
         pruned = prune(restorer.conditioner, before.load_MGE, experts)
         lost = float(1 - before.load_MGE.topk(experts, dim=-1).values.sum(dim=-1).mean())
         restorer = restorer.with_conditioner(pruned)
-        after = measure(restorer, data, images, "measuring again")
+        after = _measure(restorer, data, images, "measuring again")
         print(
             f"kept {experts} sub-experts of each group, {100 * lost:.1f} % of the choices were of others: {after.psnr:.2f} dB, "
             f"{after.psnr - before.psnr:+.2f}; the conditioner has {pruned.parameter_counts().stored:,} weights instead of {stored:,}"
         )
     restorer.measured_gates = after.gates
     return restorer
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """Quality of a restorer on pairs, the use of its experts, and its gates.
+
+    Attributes:
+        psnr: Mean PSNR in dB.
+        load_MGE: Use of the sub-experts ``[M, G, E]`` as shares of each gate's choices.
+        gates: Mean gates of each degradation.
+    """
+
+    psnr: float
+    load_MGE: torch.Tensor
+    gates: MeasuredGates
+
+
+def _measure(restorer: Restorer, data: str, images: int, title: str) -> _Measurement:
+    """Restore the first ``images`` pairs of shards or of a folder, which take the degradation groups in turn.
+
+    Args:
+        restorer: The restorer.
+        data: Shards, or a folder of pairs.
+        images: Maximum number of images to restore.
+        title: Title of the progress bar.
+
+    Raises:
+        ValueError: There are no pairs.
+    """
+    pairs = open_pairs(data, ShardStore())
+    if not len(pairs):
+        raise ValueError(f"{data} holds no pairs; give validation shards, or a folder of pairs")
+    counts, records, scores = UtilizationCounts(), [], []
+    for number in tqdm(range(min(images, len(pairs))), desc=title):
+        batch, seen = collate([pairs[number]]), list[Routing]()
+        assert "lq" in batch and "gt" in batch  # pairs are images, not cached latents
+        restored = restorer.restore(batch["lq"], explain=seen.append)
+        scores.append(psnr(restored, batch["gt"]))
+        counts.update(seen[0], batch["degradation"])
+        records.append((seen[0], batch["degradation"]))
+    return _Measurement(float(torch.cat(scores).mean()), utilization(counts).load_MGE, MeasuredGates.over(records))

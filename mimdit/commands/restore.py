@@ -2,10 +2,12 @@
 
 import io
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import psutil
 import torch
 from PIL import Image
@@ -13,9 +15,8 @@ from tqdm import tqdm
 
 from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
-from mimdit.commands.forecast import in_words, seconds_per_megapixel
-from mimdit.commands.loading import load_restorer
 from mimdit.core.files import replace_when_whole
+from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
@@ -31,7 +32,7 @@ _BYTES_PER_PIXEL = 2048
 """Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
 _MEMORY_SHARE = 0.25
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
-
+_SMALLEST_TRIAL, _LARGEST_TRIAL = 64, 256
 
 EMBEDDED_NOTICE = (
     "The embedded weights were trained on synthetic scenes and can make real photographs worse: compare before you keep a result, or give "
@@ -190,11 +191,31 @@ def tile_for_free_memory(device: torch.device) -> int:
 
 def _print_forecast(restorer: Restorer, images: int, megapixels: float, settings: SamplingSettings | None) -> None:
     try:
-        pace = seconds_per_megapixel(restorer, megapixels, settings=settings)
+        pace = _seconds_per_megapixel(restorer, megapixels, settings=settings)
     except (MemoryError, torch.OutOfMemoryError):
         return  # each image will report it itself
-    count, time = f"{images} image{'s' if images != 1 else ''}", in_words(pace * megapixels)
-    print(f"{count}, {megapixels:.1f} megapixels: about {time} ({pace:.1f} s a megapixel)", file=sys.stderr)
+    count, duration = f"{images} image{'s' if images != 1 else ''}", _in_words(pace * megapixels)
+    print(f"{count}, {megapixels:.1f} megapixels: about {duration} ({pace:.1f} s a megapixel)", file=sys.stderr)
+
+
+def _seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: Any) -> float:
+    """Return the seconds per megapixel of a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
+
+    A smaller, untimed square precedes it: first calls are slower. ``settings`` are passed to `Restorer.restore`.
+    """
+    side = int(min(_LARGEST_TRIAL, max(_SMALLEST_TRIAL, (megapixels * 1e6 / 20) ** 0.5)))
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    restore_pixels(restorer, pixels[:_SMALLEST_TRIAL, :_SMALLEST_TRIAL], **settings)
+    began = time.perf_counter()
+    restore_pixels(restorer, pixels, **settings)
+    return (time.perf_counter() - began) / (side**2 / 1e6)
+
+
+def _in_words(seconds: float) -> str:
+    """Return a duration, rounded, in s, min or h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _write_chart(chart: Image.Image, target: Path) -> None:

@@ -110,9 +110,10 @@ def info(folder: str) -> None:
 
 def describe(index: ShardIndex) -> str:
     """Return a table of an index's groups (shards, pairs and MiB) and a line about its latents, if it has some."""
-    rows = [(group, len(shards), sum(s.samples for s in shards), sum(s.bytes for s in shards)) for group, shards in index.groups.items()]
-    rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
-    width = max(len(row[0]) for row in rows)
+    counts = {group: (len(shards), sum(s.samples for s in shards), sum(s.bytes for s in shards)) for group, shards in index.groups.items()}
+    totals = [sum(column) for column in zip(*counts.values())] or [0, 0, 0]
+    rows = [*((group, *sizes) for group, sizes in counts.items()), ("all", *totals)]
+    width = max(len(group) for group, *_ in rows)
     lines = [str(index.folder), f"{'group':<{width}} {'shards':>7} {'pairs':>9} {'MiB':>10}"]
     lines += [f"{group:<{width}} {shards:>7} {pairs:>9} {size / 2**20:>10.1f}" for group, shards, pairs, size in rows]
     if (record := LatentRecord.of(index)) is not None:

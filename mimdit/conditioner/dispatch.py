@@ -22,22 +22,33 @@ DISPATCHES = ("auto", "gather", "grouped")
 
 
 @dataclass(frozen=True)
+class Sorting:
+    """Order of rows that are sorted by sub-expert.
+
+    Attributes:
+        ends_E: End of each sub-expert's rows, int32.
+        pairs_R: Pair ``b * K + k`` of each row.
+        places_R: Row of each pair.
+    """
+
+    ends_E: torch.Tensor
+    pairs_R: torch.Tensor
+    places_R: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Rows:
     """Pairs of an image and one of its sub-experts, either image by image or sorted by sub-expert.
 
     Attributes:
         indices_R: Sub-expert of each row, int64.
         num_chosen: Number K of sub-experts per image.
-        ends_E: End of each sub-expert's rows, int32; None for rows in order.
-        pairs_R: Pair ``b * K + k`` of each row; None for rows in order.
-        places_R: Row of each pair; None for rows in order.
+        sorting: Order of sorted rows; None for rows image by image.
     """
 
     indices_R: torch.Tensor
     num_chosen: int
-    ends_E: torch.Tensor | None = None
-    pairs_R: torch.Tensor | None = None
-    places_R: torch.Tensor | None = None
+    sorting: Sorting | None = None
 
     @staticmethod
     def in_order(indices_BK: torch.Tensor) -> Rows:
@@ -49,7 +60,7 @@ class Rows:
         """Return rows sorted by sub-expert, with images in order within each."""
         indices_R, pairs_R = indices_BK.flatten().sort(stable=True)
         counts_E = (indices_R[:, None] == torch.arange(num_experts, device=indices_R.device)).sum(dim=0)
-        return Rows(indices_R, indices_BK.shape[1], counts_E.cumsum(dim=0).to(torch.int32), pairs_R, pairs_R.argsort())
+        return Rows(indices_R, indices_BK.shape[1], Sorting(counts_E.cumsum(dim=0).to(torch.int32), pairs_R, pairs_R.argsort()))
 
 
 def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:

@@ -5,9 +5,12 @@ Shape legend: B images, C latent channels, F statistics, J exponents of the tone
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import nn
 
+from mimdit.conditioner.injection import zero_initialized
 from mimdit.conditioner.mim_block import FEED_FORWARDS, ChannelNorm
 from mimdit.routing.router import outside_autocast, router_features
 
@@ -47,10 +50,11 @@ class ToneCurve(nn.Module):
         super().__init__()
         self.powers, self.histogram = tuple(powers), histogram
         num_statistics = 2 * dim + 2 * channels + (len(QUANTILES) * (channels + 1) + channels if histogram else 0)
-        self.coefficients = nn.Sequential(nn.Linear(num_statistics, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, channels * len(powers)))
-        nn.init.zeros_(self.coefficients[-1].weight)
-        nn.init.zeros_(self.coefficients[-1].bias)
-        self.grid = ToneGrid(dim, channels * len(powers), grid) if grid else None
+        num_coefficients = channels * len(powers)
+        self.coefficients = nn.Sequential(
+            nn.Linear(num_statistics, 2 * dim), nn.SiLU(), zero_initialized(nn.Linear(2 * dim, num_coefficients))
+        )  # fmt: skip
+        self.grid = ToneGrid(dim, num_coefficients, grid) if grid else None
 
     def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape."""
@@ -67,7 +71,7 @@ class ToneCurve(nn.Module):
 
     def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
         """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``."""
-        return self.coefficients(statistics.to(self.coefficients[0].weight.dtype)).float()[..., None, None]
+        return self.coefficients(statistics.to(next(self.coefficients.parameters()).dtype)).float()[..., None, None]
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
         return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
@@ -77,7 +81,7 @@ class ToneCurve(nn.Module):
         coefficients = coefficients.unflatten(1, (len(self.powers), -1))
         unit = ((latents.float() + 1) / 2).clamp(0, 1)
         # The floor in `_power` keeps the slope of a root finite in black regions.
-        return sum(coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers))
+        return reduce(torch.add, (coefficients[:, j] * self._power(unit, p) for j, p in enumerate(self.powers)))
 
     @staticmethod
     def _power(unit: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -103,10 +107,8 @@ class ToneGrid(nn.Module):
             nn.Conv2d(2 * dim, 2 * dim, 1),
             nn.SiLU(),
             nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, padding_mode="replicate", groups=2 * dim),
-            nn.Conv2d(2 * dim, num_coefficients, 1),
+            zero_initialized(nn.Conv2d(2 * dim, num_coefficients, 1)),
         )
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
 
     def forward(self, hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return coefficients ``[B, num_coefficients, *size]``, fp32, for hidden states ``[B, dim, H, W]``."""
@@ -121,7 +123,7 @@ class ToneGrid(nn.Module):
 
     def of_cells(self, statistics: torch.Tensor) -> torch.Tensor:
         """Return the coefficients of each cell, fp32 ``[B, num_coefficients, H / cell, W / cell]``."""
-        return self.network(statistics.to(self.network[0].weight.dtype)).float()
+        return self.network(statistics.to(next(self.network.parameters()).dtype)).float()
 
 
 def interpolate_cells(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -156,9 +158,7 @@ class EstimateHead(nn.Module):
         super().__init__()
         self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram, grid=tone_grid) if tone_powers else None
         self.norm, self.feed_forward = ChannelNorm(dim), FEED_FORWARDS[feed_forward](dim)
-        self.detail = nn.Conv2d(dim, channels * patch_size**2, 3, padding=1)
-        nn.init.zeros_(self.detail.weight)
-        nn.init.zeros_(self.detail.bias)
+        self.detail = zero_initialized(nn.Conv2d(dim, channels * patch_size**2, 3, padding=1))
         self.patch_size = patch_size
 
     def forward(

@@ -31,7 +31,7 @@ class IdentificationHead(nn.Module):
         """Return logits ``[B, A]``, fp32, for the features ``[B, F]`` before each block and after the last."""
         features_BF = torch.cat(features, dim=1)
         with outside_autocast(features_BF):
-            return self.network(features_BF.to(self.network[0].weight.dtype)).float()
+            return self.network(features_BF.to(next(self.network.parameters()).dtype)).float()
 
 
 def presence_scales(logits_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,5 +42,5 @@ def presence_scales(logits_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     """
     absent_BA = torch.sigmoid(-logits_BA.detach())
     tone = [ATOMS.index(atom) for atom in TONE_ATOMS]
-    present = (1 - absent_BA[:, tone].prod(dim=1), 1 - absent_BA.prod(dim=1))
-    return tuple(probability[:, None, None, None] for probability in present)
+    toned_B, degraded_B = 1 - absent_BA[:, tone].prod(dim=1), 1 - absent_BA.prod(dim=1)
+    return toned_B[:, None, None, None], degraded_B[:, None, None, None]

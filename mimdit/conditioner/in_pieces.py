@@ -11,16 +11,18 @@ Shape legend: M MiM blocks, B images, C channels, N tokens, D token channels, G 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import torch
 
-from mimdit.conditioner.estimate import EstimateHead, interpolate_cells
+from mimdit.conditioner.estimate import EstimateHead, ToneCurve, ToneGrid, interpolate_cells
 from mimdit.conditioner.experts import SwinAttention
+from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
 from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
-from mimdit.routing.routing import Routing
+from mimdit.routing.routing import Gates, Routing
 
 
 @torch.no_grad()
@@ -64,20 +66,16 @@ def condition_in_pieces(
         gates = block.inter_moe.decide(features[-1], *overrides)
         inter.append(gates[0])
         intra.append(gates[1])
-        statistics = None
-        for piece in wide:
-            of_piece = block.statistics(piece.cut(hidden_states).to(conditioner.device), gates[1], piece)
-            statistics = of_piece if statistics is None else _sum(statistics, of_piece)
-            done(share)
-        residual, pooled = None, PooledFeatures()
+        statistics = _statistics(block, hidden_states, gates[1], wide, conditioner.device, partial(done, share))
+        residual, pooled = _Assembly(hidden_states.device), PooledFeatures()
         for piece in wide:
             own = piece.own(block.transform(piece.cut(hidden_states).to(conditioner.device), *gates, statistics))
             piece.put(ahead, own)
             pooled.add(own)
-            residual = _put_tokens(residual, projection(own), piece.coarser(conditioner.fold), hidden_states.device)
+            residual.put_tokens(piece.coarser(conditioner.fold), projection(own))
             done(share)
         hidden_states, ahead = ahead, hidden_states
-        residuals.append(residual.flatten(2).transpose(1, 2))
+        residuals.append(residual.image.flatten(2).transpose(1, 2))
     last_BF = pooled.features().to(conditioner.device)
     identified = conditioner.identify([*features, last_BF])
     head, scales = conditioner.estimate_head, conditioner.scales(identified)
@@ -85,20 +83,37 @@ def condition_in_pieces(
     return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, identified=identified)
 
 
+class _Assembly:
+    """Image ``[B, C, H, W]`` that is put together from pieces, channels last in memory; the first one tells its channels and type."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._image: torch.Tensor | None = None
+
+    @property
+    def image(self) -> torch.Tensor:
+        assert self._image is not None, "no piece was put"
+        return self._image
+
+    def put(self, piece: Piece, own: torch.Tensor) -> None:
+        """Write a piece's own positions."""
+        if self._image is None:
+            shape = (len(own), piece.down.whole, piece.across.whole, own.shape[1])
+            self._image = canvas(*shape, dtype=own.dtype, device=self._device).permute(0, 3, 1, 2)
+        piece.put(self._image, own)
+
+    def put_tokens(self, piece: Piece, tokens: torch.Tensor) -> None:
+        """Write a piece's own tokens ``[B, n, D]``, row by row."""
+        self.put(piece, tokens.transpose(1, 2).unflatten(2, (piece.down.size, piece.across.size)))
+
+
 def _embed(conditioner: MoEConditioner, latents: torch.Tensor, over: list[Piece]) -> tuple[torch.Tensor, PooledFeatures]:
-    hidden_states, pooled = None, PooledFeatures()
+    hidden_states, pooled = _Assembly(latents.device), PooledFeatures()
     for piece in over:
         own = piece.own(conditioner.embed_patches(piece.finer(conditioner.patch_size).cut(latents).to(conditioner.device)))
-        if hidden_states is None:
-            hidden_states = _image(own, piece, latents.device)
-        piece.put(hidden_states, own)
+        hidden_states.put(piece, own)
         pooled.add(own)
-    return hidden_states, pooled
-
-
-def _image(own: torch.Tensor, piece: Piece, device: torch.device) -> torch.Tensor:
-    """Allocate the image ``[B, C, H, W]`` that ``own`` is a piece of, channels last in memory."""
-    return canvas(len(own), piece.down.whole, piece.across.whole, own.shape[1], dtype=own.dtype, device=device).permute(0, 3, 1, 2)
+    return hidden_states.image, pooled
 
 
 def _canvas_like(image: torch.Tensor) -> torch.Tensor:
@@ -107,16 +122,21 @@ def _canvas_like(image: torch.Tensor) -> torch.Tensor:
     return canvas(batch, height, width, channels, dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
 
 
+def _statistics(
+    block: MiMBlock, hidden_states: torch.Tensor, intra: Gates, over: list[Piece], device: torch.device, done: Callable[[], None]
+) -> list[tuple[torch.Tensor, ...]]:
+    """Return the global statistics that the experts of each group read, summed over all pieces."""
+
+    def of(piece: Piece) -> list[tuple[torch.Tensor, ...]]:
+        contribution = block.statistics(piece.cut(hidden_states).to(device), intra, piece)
+        done()
+        return contribution
+
+    return reduce(_sum, map(of, over))
+
+
 def _sum(total: list[tuple[torch.Tensor, ...]], share: list[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:
     return [tuple(one + other for one, other in zip(*group)) for group in zip(total, share)]
-
-
-def _put_tokens(into: torch.Tensor | None, tokens: torch.Tensor, piece: Piece, device: torch.device) -> torch.Tensor:
-    """Write a piece's tokens ``[B, n, D]`` into the token image ``[B, D, H, W]``, allocated with the first piece."""
-    own = tokens.transpose(1, 2).unflatten(2, (piece.down.size, piece.across.size))
-    into = _image(own, piece, device) if into is None else into
-    piece.put(into, own)
-    return into
 
 
 def _estimate(
@@ -128,35 +148,48 @@ def _estimate(
     scales: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
     tone_scale, detail_scale = (1, 1) if scales is None else scales
-    estimate, tone, device = canvas(*latents.shape, device=latents.device), head.tone, features_BF.device
-    if tone is not None:
-        with outside_autocast(features_BF):
-            everywhere = tone.everywhere(tone.statistics(latents, features_BF))
-            cells = None if tone.grid is None else _cells(tone.grid, hidden_states, over, device)
+    estimate, device = canvas(*latents.shape, device=latents.device), features_BF.device
+    tone = None if head.tone is None else _Tone(head.tone, latents, hidden_states, over, features_BF)
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
         local = fine.own(head.local(seen, piece.cut(hidden_states).to(device), detail_scale))
         if tone is not None:
-            with outside_autocast(features_BF):
-                here = 0 if cells is None else _coefficients(cells, piece.coarser(tone.grid.cell), tone.grid.cell * head.patch_size)
-                local = local + tone_scale * tone.change(fine.own(seen), everywhere + here)
+            local = local + tone_scale * tone.change(fine.own(seen), piece, head.patch_size)
         fine.put(estimate, local)
     return estimate
 
 
-def _cells(grid: torch.nn.Module, hidden_states: torch.Tensor, over: list[Piece], device: torch.device) -> torch.Tensor:
+class _Tone:
+    """Tone curve with the coefficients of a whole image: those of all positions, and those of the cells of a grid, if there is one."""
+
+    def __init__(
+        self, tone: ToneCurve, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features_BF: torch.Tensor
+    ) -> None:
+        self._curve = tone
+        with outside_autocast(features_BF):
+            self._everywhere = tone.everywhere(tone.statistics(latents, features_BF))
+            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, features_BF.device), tone.grid.cell)
+
+    def change(self, latents: torch.Tensor, piece: Piece, patch_size: int) -> torch.Tensor:
+        """Return the change to add to a piece's own ``latents``, ``patch_size`` a side for each position of ``piece``."""
+        with outside_autocast(latents):
+            coefficients = self._everywhere
+            if self._grid is not None:
+                cells, size = self._grid
+                coefficients = coefficients + _interpolated(cells, piece.coarser(size), size * patch_size)
+            return self._curve.change(latents, coefficients)
+
+
+def _cells(grid: ToneGrid, hidden_states: torch.Tensor, over: list[Piece], device: torch.device) -> torch.Tensor:
     """Return the coefficients of all cells; cells are few, so the network runs once for the whole image."""
-    statistics = None
+    statistics = _Assembly(device)
     for piece in over:
-        own = grid.statistics(hidden_states[:, :, piece.down.own, piece.across.own].to(device))
-        coarse = piece.coarser(grid.cell)
-        statistics = _image(own, coarse, device) if statistics is None else statistics
-        coarse.put(statistics, own)
-    return grid.of_cells(statistics)
+        statistics.put(piece.coarser(grid.cell), grid.statistics(hidden_states[:, :, piece.down.own, piece.across.own].to(device)))
+    return grid.of_cells(statistics.image)
 
 
-def _coefficients(cells: torch.Tensor, piece: Piece, side: int) -> torch.Tensor:
+def _interpolated(cells: torch.Tensor, piece: Piece, side: int) -> torch.Tensor:
     """Interpolate the cells to the piece's own positions, ``side`` per cell, with one neighbor cell on each inner side."""
     around = Piece(_with_neighbors(piece.down), _with_neighbors(piece.across))
     seen = around.cut(cells)

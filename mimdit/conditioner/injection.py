@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def zero_initialized(layer: Layer) -> Layer:
+    """Set weight and bias of a layer to zero, and return it."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ResidualProjection(nn.Module):
@@ -24,9 +35,7 @@ class ResidualProjection(nn.Module):
     def __init__(self, dim: int, token_dim: int, fold: int) -> None:
         super().__init__()
         self.fold = fold
-        self.linear = nn.Linear(dim * fold**2, token_dim)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = zero_initialized(nn.Linear(dim * fold**2, token_dim))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Project ``[B, C, H, W]`` to tokens ``[B, N, D]``, N = (H / fold) * (W / fold), row by row."""
@@ -49,16 +58,16 @@ class TimestepScale(nn.Module):
         super().__init__()
         self.num_injected = max(1, num_layers - 1)
         self.width = width
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, self.num_injected * token_dim))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), zero_initialized(nn.Linear(width, self.num_injected * token_dim))
+        )  # fmt: skip
 
     def forward(self, residuals: list[torch.Tensor], sigma: torch.Tensor) -> list[torch.Tensor]:
         """Return L residuals ``[B, N, D]`` from M residuals of that shape, at ``sigma [B]`` in 0..1."""
         # Not a buffer: casting the model to bf16 would round the frequencies and change the trained function.
         frequencies = torch.exp(torch.linspace(0, math.log(1000.0), self.width // 2, dtype=torch.float32, device=sigma.device))
         angles = sigma.float()[:, None] * frequencies
-        encoded = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.mlp[0].weight.dtype)
+        encoded = torch.cat([angles.sin(), angles.cos()], dim=1).to(next(self.mlp.parameters()).dtype)
         scale = 1 + self.mlp(encoded).unflatten(1, (self.num_injected, 1, -1))
         stretched = [residuals[layer * len(residuals) // self.num_injected] * scale[:, layer] for layer in range(self.num_injected)]
         return [*stretched, stretched[-1]]

@@ -23,6 +23,9 @@ class Int8Pointwise(StackedPointwise):
         weight_EOI: The weights ``[E, O, I]``.
     """
 
+    quantized_EOI: torch.Tensor
+    scale_EO1: torch.Tensor
+
     def __init__(self, weight_EOI: torch.Tensor) -> None:
         nn.Module.__init__(self)  # skips the parent's parameter
         weight_EOI = weight_EOI.detach().float()

@@ -5,6 +5,9 @@ Shape legend: B images, C channels, F router features, G expert groups, E sub-ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -55,7 +58,8 @@ class InterMoE(nn.Module):
         num_features = 2 * dim if num_features is None else num_features
         self.router = Router(num_features, len(groups), mode=inter, top_k=inter_top_k)
         gates = {"top_k": top_k, "mode": intra, "num_features": num_features}
-        self.groups = nn.ModuleList(IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups)
+        experts = (IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups)
+        self.groups = cast(Sequence[IntraMoE], nn.ModuleList(experts))
 
     def forward(
         self,
@@ -72,12 +76,14 @@ class InterMoE(nn.Module):
         ``statistics``, one entry per group, replace the global statistics that the experts would compute from ``hidden_states``: with them
         ``hidden_states`` may be a piece of the image.
         """
-        inter, intra = self.decide(features_BF, inter, intra, gains_G)
-        fused = 0
-        for index, (group, gates) in enumerate(zip(self.groups, intra.unbind())):
+        outer, inner = self.decide(features_BF, inter, intra, gains_G)
+        fused: torch.Tensor | None = None
+        for index, (group, gates) in enumerate(zip(self.groups, inner.unbind())):
             output, _ = group(hidden_states, None, gates, None if statistics is None else statistics[index])
-            fused = fused + output * inter.weights[:, index, None, None, None].to(output.dtype)
-        return fused, inter, intra
+            weighted = output * outer.weights[:, index, None, None, None].to(output.dtype)
+            fused = weighted if fused is None else fused + weighted
+        assert fused is not None  # there is at least one group
+        return fused, outer, inner
 
     def decide(
         self,
@@ -94,9 +100,9 @@ class InterMoE(nn.Module):
             intra: Gates over sub-experts, tensors ``[G, B, E]``; None for the routers' decisions.
             gains_G: Factors of the groups' weights; see `Gates.scaled`.
         """
-        inter = self.router(features_BF) if inter is None else inter
-        intra = Gates.stack([group.router(features_BF) for group in self.groups]) if intra is None else intra
-        return inter if gains_G is None else inter.scaled(gains_G), intra
+        outer: Gates = self.router(features_BF) if inter is None else inter
+        inner = Gates.stack([group.router(features_BF) for group in self.groups]) if intra is None else intra
+        return outer if gains_G is None else outer.scaled(gains_G), inner
 
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
         """Return a piece's contribution to the global statistics that the experts of each group read."""

@@ -81,10 +81,9 @@ class IntraMoE(nn.Module):
             gates: Gates to use instead of the router's decision.
             statistics: Replacement of the global statistics that the experts would compute from ``hidden_states``.
         """
-        if gates is None:
-            gates = self.router(features_BF)
-        weights_BK = gates.weights.gather(-1, gates.indices)
-        return self.experts(hidden_states, self._rows(hidden_states, gates), weights_BK, statistics), gates
+        decided: Gates = self.router(features_BF) if gates is None else gates
+        weights_BK = decided.weights.gather(-1, decided.indices)
+        return self.experts(hidden_states, self._rows(hidden_states, decided), weights_BK, statistics), decided
 
     def statistics(self, hidden_states: torch.Tensor, gates: Gates, piece: Piece) -> tuple[torch.Tensor, ...]:
         """Return a piece's contribution to the global statistics that the chosen experts read."""

@@ -46,11 +46,13 @@ class FeedForward(nn.Module):
 
     def _half(self, hidden_states: torch.Tensor, half: slice) -> torch.Tensor:
         """Compute value or gate; splitting one tensor of both would cost a concatenation in the backward pass."""
-        inner = _pointwise(hidden_states, self.into.weight[half], self.into.bias[half])
-        return nn.functional.conv2d(inner, self.local.weight[half], self.local.bias[half], padding=1, groups=self.inner)
+        into, local = self.into, self.local
+        assert into.bias is not None and local.bias is not None  # both were made with one
+        inner = _pointwise(hidden_states, into.weight[half], into.bias[half])
+        return nn.functional.conv2d(inner, local.weight[half], local.bias[half], padding=1, groups=self.inner)
 
 
-def _pointwise(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _pointwise(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Apply a 1x1 convolution as a linear layer on tokens; channels-last memory needs no copy for that."""
     return nn.functional.linear(hidden_states.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
@@ -167,13 +169,14 @@ class MiMBlock(nn.Module):
         """
         features_BF = router_features(hidden_states)
         coarse = self._for_experts(hidden_states)
-        fused, inter, intra = self.inter_moe(coarse, features_BF, inter, intra, gains_G)
-        return self._add(hidden_states, coarse, fused), inter, intra, features_BF
+        fused, outer, inner = self.inter_moe(coarse, features_BF, inter, intra, gains_G)
+        return self._add(hidden_states, coarse, fused), outer, inner, features_BF
 
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the modules that a sharded strategy gathers together: experts and feed-forward, and the coarse grid's feed-forward."""
-        coarse = [] if self.coarse is None else [[self.coarse.feed_forward]]
-        return [*coarse, [*(group.experts for group in self.inter_moe.groups), self.feed_forward]]
+        experts: list[nn.Module] = [group.experts for group in self.inter_moe.groups]
+        coarse: list[list[nn.Module]] = [] if self.coarse is None else [[self.coarse.feed_forward]]
+        return [*coarse, [*experts, self.feed_forward]]
 
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
         """Return a piece's contribution to the global statistics that the experts of each group read, given the gates."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -146,7 +146,7 @@ class MoEConditioner(L.LightningModule):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.config = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_EXECUTION}}
+        self.config: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_EXECUTION}}
         _check_options(self.config)
         hidden = max(1, (moe_dim or dim) // top_k) if hidden is None else hidden
         self.moe_stride = moe_stride
@@ -154,10 +154,11 @@ class MoEConditioner(L.LightningModule):
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
         gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra, "dispatch": dispatch, "num_features": 2 * dim}
         grids = {"expansion": expansion, "moe_stride": moe_stride, "moe_dim": moe_dim, "feed_forward": feed_forward}
-        self.blocks = nn.ModuleList(
+        blocks = (
             MiMBlock(dim, InterMoE(moe_dim or dim, hidden, self.groups, num_experts, shift=bool(index % 2), **gates), **grids)
             for index in range(num_blocks)
         )
+        self.blocks = cast(Sequence[MiMBlock], nn.ModuleList(blocks))
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
         self.tone_grid = tone_grid if estimate and tone_powers else 0
@@ -222,7 +223,10 @@ class MoEConditioner(L.LightningModule):
 
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the factors of the estimate's tone and detail corrections; None for full corrections."""
-        return presence_scales(identified) if self.confidence else None
+        if not self.confidence:
+            return None
+        assert identified is not None  # `confidence` needs `identify`
+        return presence_scales(identified)
 
     def _run(self, block: MiMBlock, *inputs: torch.Tensor | Gates | None) -> tuple[torch.Tensor, Gates, Gates, torch.Tensor]:
         """Run a block, with activation checkpointing where it is switched on."""

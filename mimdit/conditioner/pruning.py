@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mimdit.conditioner.int8 import is_quantized
@@ -31,9 +33,10 @@ def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoE
             f"{keep} sub-experts a group cannot be kept of num_experts={config['num_experts']} with intra={config['intra']} and "
             f"top_k={config['top_k']}; choose {least}..{config['num_experts']}"
         )
+    smaller: dict[str, Any] = config | {"num_experts": keep}
     if config["hidden"] is None:
-        config = config | {"hidden": max(1, (config["moe_dim"] or config["dim"]) // config["top_k"])}
-    pruned, state = MoEConditioner(**config | {"num_experts": keep}), conditioner.state_dict()
+        smaller["hidden"] = max(1, (config["moe_dim"] or config["dim"]) // config["top_k"])
+    pruned, state = MoEConditioner(**smaller), conditioner.state_dict()
     for number, (block, loads_GE) in enumerate(zip(conditioner.blocks, load_MGE)):
         for index, (group, load_E) in enumerate(zip(block.inter_moe.groups, loads_GE)):
             kept = load_E.topk(keep).indices.sort().values

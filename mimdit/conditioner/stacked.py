@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimdit.conditioner.dispatch import Rows, compute_dtype
+from mimdit.conditioner.dispatch import Rows, Sorting, compute_dtype
 
 
 class StackedPointwise(nn.Module):
@@ -24,27 +24,27 @@ class StackedPointwise(nn.Module):
 
     def fan_out(self, images: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Apply to each of ``[B, I, H, W]`` its K chosen layers; return ``[R, O, H, W]``, channels last in memory."""
-        tokens_BNI = _tokens(images)
-        if rows.ends_E is None:
+        tokens_BNI, sorting = _tokens(images), rows.sorting
+        if sorting is None:
             output_RNO = _GatheredFanOut.apply(tokens_BNI, self.weight_EOI, rows.indices_R)
         else:
-            output_RNO = self._grouped(tokens_BNI[rows.pairs_R // rows.num_chosen], rows)
+            output_RNO = self._grouped(tokens_BNI[sorting.pairs_R // rows.num_chosen], sorting)
         return _images(output_RNO, images)
 
     def fan_in(self, hidden_states: torch.Tensor, rows: Rows, weights_BK: torch.Tensor) -> torch.Tensor:
         """Apply to each row of ``[R, I, H, W]`` its layer, and sum the rows of an image weighted by their gates: ``[B, O, H, W]``."""
-        tokens_RNI = _tokens(hidden_states)
-        if rows.ends_E is None:
+        tokens_RNI, sorting = _tokens(hidden_states), rows.sorting
+        if sorting is None:
             output_BNO = _GatheredFanIn.apply(tokens_RNI, self.weight_EOI, weights_BK, rows.indices_R)
         else:
-            weights_R = weights_BK.flatten()[rows.pairs_R].to(tokens_RNI.dtype)
-            output_RNO = self._grouped(tokens_RNI * weights_R[:, None, None], rows)
-            output_BNO = output_RNO[rows.places_R].unflatten(0, weights_BK.shape).sum(dim=1)
+            weights_R = weights_BK.flatten()[sorting.pairs_R].to(tokens_RNI.dtype)
+            output_RNO = self._grouped(tokens_RNI * weights_R[:, None, None], sorting)
+            output_BNO = output_RNO[sorting.places_R].unflatten(0, weights_BK.shape).sum(dim=1)
         return _images(output_BNO, hidden_states)
 
-    def _grouped(self, tokens_RNI: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def _grouped(self, tokens_RNI: torch.Tensor, sorting: Sorting) -> torch.Tensor:
         # The last end must be the last row: rows past it would be left uninitialized by the product.
-        ends_E, weight_EIO = rows.ends_E * tokens_RNI.shape[1], self.weight_EOI.to(tokens_RNI.dtype).mT
+        ends_E, weight_EIO = sorting.ends_E * tokens_RNI.shape[1], self.weight_EOI.to(tokens_RNI.dtype).mT
         return nn.functional.grouped_mm(tokens_RNI.flatten(0, 1), weight_EIO, offs=ends_E).unflatten(0, tokens_RNI.shape[:2])
 
 

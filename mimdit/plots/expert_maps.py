@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -27,7 +28,7 @@ def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndar
         uint8 ``[H, W, 3]``.
     """
     rows = _row_order(statistics)
-    panels = [("outer gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
+    panels: list[Panel] = [("outer gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
     for index, group in enumerate(statistics.groups):
         shares_DE = statistics.confusion_DMGE[rows, block, index][:, statistics.mask_GE[index]]
         information, chance = float(statistics.information_MG[block, index]), float(statistics.chance_MG[block, index])
@@ -84,28 +85,27 @@ def draw_panels(title: str, labels: Sequence[str], panels: Sequence[Panel], *, d
     Returns:
         uint8 ``[H, W, 3]``.
     """
-    figure, axes = _lay_out([max(3, shares.shape[1]) for _, shares, _, _ in panels], len(labels), dpi)
+    canvas, axes = _lay_out([max(3, shares.shape[1]) for _, shares, _, _ in panels], len(labels), dpi)
     for axis, panel in zip(axes, panels):
         _draw_panel(axis, *panel)
     axes[0].set_yticks(range(len(labels)), labels=labels, fontsize=8)
-    figure.suptitle(title, fontsize=10, y=0.995, va="top")
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas.figure.suptitle(title, fontsize=10, y=0.995, va="top")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _lay_out(columns: list[int], num_rows: int, dpi: int):
-    """Return a figure with one axes per panel; margins are fixed, as automatic layout takes five times as long as drawing."""
+def _lay_out(columns: list[int], num_rows: int, dpi: int) -> tuple[FigureCanvasAgg, list[Axes]]:
+    """Return the canvas of a figure with one axes per panel; margins are fixed, as automatic layout takes five times as long as drawing."""
     cell, row, left, right, top, bottom, gap = 0.48, 0.3, 1.9, 0.1, 0.75, 0.65, 0.12
     width = left + cell * sum(columns) + gap * (len(columns) - 1) + right
     height = top + row * num_rows + bottom
     figure = Figure(figsize=(width, height), dpi=dpi)
-    FigureCanvasAgg(figure)
-    axes, at = [], left
+    canvas, axes, at = FigureCanvasAgg(figure), [], left
     for count in columns:
         axes.append(figure.add_axes((at / width, bottom / height, cell * count / width, row * num_rows / height)))
         axes[-1].set_yticks([])
         at += cell * count + gap
-    return figure, axes
+    return canvas, axes
 
 
 def _row_order(statistics: Utilization) -> list[int]:
@@ -117,7 +117,7 @@ def _num_atoms(name: str) -> int:
     return 0 if name == "clean" else name.count("+") + 1
 
 
-def _draw_panel(axis, title: str, shares_DN: torch.Tensor, names, most: float) -> None:
+def _draw_panel(axis: Axes, title: str, shares_DN: torch.Tensor, names: Sequence[str], most: float) -> None:
     """Draw one panel with its numbers, dark on light cells."""
     axis.imshow(shares_DN.numpy(), vmin=0, vmax=most, cmap="viridis", aspect="auto", interpolation="nearest")
     axis.set_title(title, fontsize=8)

@@ -43,7 +43,7 @@ def gate_chart(routing: Routing, image: int = 0, *, title: str = "", dpi: int = 
     weights_G = routing.inter.weights[:, image].mean(dim=0).cpu()
     for index, label in enumerate(group_labels(routing.groups)):
         places = [place for place, (group, _) in enumerate(columns) if group == index]
-        axis.text(np.mean(places), -0.75, f"{label}\n{100 * float(weights_G[index]):.0f} %", ha="center", va="bottom", fontsize=8)
+        axis.text(float(np.mean(places)), -0.75, f"{label}\n{100 * float(weights_G[index]):.0f} %", ha="center", va="bottom", fontsize=8)
         if index:
             axis.axvline(places[0] - 0.5, color="black", linewidth=0.8)
     figure.text(0.01, 0.99, title or "share of each block's sum, %", fontsize=8, va="top")

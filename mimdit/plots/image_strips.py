@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -94,4 +95,4 @@ def draw_strips(strips: list[Strip], *, per_line: int = 1, columns: int | None =
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(max(10, size))
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(max(10, size)))  # with a size, Pillow's own font is of this type

@@ -3,157 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import nn
 
-from mimdit.backbone.dit import DiTBackbone
 from mimdit.conditioner.in_pieces import condition_in_pieces
-from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.conditioner.moe_conditioner import Conditioning
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
-from mimdit.flow import FlowMatching
 from mimdit.restorer.color import match_color
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.restorer.steering import MeasuredGates, gains
-from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.routing import Routing
+
+if TYPE_CHECKING:
+    from mimdit.restorer.restorer import Restorer
 
 Progress = Callable[[float], None]
 
 
-def _ignore(_: object) -> None:
-    pass
-
-
-class InferenceMixin:
-    """`restore` for a module with a backbone, a conditioner and a flow: `mimdit.Restorer`."""
-
-    backbone: DiTBackbone
-    conditioner: MoEConditioner
-    flow: FlowMatching
-    tile: int
-    overlap: int
-    seed: int
-    anchor: str
-    output_layer: nn.Module | None
-    measured_gates: MeasuredGates | None
-    device: torch.device
-
-    def sampling_settings(self, settings: SamplingSettings | None = None, **overrides: Any) -> SamplingSettings:
-        """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
-
-        Raises:
-            ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, an
-                unconditional prompt for guidance, or measured gates for a degradation in ``steer``.
-        """
-        if settings is None:
-            own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
-            settings = SamplingSettings(**own, seed=self.seed)
-        settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
-        self._check(settings)
-        return settings
-
-    def _check(self, settings: SamplingSettings) -> None:
-        """Raise ValueError where this restorer lacks what ``settings`` need."""
-        if settings.start == "estimate" and self.conditioner.estimate_head is None:
-            raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
-        if settings.guidance != 1:
-            self.backbone.prompts.require_unconditional(f"guidance={settings.guidance}")
-        self._gains(settings)
-
-    def _gains(self, settings: SamplingSettings) -> torch.Tensor | None:
-        """Return the factors ``[M, G]`` of the dense gates; None where nothing is steered."""
-        if not settings.steer:
-            return None
-        return gains(settings.steer, self.conditioner.groups, len(self.conditioner.blocks), self.measured_gates)
-
-    @apply_forward_hook  # diffusers' offloading moves the weights to the device when this is called
-    def restore(
-        self,
-        images: torch.Tensor,
-        settings: SamplingSettings | int | None = None,
-        *,
-        routing: Routing | None = None,
-        use_residuals: bool = True,
-        progress: Progress = _ignore,
-        explain: Callable[[Routing], None] = _ignore,
-        **overrides: Any,
-    ) -> torch.Tensor:
-        """Restore images of any size.
-
-        Args:
-            images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
-            settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
-            routing: Gates to use instead of those that the image decides.
-            use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
-            progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
-                block counts as one DiT evaluation.
-            explain: Called with the routing once the gates have decided.
-            **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
-
-        Returns:
-            Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
-
-        Raises:
-            ValueError: As for `sampling_settings`.
-        """
-        if isinstance(settings, int):
-            settings, overrides = None, {"steps": settings} | overrides
-        settings = self.sampling_settings(settings, **overrides)
-        restoration = Restoration(self, images, settings, routing=routing, progress=progress)
-        explain(restoration.conditioning.routing)
-        return restoration.sample(use_residuals=use_residuals).to(images.device)
-
-    def velocity(
-        self,
-        latents: torch.Tensor,
-        sigma: torch.Tensor,
-        conditioning: Conditioning | None,
-        *,
-        anchor: torch.Tensor | None = None,
-        guidance: float = 1.0,
-        tiles_at_once: int = 1,
-        progress: Progress = _ignore,
-    ) -> torch.Tensor:
-        """Return the DiT's velocity for latents of any size, steered by ``conditioning``; in tiles where they exceed ``self.tile``.
-
-        Args:
-            latents: Noisy latents ``[B, C, h, w]``, on any device.
-            sigma: Noise levels ``[B]`` in 0..1.
-            conditioning: Residuals on the whole image's tokens, on the latents' device; None for an unsteered DiT.
-            anchor: Result of `anchor_of`; None for a restorer without an anchor.
-            guidance: Strength of the prompt; see `DiTBackbone.velocity`.
-            tiles_at_once: Tiles in one forward pass.
-            progress: Called after each unit of work with the fraction of the evaluation it completed.
-
-        Raises:
-            ValueError: The restorer has an anchor and none is given, or it has none and one is given.
-        """
-        if (anchor is None) != (self.output_layer is None):
-            given = "no anchor is given" if anchor is None else "an anchor is given"
-            raise ValueError(f"{given} to a restorer with anchor: {self.anchor}; pass anchor_of(degraded, conditioning)")
-        residuals, scale = None if conditioning is None else conditioning.residuals, self.conditioner.timestep_scale
-        options = {"guidance": guidance, "output_layer": self.output_layer}
-        if max(latents.shape[2:]) > self.tile:
-            tiling = {"tile": self.tile, "overlap": self.overlap, "at_once": tiles_at_once, "device": self.device}
-            return tiled_velocity(
-                self.backbone, latents, sigma, residuals, scale=scale, anchor=anchor, progress=progress, **tiling, **options
-            )  # fmt: skip
-        place, sigma = latents.device, sigma.to(self.device)
-        if residuals is not None:
-            residuals = scale([residual.to(self.device) for residual in residuals], sigma)
-        anchor = None if anchor is None else anchor.to(self.device)
-        velocity = self.backbone.velocity(latents.to(self.device), sigma, residuals, anchor=anchor, **options)
-        progress(1.0)
-        return velocity.to(place)
-
-    def anchor_of(self, degraded: torch.Tensor, conditioning: Conditioning) -> torch.Tensor | None:
-        """Return the latents ``[B, C, h, w]`` that the predicted clean latent starts from; None without an anchor."""
-        return {"none": None, "degraded": degraded, "estimate": conditioning.estimate}[self.anchor]
+def ignore(_: object) -> None:
+    """Do nothing with a report of progress or with a routing."""
 
 
 class Restoration:
@@ -165,7 +35,7 @@ class Restoration:
             restorer's device.
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
-        progress: As for `InferenceMixin.restore`.
+        progress: As for `Restorer.restore`.
 
     Attributes:
         degraded: Latents ``[B, C, h, w]`` of the padded images.
@@ -175,12 +45,12 @@ class Restoration:
     @torch.no_grad()
     def __init__(
         self,
-        restorer: InferenceMixin,
+        restorer: Restorer,
         images: torch.Tensor,
         settings: SamplingSettings,
         *,
         routing: Routing | None = None,
-        progress: Progress = _ignore,
+        progress: Progress = ignore,
     ) -> None:
         self.restorer, self.settings = restorer, settings
         self.area = settings.area(images)
@@ -207,11 +77,14 @@ class Restoration:
         conditioning = self.conditioning if use_residuals else None
         tile_area = len(self.images) * (restorer.tile * restorer.backbone.codec.downscale) ** 2
         at_once = 1 if self.area is None else max(1, self.area // tile_area)
-        options = {"anchor": anchor, "guidance": settings.guidance, "tiles_at_once": at_once, "progress": self._progress}
-
-        def velocity(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return restorer.velocity(z, sigma, conditioning, **options)
-
+        velocity = partial(
+            restorer.velocity,
+            conditioning=conditioning,
+            anchor=anchor,
+            guidance=settings.guidance,
+            tiles_at_once=at_once,
+            progress=self._progress,
+        )
         restored = self.decode(restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler))
         if settings.color == "none":
             return restored
@@ -244,7 +117,7 @@ class Restoration:
 
     def _condition(self, routing: Routing | None, progress: Progress) -> Conditioning:
         """Return the conditioner's output on the degraded latents, in pieces if the settings give an area."""
-        conditioner, gains_MG = self.restorer.conditioner, self.restorer._gains(self.settings)
+        conditioner, gains_MG = self.restorer.conditioner, self.restorer.gains(self.settings)
         if self.area is None:
             conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG)
             progress(1.0)

@@ -73,7 +73,7 @@ class MiMDiTPipeline(DiffusionPipeline):
         settings = self.restorer.sampling_settings(settings, **{"steps": num_inference_steps} | overrides)
         given = image if isinstance(image, list) else [image]
         restored = []
-        with self.progress_bar(total=len(given)) as bar:
+        with self.progress_bar(total=len(given)) as bar:  # pyright: ignore[reportCallIssue]  (`torch.compiler.disable` has no types)
             for one in given:
                 pixels, alpha = _pixels(one)
                 result = restore_pixels(self.restorer, pixels, settings, **options)

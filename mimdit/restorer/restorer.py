@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
@@ -17,22 +22,24 @@ from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
 from mimdit.flow import FlowMatching, draw_path
-from mimdit.restorer.inference import InferenceMixin, Restoration
+from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
+from mimdit.restorer.inference import Progress, Restoration, ignore
+from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
+from mimdit.restorer.steering import MeasuredGates, gains
+from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
-from mimdit.routing.routing import uniform_routing
+from mimdit.routing.routing import Routing, uniform_routing
 from mimdit.training.ema import ExponentialMovingAverage
-from mimdit.training.losses import check_flow_loss, estimate_loss, flow_error, identify_loss
+from mimdit.training.losses import estimate_loss, flow_error, identify_loss
 from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER
 
-ANCHORS = ("none", "degraded", "estimate")
 
-
-class Restorer(InferenceMixin, L.LightningModule):
+class Restorer(L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
-    The training losses are here; `restore` is in `InferenceMixin`, saving and loading in `mimdit.restorer.saving`.
+    A restoration's way through the parts is in `mimdit.restorer.inference`, saving and loading in `mimdit.restorer.saving`.
 
     Args:
         backbone: The diffusion transformer; frozen unless its ``trainable`` is set or it has adapters.
@@ -55,7 +62,8 @@ class Restorer(InferenceMixin, L.LightningModule):
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
-        pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from.
+        pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from; ``embedded`` for
+            the one that comes with the package; None for random weights.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
             embedding covers.
         overlap: Minimum overlap of tiles, in latent pixels.
@@ -95,12 +103,13 @@ class Restorer(InferenceMixin, L.LightningModule):
         test_tile: int | None = None,
     ) -> None:
         super().__init__()
-        _check_parts(backbone, conditioner, flow)
-        _check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
-        _check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
+        check_parts(backbone, conditioner, flow)
+        check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
+        check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
-        self.tile, self.overlap, self.seed = _tile_of(backbone, tile), overlap, seed
-        self.anchor, self.measured_gates = anchor, None
+        self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
+        self.anchor = anchor
+        self.measured_gates: MeasuredGates | None = None
         self.output_layer = None if anchor == "none" else zero_output_layer(backbone.transformer)
         self.balance = balance
         self.flow_weight, self.flow_loss_on, self.flow_norm = flow_weight, flow_loss_on, flow_norm
@@ -112,7 +121,7 @@ class Restorer(InferenceMixin, L.LightningModule):
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
         self.test_ablations, self.test_tile = test_ablations, test_tile
         if pretrained is not None:
-            start_from(self, Path(pretrained))
+            start_from(self, EMBEDDED_RESTORER if pretrained == "embedded" else Path(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -142,7 +151,7 @@ class Restorer(InferenceMixin, L.LightningModule):
         last = self._ends_window(batch_idx)
         reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)
-        losses = {}
+        losses: dict[str, torch.Tensor] = {}
         if self.flow_weight:
             losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws)
         if self.estimate_weight:
@@ -150,7 +159,7 @@ class Restorer(InferenceMixin, L.LightningModule):
         if self.identify_weight:
             losses["identify"] = self.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
-        loss = sum(losses.values())
+        loss = reduce(torch.add, losses.values())
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(degraded))
@@ -185,9 +194,8 @@ class Restorer(InferenceMixin, L.LightningModule):
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
         residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
-        prompting = {"dropped": self.backbone.drop_prompts(draws, self.seed)}
-        anchoring = {"anchor": self.anchor_of(degraded, conditioning), "output_layer": self.output_layer}
-        velocity = self.backbone.velocity(latents, sigma, residuals, **prompting, **anchoring)
+        dropped, anchor = self.backbone.drop_prompts(draws, self.seed), self.anchor_of(degraded, conditioning)
+        velocity = self.backbone.velocity(latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=self.output_layer)
         least = self.backbone.least_divisor(anchored=self.anchor != "none")
         error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
@@ -209,13 +217,123 @@ class Restorer(InferenceMixin, L.LightningModule):
         window = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
         return {name: value * self.balance.weights[name] * window for name, value in losses.items()}
 
+    def sampling_settings(self, settings: SamplingSettings | None = None, **overrides: Any) -> SamplingSettings:
+        """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
+
+        Raises:
+            ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, an
+                unconditional prompt for guidance, or measured gates for a degradation in ``steer``.
+        """
+        if settings is None:
+            own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
+            settings = SamplingSettings(**own, seed=self.seed)
+        settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
+        check_settings(settings, self.backbone, self.conditioner)
+        self.gains(settings)
+        return settings
+
+    def gains(self, settings: SamplingSettings) -> torch.Tensor | None:
+        """Return the factors ``[M, G]`` of the dense gates; None where nothing is steered.
+
+        Raises:
+            ValueError: As for `mimdit.restorer.steering.gains`.
+        """
+        if not settings.steer:
+            return None
+        return gains(settings.steer, self.conditioner.groups, len(self.conditioner.blocks), self.measured_gates)
+
+    @apply_forward_hook  # diffusers' offloading moves the weights to the device when this is called
+    def restore(
+        self,
+        images: torch.Tensor,
+        settings: SamplingSettings | int | None = None,
+        *,
+        routing: Routing | None = None,
+        use_residuals: bool = True,
+        progress: Progress = ignore,
+        explain: Callable[[Routing], None] = ignore,
+        **overrides: Any,
+    ) -> torch.Tensor:
+        """Restore images of any size.
+
+        Args:
+            images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
+            settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
+            routing: Gates to use instead of those that the image decides.
+            use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
+            progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
+                block counts as one DiT evaluation.
+            explain: Called with the routing once the gates have decided.
+            **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
+
+        Returns:
+            Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
+
+        Raises:
+            ValueError: As for `sampling_settings`.
+        """
+        if isinstance(settings, int):
+            settings, overrides = None, {"steps": settings} | overrides
+        settings = self.sampling_settings(settings, **overrides)
+        restoration = Restoration(self, images, settings, routing=routing, progress=progress)
+        explain(restoration.conditioning.routing)
+        return restoration.sample(use_residuals=use_residuals).to(images.device)
+
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        conditioning: Conditioning | None,
+        *,
+        anchor: torch.Tensor | None = None,
+        guidance: float = 1.0,
+        tiles_at_once: int = 1,
+        progress: Progress = ignore,
+    ) -> torch.Tensor:
+        """Return the DiT's velocity for latents of any size, steered by ``conditioning``; in tiles where they exceed ``self.tile``.
+
+        Args:
+            latents: Noisy latents ``[B, C, h, w]``, on any device.
+            sigma: Noise levels ``[B]`` in 0..1.
+            conditioning: Residuals on the whole image's tokens, on the latents' device; None for an unsteered DiT.
+            anchor: Result of `anchor_of`; None for a restorer without an anchor.
+            guidance: Strength of the prompt; see `DiTBackbone.velocity`.
+            tiles_at_once: Tiles in one forward pass.
+            progress: Called after each unit of work with the fraction of the evaluation it completed.
+
+        Raises:
+            ValueError: The restorer has an anchor and none is given, or it has none and one is given.
+        """
+        if (anchor is None) != (self.output_layer is None):
+            given = "no anchor is given" if anchor is None else "an anchor is given"
+            raise ValueError(f"{given} to a restorer with anchor: {self.anchor}; pass anchor_of(degraded, conditioning)")
+        residuals, scale = None if conditioning is None else conditioning.residuals, self.conditioner.timestep_scale
+        if max(latents.shape[2:]) > self.tile:
+            return tiled_velocity(
+                self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap, at_once=tiles_at_once, device=self.device,
+                scale=scale, progress=progress, guidance=guidance, anchor=anchor, output_layer=self.output_layer,
+            )  # fmt: skip
+        place, sigma = latents.device, sigma.to(self.device)
+        if residuals is not None:
+            residuals = scale([residual.to(self.device) for residual in residuals], sigma)
+        anchor = None if anchor is None else anchor.to(self.device)
+        velocity = self.backbone.velocity(
+            latents.to(self.device), sigma, residuals, guidance=guidance, anchor=anchor, output_layer=self.output_layer
+        )  # fmt: skip
+        progress(1.0)
+        return velocity.to(place)
+
+    def anchor_of(self, degraded: torch.Tensor, conditioning: Conditioning) -> torch.Tensor | None:
+        """Return the latents ``[B, C, h, w]`` that the predicted clean latent starts from; None without an anchor."""
+        return {"none": None, "degraded": degraded, "estimate": conditioning.estimate}[self.anchor]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore the images ``lq [B, 3, H, W]`` with the flow's settings.
 
         Returns:
             ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, and ``routing``.
         """
-        return _outputs(Restoration(self, batch["lq"], self.sampling_settings()))
+        return _outputs(Restoration(self, _degraded_images(batch), self.sampling_settings()))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore as in validation; with ``test_ablations`` also without residuals and with uniform gates.
@@ -223,7 +341,7 @@ class Restorer(InferenceMixin, L.LightningModule):
         Returns:
             The entries of validation, and ``residuals_zeroed`` and ``gates_uniform``, ``[B, 3, H, W]`` in 0..1.
         """
-        images, settings = batch["lq"], self.sampling_settings(tile=self.test_tile)
+        images, settings = _degraded_images(batch), self.sampling_settings(tile=self.test_tile)
         place = images.device
         if settings.area(images) is not None:
             images = images.cpu()  # only the current piece is on the device
@@ -236,7 +354,7 @@ class Restorer(InferenceMixin, L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return restored images ``[B, 3, H, W]`` in 0..1."""
-        return self.restore(batch["lq"])
+        return self.restore(_degraded_images(batch))
 
     def compile_blocks(self) -> None:
         """Compile the blocks of backbone and conditioner; the conditioner's are used for images that are restored in one piece."""
@@ -249,7 +367,7 @@ class Restorer(InferenceMixin, L.LightningModule):
 
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the groups of modules that a sharded strategy gathers together."""
-        own = [] if self.output_layer is None else [[self.output_layer]]
+        own: list[list[nn.Module]] = [] if self.output_layer is None else [[self.output_layer]]
         return [*self.conditioner.shard_units(), *self.backbone.shard_units(), *own, [self.ema]]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -306,8 +424,13 @@ class Restorer(InferenceMixin, L.LightningModule):
         restorer.ema.restart()
         restorer.measured_gates = parts.measured_gates
         if torch_dtype is not None and not is_int8(parts.backbone.transformer):
-            parts.backbone.transformer.to(torch_dtype)
+            cast(nn.Module, parts.backbone.transformer).to(torch_dtype)  # diffusers wraps `to` without its self
         return restorer.eval()
+
+
+def _degraded_images(batch: Batch) -> torch.Tensor:
+    assert "lq" in batch, "only training reads cached latents"
+    return batch["lq"]
 
 
 def _outputs(restoration: Restoration) -> dict:
@@ -315,49 +438,3 @@ def _outputs(restoration: Restoration) -> dict:
     conditioning = restoration.conditioning
     estimate = None if conditioning.estimate is None else restoration.decode(conditioning.estimate)
     return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing}
-
-
-def _check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching) -> None:
-    wanted = {name: getattr(backbone, name) for name in ("latent_channels", "token_dim", "num_layers", "token_patch")}
-    wrong = {name: value for name, value in wanted.items() if conditioner.config[name] != value}
-    if wrong:
-        found = ", ".join(f"{name}={conditioner.config[name]}" for name in wrong)
-        needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
-        raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
-    if flow.guidance != 1:
-        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
-
-
-def _tile_of(backbone: DiTBackbone, tile: int | None) -> int:
-    """Return the side of the DiT's tiles, latent pixels; ValueError where the backbone cannot take it."""
-    tile = backbone.max_size if tile is None else tile
-    if not 0 < tile <= backbone.max_size or tile % backbone.token_patch:
-        limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, its largest size"
-        raise ValueError(f"tile={tile} must be {limits}")
-    return tile
-
-
-def _check_losses(flow_loss_on: str, flow_norm: str, estimate_norm: str, sigma_min: float) -> None:
-    check_flow_loss(flow_loss_on, sigma_min)
-    for name, value, allowed in (("flow_norm", flow_norm, ("mse", "rmse")), ("estimate_norm", estimate_norm, ("rmse", "psnr"))):
-        if value not in allowed:
-            raise ValueError(f"{name} {value!r} is unknown; choose {' or '.join(allowed)}")
-
-
-def _check_heads(
-    conditioner: MoEConditioner, flow: FlowMatching, flow_weight: float, estimate_weight: float, identify_weight: float, anchor: str
-) -> None:
-    """Raise ValueError where a loss, the flow or the anchor needs a head that the conditioner lacks."""
-    if anchor not in ANCHORS:
-        raise ValueError(f"anchor {anchor!r} is unknown; choose one of {', '.join(ANCHORS)}")
-    if identify_weight > 0 and conditioner.identification is None:
-        raise ValueError("identify_weight > 0 needs conditioner.identify: true; switch it on, or use identify_weight: 0")
-    if conditioner.estimate_head is not None:
-        return
-    if anchor == "estimate":
-        raise ValueError("anchor 'estimate' needs a conditioner with estimate: true; switch it on, or use anchor: degraded or none")
-    if estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate"):
-        raise ValueError(
-            "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
-            "switch it on, or use estimate_weight: 0 and source: noise"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,8 +16,10 @@ from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.core.files import replace_when_whole
 from mimdit.flow import FlowMatching
-from mimdit.restorer.inference import InferenceMixin
 from mimdit.restorer.steering import MeasuredGates
+
+if TYPE_CHECKING:
+    from mimdit.restorer.restorer import Restorer
 
 SETTINGS = "restorer.json"
 
@@ -34,7 +36,7 @@ GATES = "gates.json"
 """File of the measured gates, if any."""
 
 
-def write_weights(restorer: InferenceMixin, folder: Path, dtype: torch.dtype) -> None:
+def write_weights(restorer: Restorer, folder: Path, dtype: torch.dtype) -> None:
     """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters, if these were trained."""
     restorer.conditioner.save_pretrained(folder)
     if restorer.output_layer is not None:
@@ -46,7 +48,7 @@ def write_weights(restorer: InferenceMixin, folder: Path, dtype: torch.dtype) ->
         restorer.backbone.save_pretrained(folder / ADAPTERS)
 
 
-def write_settings(restorer: InferenceMixin, folder: Path) -> None:
+def write_settings(restorer: Restorer, folder: Path) -> None:
     """Write the restorer's settings, the identity of its frozen weights, and its measured gates."""
     anchored = restorer.anchor != "none"
     settings = {"flow": vars(restorer.flow), "tile": restorer.tile, "overlap": restorer.overlap, "seed": restorer.seed}
@@ -102,7 +104,7 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
     return SavedParts(backbone, MoEConditioner.from_pretrained(folder), flow, settings, frozen, gates)
 
 
-def load_output_layer(restorer: InferenceMixin, folder: Path, *, required: bool = False) -> None:
+def load_output_layer(restorer: Restorer, folder: Path, *, required: bool = False) -> None:
     """Load the restorer's own output layer, if it has one; if its file is missing and not ``required``, leave the layer unchanged.
 
     Raises:
@@ -138,7 +140,7 @@ def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> 
     check_identity(saved, backbone.frozen_identity)
 
 
-def start_from(restorer: InferenceMixin, folder: Path) -> None:
+def start_from(restorer: Restorer, folder: Path) -> None:
     """Load the weights in ``folder`` to start training from: conditioner, adapters and output layer.
 
     Raises:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.core.canvas import canvas
@@ -25,8 +25,9 @@ def tiled_velocity(
     device: torch.device | None = None,
     scale: Scale | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    guidance: float = 1.0,
     anchor: torch.Tensor | None = None,
-    **options: Any,
+    output_layer: nn.Module | None = None,
 ) -> torch.Tensor:
     """Return the velocity ``[B, C, h, w]`` from overlapping tiles of at most ``tile`` latent pixels a side, blended by linear ramps.
 
@@ -45,8 +46,9 @@ def tiled_velocity(
         scale: Function of a tile's residuals and ``sigma`` that returns one residual for each transformer block. It is applied tile by tile
             to save memory.
         progress: Called after each group of tiles with the fraction of all tiles in it.
+        guidance: Strength of the prompt; this and the next two arguments are as in `DiTBackbone.velocity`.
         anchor: Latents ``[B, C, h, w]`` that the predicted clean latent starts from; None for none.
-        **options: ``guidance`` and ``output_layer`` of the backbone's ``velocity``.
+        output_layer: Replacement of the transformer's last layer; None for its own.
 
     Raises:
         ValueError: Tiles of this size and overlap cannot cover the latents.
@@ -67,8 +69,11 @@ def tiled_velocity(
             cells = [(slice(top // patch, (top + high) // patch), slice(left // patch, (left + wide) // patch)) for top, left in group]
             steering = [torch.cat([g[:, down, across].flatten(1, 2) for down, across in cells]).to(device) for g in grids]
             steering = steering if scale is None else scale(steering, sigmas)
-        given = options if anchor is None else options | {"anchor": cut(anchor, group)}
-        return backbone.velocity(cut(latents, group), sigmas, steering, **given).to(latents.device)
+        anchors = None if anchor is None else cut(anchor, group)
+        velocity = backbone.velocity(
+            cut(latents, group), sigmas, steering, guidance=guidance, anchor=anchors, output_layer=output_layer
+        )  # fmt: skip
+        return velocity.to(latents.device)
 
     total = canvas(*latents.shape, device=latents.device).zero_()
     down = _weights(height, tops, _ramp(high, overlap, latents.device))

@@ -97,8 +97,8 @@ def switch_loss(load_MGE: torch.Tensor, importance_MGE: torch.Tensor, mask_GE: t
 
 def z_loss(routing: Routing) -> torch.Tensor:
     """Return the mean squared log-sum-exp over all gates of all images."""
-    gates = [routing.inter.logits.logsumexp(-1).square(), routing.intra.logits.logsumexp(-1).square()]
-    return sum(gate.sum() for gate in gates) / sum(gate.numel() for gate in gates)
+    inter, intra = routing.inter.logits.logsumexp(-1).square(), routing.intra.logits.logsumexp(-1).square()
+    return (inter.sum() + intra.sum()) / (inter.numel() + intra.numel())
 
 
 def importance_cv2(importance_MG: torch.Tensor) -> torch.Tensor:

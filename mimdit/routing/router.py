@@ -34,7 +34,7 @@ class PooledFeatures:
     """Accumulator of `router_features` over the pieces of an image, in fp64 (parallel variance, Chan et al. 1979)."""
 
     def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count, self.mean, self.squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 
     def add(self, piece: torch.Tensor) -> None:
         """Add the positions of ``piece [B, C, H, W]``."""

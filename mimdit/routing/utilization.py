@@ -138,11 +138,11 @@ def utilization(counts: UtilizationCounts) -> Utilization:
     Raises:
         ValueError: The window is empty.
     """
-    table_DW = None if counts.table_DW is None else counts.table_DW.cpu()
-    if table_DW is None or not table_DW[:, -1].any():
+    if counts.table_DW is None or counts.mask_GE is None or not counts.table_DW[:, -1].any():
         raise ValueError("the window of expert counts is empty: update it with at least one micro-batch first")
+    table_DW, mask_GE = counts.table_DW.cpu(), counts.mask_GE.cpu()
     seen = table_DW[:, -1].nonzero().flatten()
-    table_DW, mask_GE = table_DW[seen], counts.mask_GE.cpu()
+    table_DW = table_DW[seen]
     images_D = table_DW[:, -1]
     parts = _split(table_DW, counts.num_blocks, mask_GE)
     images = images_D.sum()

@@ -22,6 +22,8 @@ class ExponentialMovingAverage(nn.Module):
         ValueError: ``decay`` is out of range.
     """
 
+    _model: nn.Module
+
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         super().__init__()
         if not 0 <= decay < 1:

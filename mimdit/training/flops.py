@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import lightning as L
 import torch
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mimdit.core.batch import Batch
 
 Shape = tuple[int, ...]
+Twin = TypeVar("Twin", bound=nn.Module)
 
 
 def _grouped_mm_flops(a: Shape, b: Shape, *_, out_shape: Shape, **__) -> int:
@@ -104,7 +106,7 @@ def _unless_recomputed(formula: Callable[..., int]) -> Callable[..., int]:
     return flops
 
 
-def meta_twin(module: nn.Module) -> nn.Module:
+def meta_twin(module: Twin) -> Twin:
     """Return a copy of ``module`` on the meta device, without weight data, in fp32: autocast, which makes types agree, does not work there.
 
     Lightning modules lose their Trainer and log nothing.
@@ -136,7 +138,9 @@ def training_flops(module: L.LightningModule, batch: Batch) -> StepFlops:
 
     def loss() -> torch.Tensor:
         output = twin.training_step(shapes, 0)
-        return output["loss"] if isinstance(output, dict) else output
+        loss = output["loss"] if isinstance(output, dict) else output
+        assert isinstance(loss, torch.Tensor)  # Lightning allows other outputs; the modules here have none
+        return loss
 
     return step_flops(loss)
 
@@ -146,8 +150,9 @@ def restoration_flops(restorer: L.LightningModule, images: torch.Tensor, steps: 
 
     At most two steps are counted: each further one costs as much as the second.
     """
-    twin, shapes = meta_twin(restorer), images.to("meta")
-    fewest = count_flops(lambda: twin.restore(shapes, steps=min(steps, 2), **settings))
+    restore = cast(Callable[..., torch.Tensor], meta_twin(restorer).restore)  # of the class above in the order of imports
+    shapes = images.to("meta")
+    fewest = count_flops(lambda: restore(shapes, steps=min(steps, 2), **settings))
     if steps <= 2:
         return fewest
-    return fewest + (steps - 2) * (fewest - count_flops(lambda: twin.restore(shapes, steps=1, **settings)))
+    return fewest + (steps - 2) * (fewest - count_flops(lambda: restore(shapes, steps=1, **settings)))

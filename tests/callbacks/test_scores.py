@@ -123,7 +123,7 @@ def test_the_real_model_over_one_and_two_processes_and_pyiqa_on_its_files(tmp_pa
     for number in range(5):
         make(root, f"input/{number}.png", f"target/{number}.png", height=40 + number, width=45)
     command = [sys.executable, "-m", "mimdit", "test", "--config", "configs/default.yaml", "--config", "configs/evaluate.yaml"]
-    command += ["--model.init_args.pretrained=mimdit/weights/restorer", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    command += ["--model.init_args.pretrained=embedded", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     benchmark = {"rain": {"class_path": "datamodules.test_sets.PairFolders", "init_args": {"root": str(root)}}}
     command += [f"--data.init_args.benchmarks={json.dumps(benchmark)}", "--data.init_args.num_workers=0"]
     found = []

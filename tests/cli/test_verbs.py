@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 
 from mimdit import cli
-from mimdit.commands import signature
+from mimdit.core import signature
 from tests.cli.tiny_experiment import told
 
 ROOT = Path(__file__).parents[2]

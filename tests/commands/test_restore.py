@@ -22,8 +22,8 @@ from datamodules.degradations.compose import degrade
 from datamodules.synthetic.photographs import TEST, photograph_crop
 from mimdit import cli
 from mimdit.commands import restore as command
-from mimdit.commands.loading import load_restorer
 from mimdit.conditioner import MoEConditioner
+from mimdit.distributed.loading import load_restorer
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif

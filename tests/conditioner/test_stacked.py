@@ -18,7 +18,7 @@ def images(channels, batch=B):
 
 def pairs(rows):
     """Row, image and sub-expert of each pair."""
-    places = torch.arange(B * K) if rows.places_R is None else rows.places_R
+    places = torch.arange(B * K) if rows.sorting is None else rows.sorting.places_R
     return [(int(places[b * K + k]), b, k, int(INDICES[b, k])) for b in range(B) for k in range(K)]
 
 

@@ -27,9 +27,8 @@ SMALL = {
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with the configs, the weights, own pairs and a photograph."""
+    """A working folder with the configs, own pairs and a photograph; the weights come with the package."""
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    (tmp_path / "mimdit").symlink_to(REPOSITORY / "mimdit")
     for split in ("train", "test"):
         write_group_folders(tmp_path / "own" / split, made_pairs(("08Haze",), count=2, side=80))
     (tmp_path / "photos").mkdir()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mimdit import cli
-from mimdit.commands.signature import load
+from mimdit.core.signature import load
 from tests.datamodules.made_sources import made_pairs, write_group_folders
 
 REPOSITORY = Path(__file__).parents[2]

@@ -304,7 +304,7 @@ def test_a_wrong_start_is_named_with_its_remedy(options, words):
 
 @pytest.fixture
 def no_tiles(monkeypatch):
-    monkeypatch.setattr("mimdit.restorer.inference.tiled_velocity", lambda *_, **__: pytest.fail("it was tiled"))
+    monkeypatch.setattr("mimdit.restorer.restorer.tiled_velocity", lambda *_, **__: pytest.fail("it was tiled"))
 
 
 def test_what_fits_one_tile_does_not_go_through_the_tiler(no_tiles):

@@ -1,11 +1,18 @@
 """What a restorer writes and reads: checkpoints of a run, and folders for use."""
 
+import json
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 
 from mimdit.backbone import DiTBackbone, LoRA, VAECodec
+from mimdit.conditioner import MoEConditioner
+from mimdit.flow import FlowMatching
 from mimdit.restorer.restorer import Restorer
+from mimdit.routing import RoutingBalance
+from mimdit.weights import EMBEDDED_RESTORER
 from tests.tiny_models import ARCHITECTURE, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import train
 
@@ -192,6 +199,14 @@ def test_training_can_start_from_a_saved_folder(tmp_path):
     live = dict(again.named_parameters())
     assert all(torch.equal(live[name], tensor) for name, tensor in averaged.items())
     assert all(torch.equal(again.ema.average[name.replace(".", "/")], tensor) for name, tensor in averaged.items())
+
+
+def test_training_can_start_from_the_restorer_that_comes_with_the_package_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    conditioner = MoEConditioner(**json.loads((EMBEDDED_RESTORER / "config.json").read_text()))
+    restorer = Restorer(DiTBackbone(), conditioner, RoutingBalance(), FlowMatching(), pretrained="embedded")
+    weights = load_file(EMBEDDED_RESTORER / "conditioner.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in restorer.conditioner.state_dict().items())
 
 
 def test_a_saved_conditioner_that_does_not_fit_is_named(tmp_path):

@@ -15,7 +15,7 @@ class Stub:
     def __init__(self):
         self.tiles = []
 
-    def velocity(self, latents, sigma, residuals):
+    def velocity(self, latents, sigma, residuals, **_):
         self.tiles.append(tuple(latents.shape[2:]))
         height, width = (size // self.token_patch for size in latents.shape[2:])
         velocity = latents.square() + sigma[:, None, None, None]
@@ -61,7 +61,7 @@ def test_tiles_blend_gradually():
     """Two tiles that disagree by one: the transition is a straight ramp over the overlap."""
 
     class Disagreeing(Stub):
-        def velocity(self, latents, sigma, residuals):
+        def velocity(self, latents, sigma, residuals, **_):
             super().velocity(latents, sigma, residuals)
             return torch.full_like(latents, float(len(self.tiles) - 1))
 

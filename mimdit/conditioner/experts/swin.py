@@ -16,6 +16,7 @@ class SwinAttention(nn.Module):
     """
 
     window = 8
+    position_NN: torch.Tensor
 
     def __init__(self, dim: int, hidden: int, num_experts: int, *, shift: bool = False) -> None:
         super().__init__()

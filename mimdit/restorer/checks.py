@@ -1,0 +1,87 @@
+"""Checks that parts and options of a restorer fit each other."""
+
+from __future__ import annotations
+
+from mimdit.backbone.dit import DiTBackbone
+from mimdit.conditioner.moe_conditioner import MoEConditioner
+from mimdit.flow import FlowMatching
+from mimdit.restorer.sampling import SamplingSettings
+from mimdit.training.losses import check_flow_loss
+
+ANCHORS = ("none", "degraded", "estimate")
+
+
+def check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching) -> None:
+    """Check that a conditioner was made for a backbone, and that the backbone has the prompts that the flow needs.
+
+    Raises:
+        ValueError: A size differs, or the flow's guidance needs an unconditional prompt and there is none.
+    """
+    wanted = {name: getattr(backbone, name) for name in ("latent_channels", "token_dim", "num_layers", "token_patch")}
+    wrong = {name: value for name, value in wanted.items() if conditioner.config[name] != value}
+    if wrong:
+        found = ", ".join(f"{name}={conditioner.config[name]}" for name in wrong)
+        needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
+    if flow.guidance != 1:
+        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
+
+
+def tile_of(backbone: DiTBackbone, tile: int | None) -> int:
+    """Return the side of the DiT's tiles in latent pixels: ``tile``, or if it is None the largest that the backbone takes.
+
+    Raises:
+        ValueError: The backbone cannot take it.
+    """
+    tile = backbone.max_size if tile is None else tile
+    if not 0 < tile <= backbone.max_size or tile % backbone.token_patch:
+        limits = f"a multiple of the backbone's patch {backbone.token_patch} and at most {backbone.max_size}, its largest size"
+        raise ValueError(f"tile={tile} must be {limits}")
+    return tile
+
+
+def check_losses(flow_loss_on: str, flow_norm: str, estimate_norm: str, sigma_min: float) -> None:
+    """Check the names of the losses' forms.
+
+    Raises:
+        ValueError: One is unknown, or ``sigma_min`` is outside (0, 1).
+    """
+    check_flow_loss(flow_loss_on, sigma_min)
+    for name, value, allowed in (("flow_norm", flow_norm, ("mse", "rmse")), ("estimate_norm", estimate_norm, ("rmse", "psnr"))):
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is unknown; choose {' or '.join(allowed)}")
+
+
+def check_heads(
+    conditioner: MoEConditioner, flow: FlowMatching, flow_weight: float, estimate_weight: float, identify_weight: float, anchor: str
+) -> None:
+    """Check that the conditioner has the heads that losses, flow and anchor need.
+
+    Raises:
+        ValueError: A head is missing, or the anchor is unknown.
+    """
+    if anchor not in ANCHORS:
+        raise ValueError(f"anchor {anchor!r} is unknown; choose one of {', '.join(ANCHORS)}")
+    if identify_weight > 0 and conditioner.identification is None:
+        raise ValueError("identify_weight > 0 needs conditioner.identify: true; switch it on, or use identify_weight: 0")
+    if conditioner.estimate_head is not None:
+        return
+    if anchor == "estimate":
+        raise ValueError("anchor 'estimate' needs a conditioner with estimate: true; switch it on, or use anchor: degraded or none")
+    if estimate_weight > 0 or (flow_weight > 0 and flow.source == "estimate"):
+        raise ValueError(
+            "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
+            "switch it on, or use estimate_weight: 0 and source: noise"
+        )
+
+
+def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
+    """Check that backbone and conditioner have what the settings of a restoration need.
+
+    Raises:
+        ValueError: There is no estimate to start from, or no unconditional prompt for guidance.
+    """
+    if settings.start == "estimate" and conditioner.estimate_head is None:
+        raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
+    if settings.guidance != 1:
+        backbone.prompts.require_unconditional(f"guidance={settings.guidance}")
