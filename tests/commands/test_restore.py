@@ -112,7 +112,7 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
 def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def in_pieces(restorer, job, settings, *, explain, progress):
+    def in_pieces(restorer, job, settings, *, progress, **options):
         for _ in range(3):
             time.sleep(0.15)  # the bar is drawn every 0.1 s
             progress(0.34)

@@ -39,8 +39,10 @@ def encoded(name: str, mode: str = "RGB", **settings: object) -> bytes:
 
 
 def deep(suffix: str, channels: int = 3) -> bytes:
-    """The picture in 16 bits by OpenCV."""
+    """The picture in 16 bits by OpenCV; a TIFF with alpha, which OpenCV does not tag as such, by tifffile."""
     pixels = picture(channels=channels, dtype=np.uint16)
+    if suffix == ".tif" and channels == 4:
+        return tiff(pixels, photometric="rgb", extrasamples=["unassalpha"])
     done, data = cv2.imencode(suffix, pixels[:, :, [2, 1, 0, 3][:channels]] if channels > 1 else pixels)
     assert done
     return data.tobytes()
@@ -50,4 +52,11 @@ def floating_tiff() -> bytes:
     """A gray TIFF of 32-bit floats."""
     out = io.BytesIO()
     tifffile.imwrite(out, picture(channels=1)[:, :, 0].astype(np.float32), photometric="minisblack")
+    return out.getvalue()
+
+
+def tiff(pixels: np.ndarray, **settings: object) -> bytes:
+    """A TIFF by tifffile."""
+    out = io.BytesIO()
+    tifffile.imwrite(out, pixels, metadata=None, **settings)
     return out.getvalue()
