@@ -16,15 +16,7 @@ KEPT_OF_TIFF = (
 """Document, description, make, model, software, date, artist, computer, ratings, copyright, and Windows' title, comment, author, keywords,
 subject; a TIFF's other tags describe the layout of its own pixels."""
 
-SUB_FOLDERS = (0x8769, 0x8825)
-"""EXIF and GPS."""
-
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))([1-8])")
-
-
-def exif_bytes(exif: Image.Exif) -> bytes:
-    """Return EXIF data after its 6-byte prefix."""
-    return exif.tobytes().removeprefix(PREFIX)
 
 
 def set_upright(exif: bytes) -> bytes:

@@ -17,6 +17,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_INFLATED = 1 << 20
 """Bytes of a decompressed text or profile above which the chunk is dropped, the same limit as Pillow's."""
 
+MAX_TEXT = 32 << 20
+"""Bytes of all texts together above which further ones are dropped; readers limit this, too."""
+
 _XMP_KEY = "XML:com.adobe.xmp"
 _RAW_PROFILE = "Raw profile type "
 _COLORIMETRY = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
@@ -71,6 +74,7 @@ def png_metadata(parts: list[Chunk], remarks: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     text: list[tuple[str, str]] = []
     raw: dict[str, bytes] = {}
+    total = 0
     for name, content in parts:
         try:
             match name:
@@ -85,6 +89,9 @@ def png_metadata(parts: list[Chunk], remarks: list[str]) -> dict[str, Any]:
                     elif key.startswith(_RAW_PROFILE):
                         raw[key.removeprefix(_RAW_PROFILE).lower()] = _raw_profile(value)
                     else:
+                        total += len(value)
+                        if total > MAX_TEXT:
+                            raise ValueError("all texts together have more than 32 MiB")
                         text.append((key, value))
         except (ValueError, IndexError, zlib.error) as error:
             key = content.partition(b"\0")[0][:79].decode("latin-1")

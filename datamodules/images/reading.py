@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from datamodules.images import png, tiff
 from datamodules.images.boxes import box_metadata, channel_kinds, color_space, component_bits, has_end
 from datamodules.images.exif import PREFIX, orientation_in, set_upright, xmp_upright
 from datamodules.images.formats import (
+    AVIF,
     GIF,
     HEAD,
     HEIF,
@@ -41,6 +43,11 @@ MAX_PIXELS = 178_956_970
 _MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 _JP2_RGB_OR_GRAY = (0, 16, 17)
 """Color spaces: by a profile, sRGB, gray."""
+
+_DEEP_MEDIA = re.compile(rb"pixi\0{4}[\x01-\x04]([\x09-\x10])")
+"""Property of an ISO media file's image: more than 8 bits in its first channel."""
+_MEDIA_HEADER = 1 << 16
+"""Bytes in which its properties are."""
 
 _Value = TypeVar("_Value")
 
@@ -173,6 +180,8 @@ def _read_other(data: bytes, kind: ImageFormat) -> Photo:
         metadata |= _forgiven(lambda: _own_metadata(image, data, kind, remarks), "comment or IPTC", remarks) or {}
         if metadata["exif"]:
             metadata["exif"] = metadata["exif"].removeprefix(PREFIX)
+        if kind in (AVIF, HEIF) and (deep := _DEEP_MEDIA.search(data, 0, _MEDIA_HEADER)):
+            remarks.append(f"its {deep[1][0]} bits per channel are reduced to 8")
         if kind is JXL or (kind is JPEG2000 and max(map(abs, component_bits(data))) > 8):
             pixels = _decode_deep(data, kind)
         else:

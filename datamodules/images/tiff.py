@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 import tifffile
-from PIL import Image
 
-from datamodules.images.exif import KEPT_OF_TIFF, SUB_FOLDERS, exif_bytes
+from datamodules.images.exif import KEPT_OF_TIFF
 from datamodules.images.formats import UnreadableImageError
+from datamodules.images.ifd import exif_of, order_of, read_tags
 
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 274, 282, 283, 296, 338, 339
 _XMP, _IPTC, _ICC = 700, 33723, 34675
@@ -117,32 +117,18 @@ def tiff_metadata(data: bytes) -> dict[str, Any]:
         factor = _UNITS.get(_number(page, _UNIT, 2))
         iptc = page.tags.get(_IPTC)
         swapped = iptc is not None and iptc.dtype == tifffile.DATATYPE.LONG  # by an old error of libtiff, the bytes as numbers of 32 bits
-        order = tif_order(data)
     found: dict[str, Any] = {"icc": _as_bytes(tags.get(_ICC)), "xmp": _as_bytes(tags.get(_XMP))}
-    found["iptc"] = np.asarray(tags[_IPTC], f"{order}u4").tobytes() if swapped else _as_bytes(tags.get(_IPTC))
+    found["iptc"] = np.asarray(tags[_IPTC], f"{order_of(data)}u4").tobytes() if swapped else _as_bytes(tags.get(_IPTC))
     if factor is not None and all(resolution):
         across, down = (tag.value for tag in resolution if tag is not None)
         found["dpi"] = tuple(top / bottom * factor if bottom else 0.0 for top, bottom in (across, down))
     return found
 
 
-def tif_order(data: bytes) -> str:
-    """Return numpy's sign of the file's byte order."""
-    return "<" if data[:2] == b"II" else ">"
-
-
 def tiff_exif(data: bytes) -> bytes | None:
     """Return the tags that describe the photograph, with the sub-folders EXIF and GPS, as EXIF after its 6-byte prefix."""
-    found, kept = Image.Exif(), Image.Exif()
-    found.load_from_fp(io.BytesIO(data))
-    for tag in KEPT_OF_TIFF:
-        if tag in found:
-            kept[tag] = found[tag]
-    for folder in SUB_FOLDERS:
-        if tags := dict(found.get_ifd(folder)):
-            kept.get_ifd(folder).update(tags)
-            kept[folder] = tags
-    return exif_bytes(kept) if len(kept) else None
+    kept = [tag for tag in read_tags(data) if tag.folder or tag.code in KEPT_OF_TIFF]
+    return exif_of(kept, order_of(data)) if kept else None
 
 
 @contextmanager

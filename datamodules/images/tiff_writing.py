@@ -8,29 +8,25 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from datamodules.images.exif import KEPT_OF_TIFF, PREFIX, SUB_FOLDERS
+from datamodules.images.exif import KEPT_OF_TIFF
+from datamodules.images.ifd import ENTRY, Tag, folder_bytes, order_of, read_tags
 from datamodules.images.photo import Photo
 
 _XMP, _IPTC = 700, 33723
-_INTEROPERABILITY = 0xA005
-"""Place of a folder inside EXIF, which moves."""
-_LITTLE = b"II*\0\0\0\0\0"
-_BYTES, _SHORT, _TEXT = "B", "H", "s"
-_LONG, _ENTRY = 4, 12
-"""Number of the type, and bytes of a tag."""
+_BYTE = 1
 
 
 def encode_tiff(photo: Photo, pixels: np.ndarray) -> bytes:
-    """Encode ``pixels [H, W, 1..4]``, gray or RGB with straight alpha as the last of two or four, deflated."""
+    """Encode ``pixels [H, W, 1..4]``, gray or RGB, of two or four channels the last is straight alpha; in the byte order of its EXIF."""
+    order = order_of(photo.exif) if photo.exif else "<"
     settings: dict[str, Any] = {
         "photometric": "minisblack" if pixels.shape[2] < 3 else "rgb",
         "compression": "adobe_deflate",
         "predictor": True,
         "metadata": None,
-        "byteorder": "<",
+        "software": False,
+        "byteorder": order,
     }
     if pixels.shape[2] % 2 == 0:
         settings |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
@@ -38,54 +34,27 @@ def encode_tiff(photo: Photo, pixels: np.ndarray) -> bytes:
         settings["iccprofile"] = photo.icc
     if photo.dpi:
         settings |= {"resolution": photo.dpi, "resolutionunit": "INCH"}
-    tags = [(code, _BYTES, len(value), value, True) for code, value in ((_XMP, photo.xmp), (_IPTC, photo.iptc)) if value]
-    exif = Image.Exif()
-    if photo.exif:
-        exif.load(PREFIX + photo.exif)
-    folders = {folder: found for folder in SUB_FOLDERS if (found := dict(exif.get_ifd(folder)))}
-    tags += [made for tag in KEPT_OF_TIFF if (made := _as_tag(tag, exif.get(tag))) is not None]
-    software = exif.get(305)
     out = io.BytesIO()
-    tifffile.imwrite(
-        out,
-        pixels[:, :, 0] if pixels.shape[2] == 1 else pixels,
-        extratags=[tag for tag in tags if tag[0] != 305],
-        software=software if isinstance(software, str) and software.isascii() else False,
-        **settings,
-    )
-    return _with_folders(out.getvalue(), folders)
+    tifffile.imwrite(out, pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, **settings)
+    tags = [tag for tag in read_tags(photo.exif) if tag.folder or tag.code in KEPT_OF_TIFF] if photo.exif else []
+    tags += [Tag(code, _BYTE, len(value), value) for code, value in ((_XMP, photo.xmp), (_IPTC, photo.iptc)) if value]
+    return _with_tags(out.getvalue(), tags, order)
 
 
-def _as_tag(code: int, value: object) -> tuple[int, str, int, Any, bool] | None:
-    """Return tifffile's form of a tag of EXIF, or None if there is none."""
-    if isinstance(value, str) and value:
-        encoded = value.encode()
-        return (code, _TEXT, 0, value if value.isascii() else encoded, True)
-    if isinstance(value, bytes) and value:
-        return (code, _BYTES, len(value), value, True)
-    if isinstance(value, int) and 0 <= value < 2**16:
-        return (code, _SHORT, 1, value, True)
-    return None
-
-
-def _with_folders(data: bytes, folders: dict[int, dict[int, Any]]) -> bytes:
-    """Return the file with EXIF's sub-folders at its end, and after them its own folder with the tags that point to them."""
-    if not folders:
+def _with_tags(data: bytes, tags: list[Tag], order: str) -> bytes:
+    """Return a TIFF with more tags: its folder is written anew at the end, where the values of its own tags stay where they are."""
+    if not tags:
         return data
-    assert data[:4] == _LITTLE[:4]  # what tifffile writes below 4 GB
-    (start,) = struct.unpack_from("<I", data, 4)
-    (count,) = struct.unpack_from("<H", data, start)
-    entries = [data[place : place + _ENTRY] for place in range(start + 2, start + 2 + _ENTRY * count, _ENTRY)]
-    changed = bytearray(data)
-    for code, values in folders.items():
-        folder = ImageFileDirectory_v2(_LITTLE, group=code)
-        for tag, value in values.items():
-            if tag != _INTEROPERABILITY:
-                folder[tag] = value
-        changed += b"\0" * (len(changed) % 2)
-        entries.append(struct.pack("<HHII", code, _LONG, 1, len(changed)))
-        changed += folder.tobytes(len(changed))
-    changed += b"\0" * (len(changed) % 2)
-    struct.pack_into("<I", changed, 4, len(changed))
-    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
-    return bytes(changed) + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    assert data[2:4] in (b"*\0", b"\0*")  # what tifffile writes below 4 GB
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    entries = [data[place : place + ENTRY] for place in range(start + 2, start + 2 + ENTRY * count, ENTRY)]
+    place = len(data) + len(data) % 2
+    # The own entries shift the values of the new ones, so these are laid out as if they came behind.
+    added = folder_bytes(tags, order, place + ENTRY * count)
+    own = ENTRY * len(tags)
+    entries += [added[2 + at : 2 + at + ENTRY] for at in range(0, own, ENTRY)]
+    entries.sort(key=lambda entry: struct.unpack_from(f"{order}H", entry))
+    head = bytearray(data.ljust(place, b"\0"))
+    struct.pack_into(f"{order}I", head, 4, place)
+    return bytes(head) + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4) + added[2 + own + 4 :]

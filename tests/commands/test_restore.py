@@ -139,7 +139,7 @@ def test_color_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
 def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def full(*_):
+    def full(*_, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(command, "encode_photo", full)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -60,3 +62,31 @@ def tiff(pixels: np.ndarray, **settings: object) -> bytes:
     out = io.BytesIO()
     tifffile.imwrite(out, pixels, metadata=None, **settings)
     return out.getvalue()
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels ``[H, W, C]`` as Pillow turns each of their channels."""
+    method = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)
+    if method is None:
+        return pixels
+    channels = np.moveaxis(pixels, 2, 0)
+    return np.stack([np.asarray(Image.fromarray(channel.copy()).transpose(Image.Transpose(method))) for channel in channels], axis=2)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(rows: np.ndarray, bits: int, kind: int, *chunks: tuple[bytes, bytes], width: int | None = None) -> bytes:
+    """A PNG of rows ``[H, bytes]``, uint8 and already packed, or ``[H, W, C]`` of uint16, with chunks before the pixels."""
+    width = width or rows.shape[1]
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)
+    packed = b"".join(b"\0" + row.astype(">u2" if rows.dtype == np.uint16 else np.uint8).tobytes() for row in rows)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, content) for name, content in parts)
+
+
+def with_chunks(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with chunks after its header."""
+    return data[:33] + b"".join(png_chunk(name, content) for name, content in chunks) + data[33:]
