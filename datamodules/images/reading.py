@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from datamodules.images import png, tiff
 from datamodules.images.boxes import box_metadata, channel_kinds, color_space, component_bits, has_end
@@ -140,7 +140,11 @@ def _read_tiff(data: bytes) -> Photo:
         remarks += tiff.tiff_remarks(data)
         pixels, orientation = tiff.decode_tiff(data), header.orientation
     else:
-        with _open(io.BytesIO(data), TIFF) as image:
+        try:
+            image = _open(io.BytesIO(data), TIFF)
+        except UnidentifiedImageError as error:
+            raise header.not_supported from error
+        with image:
             pixels, metadata["icc"] = _decode_plain(image, metadata.get("icc"), remarks)  # Pillow turns a TIFF upright itself
             orientation = 1
     return _photo(pixels, orientation, TIFF, metadata, remarks)

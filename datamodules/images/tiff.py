@@ -21,6 +21,9 @@ _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _EXTRA_SAMPLES, _SAMPLE_FORMA
 _XMP, _IPTC, _ICC = 700, 33723, 34675
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _PHOTOMETRIC_NAMES = {
+    _WHITE_IS_ZERO: "gray",
+    _BLACK_IS_ZERO: "gray",
+    _RGB: "RGB",
     _PALETTE: "palette",
     4: "transparency mask",
     _CMYK: "CMYK",
@@ -50,12 +53,19 @@ class TiffHeader:
         frames: Number of pages.
         orientation: 1..8; 1 if it is missing or invalid.
         by_tags: True if `decode_tiff` reads it, false if it is left to Pillow.
+        kind: Words for its pixels.
     """
 
     size: tuple[int, int]
     frames: int
     orientation: int
     by_tags: bool
+    kind: str
+
+    @property
+    def not_supported(self) -> UnreadableImageError:
+        """Error for a page that Pillow cannot read either."""
+        return UnreadableImageError(f"its pixels are {self.kind}, which cannot be read; {_REMEDY}")
 
 
 def read_header(file: IO[bytes]) -> TiffHeader:
@@ -66,9 +76,14 @@ def read_header(file: IO[bytes]) -> TiffHeader:
         tifffile.TiffFileError: The file is damaged.
     """
     with _first_page(file) as (tif, page):
-        orientation = _number(page, _ORIENTATION, 1)
+        orientation, photometric = _number(page, _ORIENTATION, 1), int(page.photometric)
+        name = _PHOTOMETRIC_NAMES.get(photometric, f"of photometric interpretation {photometric}")
         return TiffHeader(
-            (page.imagewidth, page.imagelength), len(tif.pages), orientation if 1 <= orientation <= 8 else 1, _is_by_tags(page)
+            size=(page.imagewidth, page.imagelength),
+            frames=len(tif.pages),
+            orientation=orientation if 1 <= orientation <= 8 else 1,
+            by_tags=_is_by_tags(page),
+            kind=f"{name} of {page.samplesperpixel} channels, compression {int(page.compression)}",
         )
 
 
