@@ -45,11 +45,11 @@ def box_metadata(data: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, content in boxes(data):
         if name == b"brob":
-            name, content = content[:4], imagecodecs.brotli_decode(content[4:])
+            name, content = content[:4], bytes(imagecodecs.brotli_decode(content[4:]))
         if name == b"Exif":
             found["exif"] = content[4 + int.from_bytes(content[:4], "big") :].removeprefix(b"Exif\0\0")
         elif name == b"xml " and data[4:8] == b"JXL ":
-            found["xmp"] = bytes(content)
+            found["xmp"] = content
         elif name == b"uuid":
             found |= _of_uuid(content)
         elif name == b"jp2h":

@@ -39,7 +39,7 @@ def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG, *, q
     if kind is TIFF:
         return encode_tiff(photo, together)
     if kind is PNG and together.dtype == np.uint16:
-        return inserted(imagecodecs.png_encode(together), metadata_chunks(photo))
+        return inserted(bytes(imagecodecs.png_encode(together)), metadata_chunks(photo))
     image = Image.fromarray(together[:, :, 0] if together.shape[2] == 1 else together)
     if kind is PNG:
         return inserted(_saved(image, PNG, {}), metadata_chunks(photo))

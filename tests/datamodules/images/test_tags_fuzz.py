@@ -113,7 +113,7 @@ def expected(kind: Kind, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def pillow_agrees(kind: Kind, data: bytes, pixels: np.ndarray) -> bool | None:
-    """Compare opaque colors with Pillow's, where it reads this kind and depth at all: RGB of 16 bits it reduces, and does not invert gray."""
+    """Compare opaque colors with Pillow's, where it reads this kind as it is: RGB of 16 bits it reduces, such gray it does not invert."""
     if kind.extra or not kind.must_be_read or (kind.depth == "uint16" and kind.photometric != "minisblack"):
         return None
     try:
