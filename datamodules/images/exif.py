@@ -46,7 +46,7 @@ def orientation_in(exif: bytes | None, xmp: bytes | None = None) -> int:
     value = tags.get(ORIENTATION)
     if value is None and (found := _XMP_ORIENTATION.search(xmp or b"")):
         value = int(found[2])
-    return value if value in range(1, 9) else 1
+    return value if value is not None and value in range(1, 9) else 1
 
 
 def xmp_upright(xmp: bytes) -> bytes:
