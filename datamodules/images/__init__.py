@@ -1,17 +1,22 @@
 """Users' photographs, read with all metadata and written back with it."""
 
+from datamodules.images.fitting import TooLargeImageError, check_size, lost_in
 from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
 from datamodules.images.photo import Photo
 from datamodules.images.reading import read_photo, read_size
-from datamodules.images.writing import encode_photo, lost_in
+from datamodules.images.tagging import tagged
+from datamodules.images.writing import encode_photo
 
 __all__ = [
     "ImageFormat",
     "Photo",
+    "TooLargeImageError",
     "UnreadableImageError",
+    "check_size",
     "encode_photo",
     "format_of",
     "lost_in",
     "read_photo",
     "read_size",
+    "tagged",
 ]

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.images.formats import HEAD, PNG, WRITTEN, ImageFormat, UnreadableImageError, format_of, looks_like_image, named_like_image
+from datamodules.images.formats import (
+    HEAD,
+    PNG,
+    WRITTEN,
+    ImageFormat,
+    UnreadableImageError,
+    format_of,
+    has_image_suffix,
+    looks_like_image,
+    named_like_image,
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,14 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
     """Plan the images to read and the files to write, for files and folders (recursively), in order of names.
 
     A folder's images keep their sub-folders under ``output``; with several folders, each gets a folder of its own name there. Images that
-    share a stem keep their old suffix before the new one. Hidden files and the contents of ``output`` are skipped. The result of a single
-    file is written to ``output`` itself if that has the suffix of an image and is not a folder.
+    share a stem keep their old suffix before the new one, and a suffix that is not an image's is part of the name. Files of kinds of
+    images that are not read are jobs with a problem. Hidden files and the contents of ``output`` are skipped. The result of a single file
+    is written to ``output`` itself if that has the suffix of an image and is not a folder.
 
     Args:
         inputs: The files and folders.
         output: Place of the results.
-        same_format: If true, write each image in its own format instead of PNG; HEIC, which is only read, becomes PNG.
+        same_format: If true, write each image in its own format instead of PNG; formats that are only read, such as HEIC, become PNG.
 
     Raises:
         ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
@@ -40,12 +51,12 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
     for path in inputs:
         if not path.exists() and not path.is_symlink():
             raise ValueError(f"{path} does not exist; give image files or folders of them")
-    if len(inputs) == 1 and not inputs[0].is_dir() and named_like_image(output) and not output.is_dir():
+    if len(inputs) == 1 and not inputs[0].is_dir() and has_image_suffix(output) and not output.is_dir():
         jobs = [Job(inputs[0], output, _written_format(output), _problem(inputs[0]))]
     else:
         found = list(_found(inputs, output))
-        stems = Counter(place.with_suffix("") for _, place in found)
-        jobs = [_job(source, output / place, stems[place.with_suffix("")] > 1, same_format) for source, place in found]
+        stems = Counter(_without_suffix(place) for _, place in found)
+        jobs = [_job(source, output / place, stems[_without_suffix(place)] > 1, same_format) for source, place in found]
     if not jobs:
         raise ValueError(f"{', '.join(map(str, inputs))}: nothing in there looks like an image")
     _check_apart(jobs)
@@ -69,7 +80,7 @@ def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
             )
             for name in sorted([*files, *images]):
                 source = Path(folder, name)
-                if not name.startswith(".") and (named_like_image(source) or looks_like_image(source, _head(source))):
+                if not name.startswith(".") and looks_like_image(source, _head(source)):
                     yield source, home / source.relative_to(path)
 
 
@@ -105,8 +116,13 @@ def _job(source: Path, target: Path, ambiguous: bool, same_format: bool) -> Job:
         own = format_of(source, _head(source))
         kind = own if own in WRITTEN else PNG
     if target.suffix.lower() not in kind.suffixes:
-        target = target.with_name(target.name + kind.suffix) if ambiguous else target.with_suffix(kind.suffix)
+        stem = target if ambiguous else _without_suffix(target)
+        target = stem.with_name(stem.name + kind.suffix)
     return Job(source, target, kind, problem)
+
+
+def _without_suffix(path: Path) -> Path:
+    return path.with_suffix("") if has_image_suffix(path) else path
 
 
 def _written_format(path: Path) -> ImageFormat:

@@ -1,9 +1,13 @@
 """``mimdit restore``: restore photographs in files and folders."""
 
+import dataclasses
 import io
+import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +17,18 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
+from datamodules.images import (
+    TooLargeImageError,
+    UnreadableImageError,
+    check_size,
+    encode_photo,
+    lost_in,
+    read_photo,
+    read_size,
+    tagged,
+)
 from datamodules.images.finding import Job, plan
+from datamodules.images.writing import QUALITY
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
@@ -59,13 +73,16 @@ def restore(
     dtype: Literal["float32", "bfloat16"] = "float32",
     compile: bool = False,
     same_format: bool = False,
+    quality: int | None = None,
+    tag: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Restore photographs: files, and folders with all their sub-folders.
 
     mimdit restore photos/ more.jpg restored/ writes PNG files of the same names into the same sub-folders. It reads JPEG, PNG, WebP, TIFF,
-    BMP and AVIF, and HEIC with pillow-heif. Metadata, color profiles, 16 bits and gray are kept. Existing results are kept, so the same
-    call continues an interrupted one. Files that cannot be read are listed at the end, and the exit code is 1.
+    BMP, AVIF, GIF (the first frame) and JPEG 2000, HEIC with pillow-heif, and JPEG XL with pillow-jxl-plugin. Metadata, color profiles, 16
+    bits and gray are kept; what a format does not hold is said of each file. Existing results are kept, so the same call continues an
+    interrupted one. Images that cannot be read are listed at the end, and the exit code is 1.
 
     Args:
         inputs: Image files and folders.
@@ -85,10 +102,13 @@ def restore(
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
         dtype: bfloat16 computes in mixed precision, which is faster on GPUs.
         compile: Compile the networks first (torch.compile): a minute or more at the start, and again for each new size of image.
-        same_format: Write each image in its own format instead of PNG.
+        same_format: Write each image in its own format instead of PNG; a format that is only read, such as HEIC, becomes PNG.
+        quality: Quality of JPEG, WebP and AVIF, 1 to 100; null is 95, for AVIF 90, and lossless for a lossless WebP.
+        tag: Write version, checkpoint and settings into the XMP of each result.
         overwrite: Also restore images whose result exists.
     """
     jobs = plan(map(Path, inputs), Path(output), same_format=same_format)
+    _check_quality(quality, jobs, same_format)
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
@@ -101,7 +121,8 @@ def restore(
     if compile:
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        failed = restore_all(restorer, todo, settings, explain=explain)
+        properties = _properties(checkpoint, settings, dtype) if tag else None
+        failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
@@ -110,7 +131,13 @@ def restore(
 
 
 def restore_all(
-    restorer: Restorer, jobs: list[Job], settings: SamplingSettings | None = None, *, explain: bool = False
+    restorer: Restorer,
+    jobs: list[Job],
+    settings: SamplingSettings | None = None,
+    *,
+    explain: bool = False,
+    quality: int | None = None,
+    properties: Mapping[str, str] | None = None,
 ) -> list[tuple[Path, str]]:
     """Restore one photograph after the other and return the sources that failed, each with its reason.
 
@@ -121,12 +148,14 @@ def restore_all(
         jobs: Sources and targets.
         settings: How to restore; None for the restorer's own settings.
         explain: If true, also write the charts of the gates.
+        quality: Quality of formats that lose, 1..100; None for the default.
+        properties: Properties to write into the XMP of each result, by name.
     """
     failed, sized = [], []
     for job in jobs:
         try:
             sized.append((job, _num_pixels(job)))
-        except (UnreadableImageError, OSError) as error:
+        except (UnreadableImageError, TooLargeImageError, OSError) as error:
             failed.append((job.source, _reason(error)))
     total = sum(size for _, size in sized)
     if sized:
@@ -141,7 +170,8 @@ def restore_all(
                 bar.update(min(round(fraction * size), end - bar.n))  # whole pixels: fractions need not add up to exactly 1
 
             try:
-                for remark in restore_one(restorer, job, settings, explain=explain, progress=advance):
+                options = {"explain": explain, "progress": advance, "quality": quality, "properties": properties}
+                for remark in restore_one(restorer, job, settings, **options):
                     tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 failed.append((job.source, _reason(error)))
@@ -150,17 +180,26 @@ def restore_all(
 
 
 def restore_one(
-    restorer: Restorer, job: Job, settings: SamplingSettings | None, *, explain: bool, progress: Progress
-) -> tuple[str, ...]:  # fmt: skip
+    restorer: Restorer,
+    job: Job,
+    settings: SamplingSettings | None,
+    *,
+    explain: bool,
+    progress: Progress,
+    quality: int | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
     """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
+    if properties:
+        photo = tagged(photo, properties)
     seen: list[Routing] = []
     pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))
     with replace_when_whole(job.target) as path:
-        path.write_bytes(encode_photo(photo, pixels, job.kind))
+        path.write_bytes(encode_photo(photo, pixels, job.kind, quality=quality))
     return (*photo.remarks, *lost_in(photo, job.kind))
 
 
@@ -229,7 +268,22 @@ def _num_pixels(job: Job) -> int:
     if job.problem:
         raise UnreadableImageError(job.problem)
     width, height = read_size(job.source)
+    check_size(width, height, job.kind)
     return width * height
+
+
+def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> None:
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality} is out of range; give 1 to 100")
+    if not same_format and not any(job.kind.name in QUALITY for job in jobs):
+        raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
+
+
+def _properties(checkpoint: str | None, settings: SamplingSettings, dtype: str) -> dict[str, str]:
+    own = dataclasses.asdict(settings) | {"dtype": dtype}
+    return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.dit import DiTBackbone
@@ -27,8 +27,9 @@ ModelMixin = Restorer
 _CODE = "pipeline.py"
 """File that ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs to find the class."""
 
-_KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
-"""Pillow's modes that are kept; others become RGB."""
+_DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
+_REFUSED = ("I", "F", "LAB", "HSV")
+"""Pillow's modes whose values have another range or meaning, which a conversion would clip or take for RGB."""
 
 
 class MiMDiTPipeline(DiffusionPipeline):
@@ -57,7 +58,8 @@ class MiMDiTPipeline(DiffusionPipeline):
         """Restore one image or several, each at its own size.
 
         Args:
-            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Gray, transparency and 16 bits are kept.
+            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Gray, transparency and 16 bits are kept, and an
+                image with an orientation tag is turned upright.
             num_inference_steps: Sampler steps; None for the restorer's own.
             output_type: ``pil``, or ``np`` for a list of arrays with the input's dtype.
             return_dict: If true, return an `ImagePipelineOutput`, otherwise a tuple.
@@ -65,7 +67,7 @@ class MiMDiTPipeline(DiffusionPipeline):
             **options: Fields of `SamplingSettings` to change, such as ``tile`` or ``steer``, and other arguments of `Restorer.restore`.
 
         Raises:
-            ValueError: ``output_type`` is unknown, or a setting is out of range.
+            ValueError: ``output_type`` is unknown, a setting is out of range, or an image has a mode without a defined range.
         """
         if output_type not in ("pil", "np"):
             raise ValueError(f"output_type {output_type!r} is unknown; choose pil or np")
@@ -142,16 +144,38 @@ class MiMDiTPipeline(DiffusionPipeline):
 
 
 def _pixels(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the colors ``[H, W, 1 or 3]``, and alpha ``[H, W]`` where there is one."""
+    """Return the colors ``[H, W, 1 or 3]`` upright, and alpha ``[H, W]`` where there is one."""
     if isinstance(image, np.ndarray):
         return image, None
-    if image.mode not in _KEPT:
-        transparent = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
-        image = image.convert("RGBA" if transparent else "RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _DEEP_GRAY:
+        return _deep_gray(image), None
+    if image.mode in _REFUSED:
+        raise ValueError(f"image has Pillow's mode {image.mode}; convert it to RGB or L, or give an array of uint8 or uint16")
+    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
+    gray = image.mode in ("1", "L", "LA", "La")
+    if image.mode == "1":
+        image = _full_range(image)
+    image = image.convert(("LA" if gray else "RGBA") if transparent else ("L" if gray else "RGB"))
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         return pixels[:, :, None], None
     return (pixels, None) if pixels.shape[2] == 3 else (pixels[:, :, :-1], pixels[:, :, -1])
+
+
+def _deep_gray(image: Image.Image) -> np.ndarray:
+    """Return 16-bit gray of either byte order, ``[H, W, 1]``."""
+    if "transparency" in image.info:  # Pillow has no 16-bit gray with alpha
+        raise ValueError("image is 16-bit gray with a transparent value, which Pillow cannot hold; use mimdit restore on its file")
+    return np.asarray(image).astype(np.uint16)[:, :, None]
+
+
+def _full_range(image: Image.Image) -> Image.Image:
+    """Return an image of mode 1 as L, with the transparent value in L's range."""
+    gray = image.convert("L")
+    if isinstance(key := image.info.get("transparency"), int):
+        gray.info["transparency"] = 255 * min(key, 1)
+    return gray
 
 
 def _as_pillow(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:

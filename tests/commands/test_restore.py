@@ -1,10 +1,13 @@
 """``mimdit restore``, by its command line and with the embedded default."""
 
+import html
+import json
 import os
 import re
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 from tqdm import TqdmWarning
 
@@ -112,7 +116,7 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
 def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def in_pieces(restorer, job, settings, *, explain, progress):
+    def in_pieces(restorer, job, settings, *, progress, **options):
         for _ in range(3):
             time.sleep(0.15)  # the bar is drawn every 0.1 s
             progress(0.34)
@@ -139,7 +143,7 @@ def test_color_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
 def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
-    def full(*_):
+    def full(*_, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(command, "encode_photo", full)
@@ -159,9 +163,71 @@ def test_an_image_that_needs_too_much_memory_costs_no_other(stub, tmp_path, caps
     assert "in/a.png: there is not enough memory for it; give a smaller --tile" in capsys.readouterr().err
 
 
+def test_limits_of_the_format_are_checked_before_the_work_and_named(stub, tmp_path, capsys):
+    wide = np.zeros((1, 16_384, 3), np.uint8)
+    put(tmp_path / "in", a__png=to_png(wide), b__png=encoded("PNG", exif=long_exif()))
+    stub.restore = None  # must not be called
+    assert run("in/a.png", "a.webp") == 1
+    assert "in/a.png: it has 16384 x 1 pixels, and WEBP at most 16,383 on a side" in capsys.readouterr().err
+    del stub.restore
+    assert run("in/b.png", "b.jpg") == 0
+    said = capsys.readouterr().err
+    assert "in/b.png: its EXIF of 70," in said and "does not fit into JPEG" in said and Image.open("b.jpg").size == (40, 24)
+
+
+def long_exif():
+    made = exif()
+    made[0x010E] = "x" * 70_000
+    return made.tobytes()
+
+
+def test_every_image_of_a_folder_is_restored_or_named(stub, tmp_path, capsys):
+    put(tmp_path / "in", a__gif=encoded("GIF"), b__jp2=encoded("JPEG2000"), IMG__v2=encoded("PNG"))
+    put(tmp_path / "in", c__psd=b"8BPS\0\1" + bytes(20), d__jpg=b"text")
+    assert run("in", "out") == 1
+    said = capsys.readouterr()
+    assert "restored 3, already there 0, failed 2" in said.out
+    assert "c.psd: it is a Photoshop file" in said.err and "d.jpg: it begins" in said.err
+    assert sorted(os.listdir("out")) == ["IMG.v2.png", "a.png", "b.png"]
+
+
+def test_text_of_a_png_comes_into_the_result_and_what_does_not_is_named(stub, tmp_path, capsys):
+    info = PngInfo()
+    info.add_text("parameters", "a castle")
+    put(tmp_path / "in", a__png=encoded("PNG", pnginfo=info))
+    assert run("in", "out") == 0 and Image.open("out/a.png").text == {"parameters": "a castle"}
+    assert run("in/a.png", "a.webp") == 0 and "in/a.png: WEBP does not hold its text (parameters)" in capsys.readouterr().err
+
+
+def test_quality_is_that_of_the_results(stub, tmp_path):
+    put(tmp_path / "in", a__jpg=encoded("JPEG"), b__webp=encoded("WEBP"), c__png=encoded("PNG"))
+    for quality in (5, 95):
+        assert run("in", f"out{quality}", "--same-format", "--quality", str(quality)) == 0
+    assert run("in", "out", "--same-format") == 0
+    for name in ("a.jpg", "b.webp"):
+        assert os.path.getsize(f"out5/{name}") < os.path.getsize(f"out95/{name}")
+        assert Path("out95", name).read_bytes() == Path("out", name).read_bytes()
+    assert Image.open("out5/a.jpg").quantization[0][0] > 100 > 5 > Image.open("out95/a.jpg").quantization[0][0]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.avif"])
+def test_the_settings_are_in_the_result_if_asked_for(stub, tmp_path, name):
+    put(tmp_path, a__png=encoded("PNG"))
+    for tag in ((), ("--tag",)):
+        assert run("a.png", f"out/{name}", "--seed", "7", "--overwrite", *tag) == 0
+        packet = command.read_photo(tmp_path / "out" / name).xmp
+        assert (packet is not None) == bool(tag)
+    settings = json.loads(html.unescape(re.search(r"<mimdit:settings>(.*)</mimdit:settings>", packet.decode())[1]))
+    assert settings["seed"] == 7 and settings["sampler"] == "euler" and settings["dtype"] == "float32"
+    assert b"<mimdit:checkpoint>embedded<" in packet and f"<mimdit:version>{version('mimdit')}<".encode() in packet
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (("in", "out", "--quality", "0", "--same-format"), "quality=0 is out of range; give 1 to 100"),
+        (("in", "out", "--quality", "101"), "quality=101 is out of range; give 1 to 100"),
+        (("in", "out", "--quality", "80"), "quality=80 has no effect on PNG; give --same_format"),
         (("gone", "out"), "gone does not exist"),
         (("in", "in"), "give an output folder apart"),
         (("in", "out", "--device", "toaster"), "device 'toaster' is unknown"),
@@ -233,7 +299,8 @@ def test_a_checkpoint_restores_with_its_averaged_weights(tmp_path, monkeypatch):
 
 
 def to_png(image):
-    return cv2.imencode(".png", np.round(image[..., ::-1] * 255).astype(np.uint8))[1].tobytes()
+    pixels = image if image.dtype == np.uint8 else np.round(image * 255).astype(np.uint8)
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
 
 
 def test_by_default_the_embedded_restorer_improves_degraded_photographs(tmp_path, monkeypatch):

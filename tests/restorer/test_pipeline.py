@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 import mimdit
@@ -113,6 +113,54 @@ def test_images_of_several_sizes_and_a_palette():
     images = [picture("RGB"), picture("L", 9, 33).convert("P")]
     restored = pipeline()(images).images
     assert [image.size for image in restored] == [image.size for image in images] and restored[1].mode == "RGB"
+
+
+def unchanged(image):
+    """What comes back where nothing changes: an untrained estimate is the input itself."""
+    pipe = mimdit.MiMDiTPipeline(tiny_restorer(conditioner={"estimate": True}).eval())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(image, 0, start="estimate").images[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_with_an_orientation_tag_stands_upright(orientation):
+    image = picture("RGB")
+    image.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    result = np.asarray(unchanged(image))
+    assert result.shape == expected.shape and np.abs(result - expected).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["I;16", "I;16B"])
+def test_sixteen_bit_gray_of_either_byte_order_stays_sixteen_bit_gray(order):
+    pixels = (np.arange(20 * 28).reshape(20, 28) * 117).astype(np.uint16)
+    image = Image.frombytes(order, (28, 20), pixels.astype(">u2" if order.endswith("B") else "<u2").tobytes())
+    result = unchanged(image)
+    assert result.mode == "I;16" and np.abs(np.asarray(result).astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_a_transparent_key_color_becomes_alpha(mode):
+    image = picture("RGB").convert(mode)
+    key = image.getpixel((3, 4))
+    image.info["transparency"] = key // 255 if mode == "1" else key
+    result = unchanged(image)
+    values = np.asarray(image.convert("L") if mode == "1" else image).reshape(20, 28, -1)
+    assert result.mode == ("RGBA" if mode == "RGB" else "LA")
+    assert np.array_equal(np.asarray(result.getchannel("A")) == 0, (values == np.array(key)).all(axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB", "HSV"])
+def test_a_mode_without_a_range_is_refused(mode):
+    with pytest.raises(ValueError, match=f"Pillow's mode {mode}; convert it to RGB or L"):
+        pipeline()(Image.new(mode, (28, 20)))
+
+
+def test_sixteen_bit_gray_with_a_transparent_value_is_refused():
+    image = Image.new("I;16", (28, 20))
+    image.info["transparency"] = 5
+    with pytest.raises(ValueError, match="use mimdit restore on its file"):
+        pipeline()(image)
 
 
 def test_it_moves_and_shows_its_progress(capsys):

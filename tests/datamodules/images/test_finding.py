@@ -37,6 +37,43 @@ def test_two_of_one_stem_keep_apart(in_a_folder):
     assert targets("in", output="out") == {"in/a.jpg": "out/a.jpg.png", "in/a.png": "out/a.png", "in/a.tif": "out/a.tif.png"}
 
 
+def test_a_suffix_that_is_no_images_is_part_of_the_name(in_a_folder):
+    make(in_a_folder, "in/IMG.v2", "in/2024.05.01", "in/b.psd.bak")
+    assert targets("in", output="out") == {
+        "in/2024.05.01": "out/2024.05.01.png",
+        "in/IMG.v2": "out/IMG.v2.png",
+        "in/b.psd.bak": "out/b.psd.bak.png",
+    }
+    make(in_a_folder, "two/IMG.v2", "two/IMG.v2.jpg", "two/IMG.v3")
+    assert targets("two", output="out") == {
+        "two/IMG.v2": "out/IMG.v2.png",
+        "two/IMG.v2.jpg": "out/IMG.v2.jpg.png",
+        "two/IMG.v3": "out/IMG.v3.png",
+    }
+    assert targets("in/IMG.v2", output="out") == {"in/IMG.v2": "out/IMG.v2.png"}
+
+
+def test_every_kind_of_image_is_counted(in_a_folder):
+    make(in_a_folder, "in/a.gif", data=encoded("GIF"))
+    make(in_a_folder, "in/b.jp2", data=encoded("JPEG2000"))
+    make(in_a_folder, "in/c.psd", "in/d", data=b"8BPS\0\1" + bytes(20))
+    make(in_a_folder, "in/e.svg", "in/f.jp2", "in/notes.txt", "in/film.mp4", data=b"text")
+    make(in_a_folder, "in/scans.hdr/g.png")
+    problems = {job.source.name: job.problem for job in plan([Path("in")], Path("out"))}
+    assert [name for name, problem in problems.items() if problem is None] == ["a.gif", "b.jp2", "g.png"]
+    assert "Photoshop" in problems["c.psd"] and "Photoshop" in problems["d"]
+    assert "vector" in problems["e.svg"] and "begins" in problems["f.jp2"]
+    assert len(problems) == 7
+
+
+def test_formats_that_are_only_read_become_png(in_a_folder):
+    make(in_a_folder, "in/a.gif", data=encoded("GIF"))
+    make(in_a_folder, "in/b.jp2", data=encoded("JPEG2000"))
+    assert targets("in", output="out", same_format=True) == {"in/a.gif": "out/a.png", "in/b.jp2": "out/b.png"}
+    with pytest.raises(ValueError, match=r"\.svg cannot be written"):
+        targets("in/a.gif", output="a.svg")
+
+
 def test_several_folders_and_files_go_side_by_side(in_a_folder):
     make(in_a_folder, "one/a.png", "two/a.png", "b.png")
     assert targets("one", "two", "b.png", output="out") == {
