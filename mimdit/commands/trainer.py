@@ -20,6 +20,7 @@ import callbacks  # also for the short names of its classes
 import datamodules
 import mimdit
 from callbacks.preemption import Preempted, leave_together
+from mimdit.commands.saved_config import SaveConfig, refuse_paths_of_saved, with_absolute_interpolations
 from mimdit.core import stop_signals
 from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
 from mimdit.training.devices import slow_precision
@@ -38,7 +39,17 @@ _CLUTTER = re.compile(
 
 
 class Parser(LightningArgumentParser):
-    """Parser whose errors are a few lines."""
+    """Parser whose errors are a few lines, and that remembers ``${…}`` as written."""
+
+    unresolved: str | None = None
+    """The newest dump with ``${…}``. jsonargparse dumps a config to let omegaconf resolve it, and has no other access to it before."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return the text of a config; see `unresolved`."""
+        text = super().dump(*args, **kwargs)
+        if "${" in text:
+            self.unresolved = text
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 and the lines of ``message`` that lead to the key at fault."""
@@ -49,13 +60,14 @@ class Parser(LightningArgumentParser):
 
 
 class TrainerCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with five differences.
+    """LightningCLI for any LightningModule and LightningDataModule, with six differences.
 
     - No optimizer is built outside the model: `fully_shard` replaces the parameters after the command line has built its objects, and
       an optimizer built before would silently train nothing. The models take ``optimizer`` and ``scheduler`` arguments instead.
     - ``--ckpt_path FILE`` never overrides configs and options. For validate, test and predict the checkpoint's hyperparameters come first,
       then configs and options; fit ignores them. (Lightning lets them win over both.)
     - ``${…}`` in a YAML file may name keys of other files and options: omegaconf resolves it after all are read.
+    - The config is saved with ``${…}`` as written, and never over another run's; see `SaveConfig`.
     - ``config: [FILE, …]`` in a YAML file names its bases, see `bases_first`.
     - A job that Slurm restarted resumes from its own newest complete checkpoint, whatever its ``--ckpt_path`` is.
     """
@@ -68,7 +80,7 @@ class TrainerCLI(LightningCLI):
             subclass_mode_data=True,
             parser_class=Parser,
             parser_kwargs={"parser_mode": "omegaconf+"},
-            save_config_kwargs={"overwrite": True},  # a requeued job starts again in the same folder
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             seed_everything_default=42,
             args=args,
@@ -77,10 +89,17 @@ class TrainerCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | dict[str, Any]) -> None:
         """Parse ``args``; they win over the hyperparameters of the checkpoint that they name, if any."""
+        assert isinstance(parser, Parser)
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
             self.config = parser.parse_args(checkpoint_hparams_first(bases_first(args)))
+        verb = self.config["subcommand"]
+        if parser.unresolved is not None:
+            written = yaml.safe_load(parser.unresolved)[verb]
+            self.save_config_kwargs["written"] = with_absolute_interpolations(written)
+        if verb == "fit" and not isinstance(args, (dict, Namespace)):
+            refuse_paths_of_saved(_configs(args), self.config[verb]["trainer"].as_dict())
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; store the model's arguments for `load_from_checkpoint` and `checkpoint_hparams_first`.
@@ -100,7 +119,10 @@ class TrainerCLI(LightningCLI):
         self.model.save_hyperparameters(hparams, logger=False)
 
     def before_fit(self) -> None:
-        """Resume a restarted job from its own checkpoint."""
+        """Refuse the folder of another run; resume a restarted job from its own checkpoint."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, SaveConfig):
+                callback.refuse_other_run(self.trainer)
         savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
         restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         if restarted and any(saver.newest(self.trainer) is not None for saver in savers):
@@ -171,6 +193,12 @@ def checkpoint_hparams_first(args: list[str]) -> list[str]:
         return args
     hparams.pop("_instantiator", None)
     return [args[0], "--model", json.dumps({"class_path": class_path, "init_args": hparams}), *args[1:]]
+
+
+def _configs(args: list[str]) -> list[Path]:
+    """Return the files of ``--config`` in ``args``."""
+    following = [value for name, value in zip(args, args[1:], strict=False) if name == "--config"]
+    return [Path(value) for value in following] + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
 
 
 def _option(args: list[str], name: str) -> str | None:
