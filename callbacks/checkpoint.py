@@ -210,6 +210,13 @@ class CompleteCheckpoint(ModelCheckpoint):
         """Return the newest complete checkpoint of the folder, or None."""
         return newest_complete(Path(self._ModelCheckpoint__resolve_ckpt_dir(trainer)))
 
+    def best(self, trainer: L.Trainer) -> Path | None:
+        """Return the checkpoint of the folder with the best recorded score, or None."""
+        folder = Path(self._ModelCheckpoint__resolve_ckpt_dir(trainer))
+        scores = CheckpointRecord(folder).scores() if self.score_name and folder.is_dir() else {}
+        ranked = [name for name in self.retention.ranked(scores) if (folder / name).exists()]
+        return folder / ranked[0] if ranked else None
+
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
         """Return the checkpoint that ``--ckpt_path last`` stands for."""
         newest = self.newest(trainer)

@@ -1,6 +1,7 @@
 """``mimdit restore``: restore photographs in files and folders."""
 
 import io
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Literal
 import psutil
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from datamodules.images import UnreadableImageError, encode_photo, lost_in, read_photo, read_size
 from datamodules.images.finding import Job, plan
-from mimdit.commands.forecast import in_words, seconds_per_megapixel
+from datamodules.shards.folder import WHOLE, Part
+from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.loading import load_restorer
+from mimdit.commands.progress_display import ProgressDisplay
 from mimdit.core.files import replace_when_whole
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.inference import Progress
@@ -24,8 +26,6 @@ from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
-
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
 _BYTES_PER_PIXEL = 2048
 """Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
@@ -59,6 +59,7 @@ def restore(
     compile: bool = False,
     same_format: bool = False,
     overwrite: bool = False,
+    part: str | None = None,
 ) -> None:
     """Restore photographs: files, and folders with all their sub-folders.
 
@@ -86,8 +87,12 @@ def restore(
         compile: Compile the networks first (torch.compile): a minute or more at the start, and again for each new size of image.
         same_format: Write each image in its own format instead of PNG.
         overwrite: Also restore images whose result exists.
+        part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
+            by its name.
     """
-    jobs = plan(map(Path, inputs), Path(output), same_format=same_format)
+    share = WHOLE if part is None else Part.parse(part)
+    planned = plan(map(Path, inputs), Path(output), same_format=same_format)
+    jobs = [job for job in planned if share.holds(os.path.relpath(job.target, output))]
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
@@ -101,7 +106,7 @@ def restore(
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         failed = restore_all(restorer, todo, settings, explain=explain)
-    _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
+    _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
@@ -128,23 +133,18 @@ def restore_all(
         except (UnreadableImageError, OSError) as error:
             failed.append((job.source, _reason(error)))
     total = sum(size for _, size in sized)
-    if sized:
-        _print_forecast(restorer, len(sized), total / 1e6, settings)
-    end = 0
-    with tqdm(total=total, unit_scale=1e-6, bar_format=_BAR, dynamic_ncols=True) as bar:
+    cost = _forecast(restorer, [size for _, size in sized], settings) if sized else None
+    with ProgressDisplay(len(sized), total, cost) as display:
         for job, size in sized:
-            bar.set_description(job.source.name[:32], refresh=True)
-            end += size
-
-            def advance(fraction: float, size: int = size, end: int = end) -> None:
-                bar.update(min(round(fraction * size), end - bar.n))  # whole pixels: fractions need not add up to exactly 1
-
+            display.begin(job.source, size)
+            problem = None
             try:
-                for remark in restore_one(restorer, job, settings, explain=explain, progress=advance):
-                    tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
+                for remark in restore_one(restorer, job, settings, explain=explain, progress=display.advance):
+                    display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-                failed.append((job.source, _reason(error)))
-            bar.update(end - bar.n)
+                problem = _reason(error)
+                failed.append((job.source, problem))
+            display.end(failed=problem is not None)
     return failed
 
 
@@ -188,13 +188,17 @@ def tile_for_free_memory(device: torch.device) -> int:
     return max(_SMALLEST_TILE, min(side, _LARGEST_TILE.get(device.type, side)))
 
 
-def _print_forecast(restorer: Restorer, images: int, megapixels: float, settings: SamplingSettings | None) -> None:
+def _forecast(restorer: Restorer, sizes: list[int], settings: SamplingSettings | None) -> Forecast | None:
+    """Measure the cost of images of ``sizes`` pixels and print the expected time; None if there is not enough memory."""
+    megapixels = sum(sizes) / 1e6
+    in_pieces = settings is not None and settings.tile is not None and max(sizes) > settings.tile**2
     try:
-        pace = seconds_per_megapixel(restorer, megapixels, settings=settings)
+        cost = forecast(restorer, megapixels, settings, in_pieces=in_pieces)
     except (MemoryError, torch.OutOfMemoryError):
-        return  # each image will report it itself
-    count, time = f"{images} image{'s' if images != 1 else ''}", in_words(pace * megapixels)
-    print(f"{count}, {megapixels:.1f} megapixels: about {time} ({pace:.1f} s a megapixel)", file=sys.stderr)
+        return None  # each image will report it itself
+    count, time = f"{len(sizes)} image{'s' if len(sizes) != 1 else ''}", in_words(cost.pace * megapixels)
+    print(f"{count}, {megapixels:.1f} megapixels: about {time} ({cost.pace:.1f} s a megapixel)", file=sys.stderr)
+    return cost
 
 
 def _write_chart(chart: Image.Image, target: Path) -> None:
@@ -217,7 +221,7 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _report(done: int, kept: int, failed: list[tuple[Path, str]], output: str) -> None:
-    print(f"restored {done}, already there {kept}, failed {len(failed)}: {output}")
+def _report(done: int, kept: int, failed: list[tuple[Path, str]], output: str, part: str | None) -> None:
+    print(f"{'' if part is None else f'part {part}: '}restored {done}, already there {kept}, failed {len(failed)}: {output}")
     for source, reason in failed:
         print(f"  {source}: {reason}", file=sys.stderr)

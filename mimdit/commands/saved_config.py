@@ -1,9 +1,10 @@
-"""The config that a run saves as ``config.yaml``: ``${…}`` stay as written, and no file of another run is overwritten."""
+"""Configs as YAML, and the one that a run saves as ``config.yaml``: ``${…}`` stay as written, and no other run's is overwritten."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mimdit.core.collectives import on_rank_zero
 from mimdit.core.files import replace_when_whole
 
 _RELATIVE = re.compile(r"\$\{(?P<dots>\.+)(?P<path>[^\s{}:]*)\}")
+_UNSERIALIZABLE = "Unable to serialize instance "
+"""Start of what jsonargparse dumps in place of a default that is an object."""
 _HEADER = "# lightning.pytorch=="
 """Start of every saved config."""
 
@@ -41,7 +44,7 @@ class SaveConfig(SaveConfigCallback):
         # the parsed config may have `true` for a random seed, which has been drawn since
         content = content | {"seed_everything": config.seed_everything}
         head = "".join(f"# {line}\n" for line in parser.dump_header or ())
-        self.text = head + yaml.safe_dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        self.text = head + to_yaml(content)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the config once. An earlier, different one of the same run becomes ``config-1.yaml`` and so on.
@@ -103,6 +106,29 @@ def _root_of(content: str) -> str | None:
     except (yaml.YAMLError, KeyError, TypeError):
         return None
     return root if isinstance(root, str) and "${" not in root else None
+
+
+def to_yaml(config: Any) -> str:
+    """Return a config as YAML, without the defaults that YAML cannot hold: the class that has them sets them itself.
+
+    jsonargparse writes and reads every value once to resolve ``${…}``, defaults of Lightning's callbacks included. Members of an Enum are
+    written as their values.
+    """
+    return yaml.safe_dump(_plain(config), default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items() if _is_plain(value)}
+    if isinstance(node, (list, tuple)):
+        return [_plain(value) for value in node]
+    return node.value if isinstance(node, Enum) else node
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str) and value.startswith(_UNSERIALIZABLE):
+        return False
+    return isinstance(value, Enum) or type(value) in yaml.SafeDumper.yaml_representers
 
 
 def refuse_paths_of_saved(configs: list[Path], trainer: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any, NoReturn, TextIO
 import lightning as L
 import torch.distributed as dist
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_dumper, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -20,7 +21,8 @@ import callbacks  # also for the short names of its classes
 import datamodules
 import mimdit
 from callbacks.preemption import Preempted, leave_together
-from mimdit.commands.saved_config import SaveConfig, refuse_paths_of_saved, with_absolute_interpolations
+from mimdit.commands.remedies import remedies
+from mimdit.commands.saved_config import SaveConfig, refuse_paths_of_saved, to_yaml, with_absolute_interpolations
 from mimdit.core import stop_signals
 from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
 from mimdit.training.devices import slow_precision
@@ -119,14 +121,67 @@ class TrainerCLI(LightningCLI):
         self.model.save_hyperparameters(hparams, logger=False)
 
     def before_fit(self) -> None:
-        """Refuse the folder of another run; resume a restarted job from its own checkpoint."""
-        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        """Refuse what cannot be trained or resumed; resume a restarted job from its own checkpoint.
+
+        Raises:
+            ValueError: The folder is another run's, a callback cannot work here, or the checkpoint is of another optimizer.
+        """
+        for callback in self._callbacks():
             if isinstance(callback, SaveConfig):
                 callback.refuse_other_run(self.trainer)
-        savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
-        restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        if restarted and any(saver.newest(self.trainer) is not None for saver in savers):
+            if isinstance(callback, LearningRateFinder):
+                raise ValueError(
+                    "LearningRateFinder cannot set the rate here: it is the optimizer's argument, which the schedule multiplies at "
+                    "each step. Compare a few rates in short runs: --model.optimizer.lr=RATE --trainer.max_steps=STEPS."
+                )
+        newest = next((path for saver in self._savers() if (path := saver.newest(self.trainer)) is not None), None)
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and newest is not None:
             self.config_init["fit"]["ckpt_path"] = "last"
+        self._find_best("fit")
+        named = self.config_init["fit"]["ckpt_path"]
+        if named == "last":
+            self._refuse_other_optimizer(newest)
+        elif named is not None and named not in _NOT_A_FILE and ":" not in named:
+            self._refuse_other_optimizer(Path(named))
+
+    def before_validate(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("validate")
+
+    def before_test(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("test")
+
+    def before_predict(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("predict")
+
+    def _callbacks(self) -> list[L.Callback]:
+        return self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _savers(self) -> list[callbacks.CompleteCheckpoint]:
+        return [callback for callback in self._callbacks() if isinstance(callback, callbacks.CompleteCheckpoint)]
+
+    def _find_best(self, verb: str) -> None:
+        """Replace ``best`` by the checkpoint of that rank in the run's folder; Lightning knows only those of its own process."""
+        if self.config_init[verb]["ckpt_path"] != "best":
+            return
+        for saver in self._savers():
+            if (best := saver.best(self.trainer)) is not None:
+                self.config_init[verb]["ckpt_path"] = str(best)
+                return
+
+    def _refuse_other_optimizer(self, path: Path | None) -> None:
+        """Raise ValueError if the checkpoint at ``path`` holds the state of an optimizer of another class than the config's."""
+        saved = {} if path is None else read_hyper_parameters(path).get("optimizer")
+        own = self.model.hparams.get("optimizer")
+        if not isinstance(saved, dict) or not isinstance(own, dict) or saved.get("class_path") in (None, own["class_path"]):
+            return
+        raise ValueError(
+            f"{path} holds the state of {saved['class_path']}, but the config's optimizer is {own['class_path']}. Resume with "
+            f"--model.optimizer={saved['class_path']}, or start anew from its weights: mimdit export {path} FOLDER, then "
+            "--model.init_args.pretrained=FOLDER instead of --ckpt_path."
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
@@ -219,13 +274,16 @@ def run(args: list[str]) -> TrainerCLI:
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls functions that jsonargparse 5 removes
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default that `to_yaml` leaves out
+    set_dumper("yaml", to_yaml)
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(logger).addFilter(_is_no_advertisement)
     joined_before = dist.is_initialized()
     try:
-        cli = TrainerCLI(args)
+        with remedies():
+            cli = TrainerCLI(args)
     except Preempted as ended:
         assert isinstance(ended.code, int)
         leave_together(ended.code)

@@ -5,54 +5,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from mimdit import cli
 from mimdit.commands.saved_config import with_absolute_interpolations
 from mimdit.commands.trainer import run
-from tests.datamodules.made_shards import make_folder
-from tests.tiny_models import restorer_config
+from tests.commands.made_runs import experiment, told
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MIMDIT_TRACEBACK", raising=False)
-
-
-def experiment(folder: Path, *, root: str = "a", paths: str = "${trainer.default_root_dir}") -> Path:
-    """A config whose logger, checkpoints and schedule follow other values; ``paths`` replaces the folder of logger and checkpoints."""
-    make_folder(folder / "data")
-    scheduler = {"total_steps": "${trainer.max_steps}", "warmup_steps": 1}
-    logger = {"save_dir": paths, "name": None, "version": "log"}
-    content = {
-        "seed_everything": 3,
-        "trainer": {
-            "accelerator": "cpu", "devices": 1, "max_steps": 2, "log_every_n_steps": 1, "default_root_dir": root,
-            "enable_progress_bar": False, "enable_model_summary": False,
-            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger},
-            "callbacks": [
-                {"class_path": "callbacks.CompleteCheckpoint", "init_args": {"dirpath": f"{paths}/checkpoints"}},
-                {"class_path": "callbacks.Restarts"},
-            ],
-        },
-        "model": restorer_config(
-            scheduler={"class_path": "mimdit.training.optimization.WarmupCosine", "init_args": scheduler}, ema_decay=0.5
-        ),
-        "data": {
-            "class_path": "datamodules.RestorationDataModule",
-            "init_args": {"train": str(folder / "data"), "test": str(folder / "data"), "batch_size": 2, "crop": 16, "num_workers": 0},
-        },
-    }  # fmt: skip
-    path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def told(capsys, *args: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(arg) for arg in args])
-    assert end.value.code == 2
-    return capsys.readouterr().err
 
 
 def state(folder: str) -> dict[str, tuple[bytes, int]]:
@@ -110,8 +74,6 @@ def test_a_random_seed_is_saved_as_the_number_that_was_drawn(tmp_path):
 
 
 def test_relative_interpolations_become_absolute_ones_with_equal_values():
-    from omegaconf import OmegaConf
-
     values = {"a": 1, "list": [{"b": 2}, {"c": 3}], "map": {"d": {"e": 4}}}
     places = ("a", "list[1].c", "map.d.e")
     relative = {"here": {"deep": [{"x": "${" + "." * 4 + random.Random(seed).choice(places) + "}/tail"} for seed in range(8)]}}
@@ -122,3 +84,15 @@ def test_relative_interpolations_become_absolute_ones_with_equal_values():
     )
     assert absolute["near"]["beside"] == "${near.own}" and "${." not in str(absolute["here"])
     assert absolute["odd"]["0-1"]["w"] == "${.v}" and absolute["env"] == "${oc.env:HOME}"
+
+
+def test_defaults_that_yaml_cannot_hold_reach_the_run_and_its_saved_config_starts_again(tmp_path):
+    adds = [("Timer", "--trainer.callbacks.duration=00:01:00:00"), ("StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=1e-3")]
+    options = [word for name, more in adds for word in (f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}", more)]
+    epochs = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=1", "--trainer.max_steps=3"]
+    first = run(["fit", "--config", str(experiment(tmp_path)), *options, *epochs])
+    again = run(["fit", "--config", "a/log/config.yaml", "--trainer.default_root_dir=b"])
+    for ran in (first, again):
+        timer, average = (next(each for each in ran.trainer.callbacks if type(each).__name__ == name) for name, _ in adds)
+        assert 3500 < timer.time_remaining() < 3600 and average.n_averaged == 1
+    assert "serialize" not in Path("a/log/config.yaml").read_text()
