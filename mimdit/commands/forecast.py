@@ -56,7 +56,7 @@ def _timed(restorer: Restorer, pixels: np.ndarray, settings: SamplingSettings | 
         reports.append((min(1.0, reports[-1][0] + fraction), time.perf_counter() - began))
 
     restore_pixels(restorer, pixels, settings, progress=report)
-    seconds = time.perf_counter() - began
+    seconds = max(1e-9, time.perf_counter() - began)
     return seconds, [(fraction, passed / seconds) for fraction, passed in reports]
 
 
