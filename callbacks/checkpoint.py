@@ -212,8 +212,18 @@ class CompleteCheckpoint(ModelCheckpoint):
 
     def newest(self, trainer: L.Trainer) -> Path | None:
         """Return the newest complete checkpoint of the folder, or None."""
-        folder = self._ModelCheckpoint__resolve_ckpt_dir(trainer)  # pyright: ignore[reportAttributeAccessIssue]  # a mangled name
-        return newest_complete(Path(folder))
+        return newest_complete(self._folder(trainer))
+
+    def best(self, trainer: L.Trainer) -> Path | None:
+        """Return the checkpoint of the folder with the best recorded score, or None."""
+        folder = self._folder(trainer)
+        scores = CheckpointRecord(folder).scores() if self.score_name and folder.is_dir() else {}
+        ranked = [name for name in self.retention.ranked(scores) if (folder / name).exists()]
+        return folder / ranked[0] if ranked else None
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        """Return the folder that checkpoints are written to."""
+        return Path(self._ModelCheckpoint__resolve_ckpt_dir(trainer))  # pyright: ignore[reportAttributeAccessIssue]  # a mangled name
 
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
         """Return the checkpoint that ``--ckpt_path last`` stands for."""

@@ -29,8 +29,9 @@ class RestorationDataModule(L.LightningDataModule):
     of consumers the order changes, but no sample repeats or is lost; other groups or weights apply from the next epoch on.
 
     Args:
-        train: Training shards, or null: a folder, a glob of folders or of tars in a folder, a folder's URL, or a list of these. If they
-            hold latents (``mimdit shards latents``), training uses those; the model's codec must be the one that made them.
+        train: Training shards, or null: a folder, a tar or several (08Haze-{000000..000009}.tar), a glob of folders or of tars in a
+            folder, a folder's URL, or a list of these. If they hold latents (``mimdit shards latents``), training uses those; the model's
+            codec must be the one that made them.
         validation: Validation shards, likewise, or a folder of image pairs.
         test: Test shards or pairs, likewise; also used by predict.
         groups: Training groups; null is all, or the keys of weights.
@@ -52,8 +53,8 @@ class RestorationDataModule(L.LightningDataModule):
         max_bad_samples: Distinct training samples that a rank may skip because they cannot be decoded, before training stops.
         max_lost_shards: Distinct training shards that a rank may skip because they are missing or unreadable, before training stops; 0
             stops at the first, and names it. A shard that becomes readable is used again.
-        overfit: Train on this many samples only, evenly over the groups, each with one fixed crop; 0 is all samples.
-            (Lightning's overfit_batches does not work on an endless stream.)
+        overfit: Train on this many samples only, evenly over the training groups, each with one fixed crop; fewer than groups leave out the
+            last groups. 0 is all samples. (Lightning's overfit_batches does not work on an endless stream.)
         cache: Folder for local copies of shards, needed for remote ones; null reads local shards directly.
         cache_gib: Maximum size of the copies in GiB.
         shard_timeout: Seconds for one attempt to copy a shard; after three it counts as missing. callbacks.Watchdog must wait longer.
@@ -122,6 +123,7 @@ class RestorationDataModule(L.LightningDataModule):
         self.max_bad_samples, self.max_lost_shards = max_bad_samples, max_lost_shards
         self.overfit = overfit
         self._train: ShardIndex | None = None
+        self._held: tuple[str, ...] = ()
         self._evaluated: dict[str, ShardPairs | ListedPairs] = {}
         self._mixture: Mixture | None = None
         self._partition: Partition | None = None
@@ -176,8 +178,9 @@ class RestorationDataModule(L.LightningDataModule):
         elif self._progress is None:
             self._mixture = Mixture(quotas)
             self._partition, self._progress = Partition(self._mixture.samples), Progress(workers)
+        sources = {group: source for group, source in self.composed.items() if source in index.groups}  # data.overfit leaves out some
         stream = TrainStream(
-            SampleOrder(index, self._mixture, seed=self.seed, store=self.store, sources=self.composed),
+            SampleOrder(index, self._mixture, seed=self.seed, store=self.store, sources=sources),
             batch_size=self.batch_size,
             crop=self.crop,
             crops=self.crops,
@@ -205,10 +208,19 @@ class RestorationDataModule(L.LightningDataModule):
 
     def _quotas(self) -> dict[str, int]:
         """Return the samples of each group per epoch, composed ones included."""
-        sizes = {group: sum(shard.samples for shard in shards) for group, shards in self._index().groups.items()}
+        read = {group: sum(shard.samples for shard in shards) for group, shards in self._index().groups.items()}
+        sizes = dict.fromkeys(self._held, 0) | read
         check_composed(self.composed, sorted(sizes))
         sizes |= {group: sizes[source] for group, source in self.composed.items()}
-        return make_quotas(sizes, groups=self.groups, weights=self.weights, temperature=self.temperature)
+        weights = self.weights
+        if weights is not None and self.overfit:  # some groups may have no sample left
+            weights = {group: weight if sizes.get(group, 1) else 0.0 for group, weight in weights.items()}
+        return make_quotas(sizes, groups=self.groups, weights=weights, temperature=self.temperature)
+
+    def _sources(self) -> set[str]:
+        """Return the groups of shards that training reads: the chosen ones, and those that chosen ones are composed from."""
+        chosen = self.groups if self.groups is not None else self.weights if self.weights is not None else [*self._held, *self.composed]
+        return {self.composed.get(group, group) for group in chosen if self.weights is None or self.weights.get(group, 0) > 0}
 
     def val_dataloader(self) -> DataLoader | list:
         """Return this rank's share of the validation pairs, or none if no folder is set."""
@@ -249,7 +261,9 @@ class RestorationDataModule(L.LightningDataModule):
         """Load the training index once."""
         if self._train is None:
             index = open_index(self._place("train"), self.store)
-            self._train = index.first(self.overfit) if self.overfit else index
+            self._held = tuple(index.groups)
+            kept = index.first(self.overfit, self._sources()) if self.overfit else index
+            self._train = kept if kept.shards else index  # none if all chosen names are unknown, which is told later
         return self._train
 
     def _latents(self) -> LatentRecord | None:

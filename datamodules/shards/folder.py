@@ -1,6 +1,7 @@
 """Folder of shards that is being written: in parts, by several processes, interrupted and continued, and closed at the end."""
 
 import errno
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ def name_full_disk(destination: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """One of ``of`` parts of a conversion, counted from 1: every ``of``-th shard of the plan."""
+    """One of ``of`` parts of some work, counted from 1: of a conversion, every ``of``-th shard of the plan."""
 
     number: int
     of: int
@@ -59,6 +60,11 @@ class Part:
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise ValueError(f"part is {text!r}; give i/n with 1 <= i <= n, such as 2/8.")
         return cls(int(found[1]), int(found[2]))
+
+    def holds(self, name: str) -> bool:
+        """Return true if the file of this name belongs to the part, which depends on the name alone: other files make no difference."""
+        digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8]) % self.of == self.number - 1
 
     def share(self, shards: Sequence[Shard]) -> list[Shard]:
         """Return the shards of this part."""

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,7 @@ class ShardEntry:
                 )
         for value in (self.samples, self.bytes):
             if not isinstance(value, int) or value < 0:
-                raise ShardError(
-                    f"The entry of {self.name} has {value!r} samples or bytes, which is not a number. Write the folder anew."
-                )
+                raise ShardError(f"The entry of {self.name} has {value!r} samples or bytes, which is not a number. Write the folder anew.")
 
 
 @dataclass(frozen=True)
@@ -146,18 +145,24 @@ class ShardIndex:
             for group, shards in self.groups.items()
         }
 
-    def first(self, count: int) -> "ShardIndex":
+    def first(self, count: int, groups: Collection[str] | None = None) -> "ShardIndex":
         """Return an index of ``count`` samples: the first of each group, spread evenly over the groups.
+
+        Fewer samples than groups are one each of the groups whose names come first.
+
+        Args:
+            count: Number of samples.
+            groups: Names of the groups to take them from; None for all. Names without shards are ignored.
 
         Raises:
             ValueError: ``count`` is below 1.
         """
         if count < 1:
             raise ValueError(f"Cannot keep the first {count} samples; give a number of at least 1.")
-        groups = self.groups
+        groups = {name: shards for name, shards in self.groups.items() if groups is None or name in groups}
         sizes = {group: sum(shard.samples for shard in shards) for group, shards in groups.items()}
         quota = dict.fromkeys(groups, 0)
-        for _ in range(min(count, self.samples)):
+        for _ in range(min(count, sum(sizes.values()))):
             # The least filled group with samples left; ties go to the earlier name.
             group = min((group for group in groups if quota[group] < sizes[group]), key=lambda group: quota[group])
             quota[group] += 1

@@ -5,9 +5,11 @@ import glob
 import hashlib
 import os
 import time
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from braceexpand import braceexpand
 
 from datamodules.shards.index import INDEX_NAME, ShardEntry, ShardError, ShardIndex, Sidecar
 from mimdit.core.files import replace_when_whole
@@ -179,9 +181,9 @@ def _flat(place: str) -> str:
 def open_index(places: str | list[str], store: ShardStore) -> ShardIndex:
     """Read the index of ``places``, joined if there are several.
 
-    A place is a local folder, a glob of folders (``data/foundir-*``), a glob of tars inside a folder (``data/foundir/0?*.tar``), or the URL
-    of a folder (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where a file name replaces ``{}``, which the store
-    must allow).
+    A place is a local folder, a glob of folders (``data/foundir-*``), a tar or a glob of tars inside a folder (``data/foundir/0?*.tar``),
+    or the URL of a folder or of a tar in it (``https://host/foundir``; ``pipe:aws s3 cp s3://bucket/foundir/{} -``, where a file name
+    replaces ``{}``, which the store must allow). Braces list several: ``data/foundir/08Haze-{000000..000009}.tar``, ``data/{one,two}``.
 
     Raises:
         ShardError: A place matches nothing, an index or a local tar is missing or damaged, two folders have shards of one name, or their
@@ -190,7 +192,11 @@ def open_index(places: str | list[str], store: ShardStore) -> ShardIndex:
     places = [places] if isinstance(places, str) else list(places)
     if not places:
         raise ShardError("No folder of shards is named. Give at least one.")
-    indices = [index for place in places for index in _open(place, store)]
+    chosen: dict[str, dict[str, None]] = {}
+    for place in (each for listed in places for each in _expanded(listed)):
+        folder, tars = _split(place)
+        chosen.setdefault(folder, {})[tars] = None
+    indices = [index for folder, tars in chosen.items() for index in _only(list(tars), folder, _open(folder, store))]
     return indices[0] if len(indices) == 1 else _join(indices)
 
 
@@ -214,23 +220,59 @@ def shard_place(index: ShardIndex, shard: ShardEntry) -> str:
     return place_of(index.homes.get(shard.name, str(index.folder)), shard.name)
 
 
-def _open(place: str, store: ShardStore) -> list[ShardIndex]:
-    """Return the indices of one place."""
+def _expanded(place: str) -> list[str]:
+    """Return the places that braces list, as in a shell; commands and existing files and folders stay as they are."""
+    if "{" not in place or is_pipe(place) or Path(place).exists():
+        return [place]
+    try:
+        return list(braceexpand(place, escape=False))
+    except ValueError as error:
+        raise ShardError(f"The braces of {place} cannot be read ({error}). Write {{000000..000009}} or {{one,two}}.") from error
+
+
+def _split(place: str) -> tuple[str, str]:
+    """Return the folder of a place, which may be a glob, and the name or glob of its tars; ``*`` for all."""
+    if is_pipe(place):
+        return place, "*"
     if is_remote(place):
-        return [ShardIndex.parse(place, store.read_small(place_of(place, INDEX_NAME)))]
-    if not glob.has_magic(place):
-        return [ShardIndex.load(place)]
-    folder, pattern = Path(place).parent, Path(place).name
-    if (folder / INDEX_NAME).is_file():
-        index = ShardIndex.load(folder)
-        shards = tuple(shard for shard in index.shards if fnmatch(shard.name, pattern))
-        if not shards:
-            raise ShardError(f"No shard that {folder / INDEX_NAME} lists matches {pattern}. Its groups: {', '.join(index.groups)}.")
-        return [dataclasses.replace(index, shards=shards)]
-    folders = sorted(path for path in glob.glob(place) if (Path(path) / INDEX_NAME).is_file())
+        folder, _, name = place.rpartition("/")
+        return (folder, name) if name.endswith(".tar") else (place, "*")
+    path = Path(place)
+    names_tars = path.suffix == ".tar" and not path.is_dir()
+    if names_tars or (glob.has_magic(path.name) and (path.parent / INDEX_NAME).is_file()):
+        return str(path.parent), path.name
+    return place, "*"
+
+
+def _open(folder: str, store: ShardStore) -> list[ShardIndex]:
+    """Return the index of a folder, or those of a glob of folders."""
+    if is_remote(folder):
+        return [ShardIndex.parse(folder, store.read_small(place_of(folder, INDEX_NAME)))]
+    if not glob.has_magic(folder) or Path(folder).is_dir():
+        return [ShardIndex.load(folder)]
+    folders = sorted(path for path in glob.glob(folder) if (Path(path) / INDEX_NAME).is_file())
     if not folders:
-        raise ShardError(f"{place} matches no folder of shards (one with an {INDEX_NAME}).")
+        raise ShardError(f"{folder} matches no folder of shards (one with an {INDEX_NAME}).")
     return [ShardIndex.load(path) for path in folders]
+
+
+def _only(tars: list[str], folder: str, indices: list[ShardIndex]) -> list[ShardIndex]:
+    """Return the indices with only the shards that one of ``tars``, names or globs, matches; each must match one.
+
+    Raises:
+        ShardError: A name or glob matches no listed shard.
+    """
+    if "*" in tars:
+        return indices
+    for tar in tars:
+        if not any(fnmatchcase(shard.name, tar) for index in indices for shard in index.shards):
+            groups = ", ".join(sorted({group for index in indices for group in index.groups}))
+            raise ShardError(f"No shard that {place_of(folder, INDEX_NAME)} lists matches {tar}. Its groups: {groups}.")
+    kept = [
+        dataclasses.replace(index, shards=tuple(shard for shard in index.shards if any(fnmatchcase(shard.name, tar) for tar in tars)))
+        for index in indices
+    ]
+    return [index for index in kept if index.shards]
 
 
 def _join(indices: list[ShardIndex]) -> ShardIndex:

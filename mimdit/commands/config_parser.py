@@ -5,7 +5,7 @@ import difflib
 import pydoc
 import re
 from collections.abc import Collection
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
@@ -25,7 +25,17 @@ suggestion, and none of these matches."""
 
 
 class Parser(LightningArgumentParser):
-    """Parser whose errors are a few lines."""
+    """Parser whose errors are a few lines, and that remembers ``${…}`` as written."""
+
+    unresolved: str | None = None
+    """The newest dump with ``${…}``. jsonargparse dumps a config to let omegaconf resolve it, and has no other access to it before."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return the text of a config; see `unresolved`."""
+        text = super().dump(*args, **kwargs)
+        if "${" in text:
+            self.unresolved = text
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 and the lines of ``message`` that lead to the key at fault, with the nearest one that exists."""

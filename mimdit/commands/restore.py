@@ -3,19 +3,17 @@
 import dataclasses
 import io
 import json
+import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import psutil
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from datamodules.images import (
     TooLargeImageError,
@@ -29,6 +27,9 @@ from datamodules.images import (
 )
 from datamodules.images.finding import Job, plan
 from datamodules.images.writing import QUALITY
+from datamodules.shards.folder import WHOLE, Part
+from mimdit.commands.forecast import Forecast, forecast, in_words
+from mimdit.commands.progress_display import ProgressDisplay
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
@@ -40,13 +41,10 @@ from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
 
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
-
 _BYTES_PER_PIXEL = 2048
 """Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
 _MEMORY_SHARE = 0.25
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
-_SMALLEST_TRIAL, _LARGEST_TRIAL = 64, 256
 
 EMBEDDED_NOTICE = (
     "The embedded weights were trained on synthetic scenes and can make real photographs worse: compare before you keep a result, or give "
@@ -76,6 +74,7 @@ def restore(
     quality: int | None = None,
     tag: bool = False,
     overwrite: bool = False,
+    part: str | None = None,
 ) -> None:
     """Restore photographs: files, and folders with all their sub-folders.
 
@@ -106,8 +105,12 @@ def restore(
         quality: Quality of JPEG, WebP and AVIF, 1 to 100; null is 95, for AVIF 90, and lossless for a lossless WebP.
         tag: Write version, checkpoint and settings into the XMP of each result.
         overwrite: Also restore images whose result exists.
+        part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
+            by its name.
     """
-    jobs = plan(map(Path, inputs), Path(output), same_format=same_format)
+    share = WHOLE if part is None else Part.parse(part)
+    planned = plan(map(Path, inputs), Path(output), same_format=same_format)
+    jobs = [job for job in planned if share.holds(os.path.relpath(job.target, output))]
     _check_quality(quality, jobs, same_format)
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
@@ -123,7 +126,7 @@ def restore(
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         properties = _properties(checkpoint, settings, dtype) if tag else None
         failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties)
-    _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output)
+    _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
@@ -158,24 +161,19 @@ def restore_all(
         except (UnreadableImageError, TooLargeImageError, OSError) as error:
             failed.append((job.source, _reason(error)))
     total = sum(size for _, size in sized)
-    if sized:
-        _print_forecast(restorer, len(sized), total / 1e6, settings)
-    end = 0
-    with tqdm(total=total, unit_scale=1e-6, bar_format=_BAR, dynamic_ncols=True) as bar:
+    cost = _forecast(restorer, [size for _, size in sized], settings) if sized else None
+    with ProgressDisplay(len(sized), total, cost) as display:
         for job, size in sized:
-            bar.set_description(job.source.name[:32], refresh=True)
-            end += size
-
-            def advance(fraction: float, size: int = size, end: int = end) -> None:
-                bar.update(min(round(fraction * size), end - bar.n))  # whole pixels: fractions need not add up to exactly 1
-
+            display.begin(job.source, size)
+            problem = None
             try:
-                options = {"explain": explain, "progress": advance, "quality": quality, "properties": properties}
+                options = {"explain": explain, "progress": display.advance, "quality": quality, "properties": properties}
                 for remark in restore_one(restorer, job, settings, **options):
-                    tqdm.write(f"{job.source}: {remark}", file=sys.stderr)
+                    display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-                failed.append((job.source, _reason(error)))
-            bar.update(end - bar.n)
+                problem = _reason(error)
+                failed.append((job.source, problem))
+            display.end(failed=problem is not None)
     return failed
 
 
@@ -228,33 +226,17 @@ def tile_for_free_memory(device: torch.device) -> int:
     return max(_SMALLEST_TILE, min(side, _LARGEST_TILE.get(device.type, side)))
 
 
-def _print_forecast(restorer: Restorer, images: int, megapixels: float, settings: SamplingSettings | None) -> None:
+def _forecast(restorer: Restorer, sizes: list[int], settings: SamplingSettings | None) -> Forecast | None:
+    """Measure the cost of images of ``sizes`` pixels and print the expected time; None if there is not enough memory."""
+    megapixels = sum(sizes) / 1e6
+    in_pieces = settings is not None and settings.tile is not None and max(sizes) > settings.tile**2
     try:
-        pace = _seconds_per_megapixel(restorer, megapixels, settings=settings)
+        cost = forecast(restorer, megapixels, settings, in_pieces=in_pieces)
     except (MemoryError, torch.OutOfMemoryError):
-        return  # each image will report it itself
-    count, duration = f"{images} image{'s' if images != 1 else ''}", _in_words(pace * megapixels)
-    print(f"{count}, {megapixels:.1f} megapixels: about {duration} ({pace:.1f} s a megapixel)", file=sys.stderr)
-
-
-def _seconds_per_megapixel(restorer: Restorer, megapixels: float, **settings: Any) -> float:
-    """Return the seconds per megapixel of a trial on a square of noise, a twentieth of ``megapixels`` large, 64 to 256 pixels a side.
-
-    A smaller, untimed square precedes it: first calls are slower. ``settings`` are passed to `Restorer.restore`.
-    """
-    side = int(min(_LARGEST_TRIAL, max(_SMALLEST_TRIAL, (megapixels * 1e6 / 20) ** 0.5)))
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    restore_pixels(restorer, pixels[:_SMALLEST_TRIAL, :_SMALLEST_TRIAL], **settings)
-    began = time.perf_counter()
-    restore_pixels(restorer, pixels, **settings)
-    return (time.perf_counter() - began) / (side**2 / 1e6)
-
-
-def _in_words(seconds: float) -> str:
-    """Return a duration, rounded, in s, min or h."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return None  # each image will report it itself
+    count, time = f"{len(sizes)} image{'s' if len(sizes) != 1 else ''}", in_words(cost.pace * megapixels)
+    print(f"{count}, {megapixels:.1f} megapixels: about {time} ({cost.pace:.1f} s a megapixel)", file=sys.stderr)
+    return cost
 
 
 def _write_chart(chart: Image.Image, target: Path) -> None:
@@ -292,7 +274,7 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _report(done: int, kept: int, failed: list[tuple[Path, str]], output: str) -> None:
-    print(f"restored {done}, already there {kept}, failed {len(failed)}: {output}")
+def _report(done: int, kept: int, failed: list[tuple[Path, str]], output: str, part: str | None) -> None:
+    print(f"{'' if part is None else f'part {part}: '}restored {done}, already there {kept}, failed {len(failed)}: {output}")
     for source, reason in failed:
         print(f"  {source}: {reason}", file=sys.stderr)

@@ -10,8 +10,9 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_dumper, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -20,6 +21,8 @@ import datamodules
 import mimdit
 from callbacks.preemption import Preempted, leave_together
 from mimdit.commands.config_parser import Parser
+from mimdit.commands.remedies import remedies
+from mimdit.commands.saved_config import SaveConfig, refuse_paths_of_saved, to_yaml, with_absolute_interpolations
 from mimdit.core import stop_signals
 from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import WholeCheckpointIO, read_hyper_parameters
@@ -32,13 +35,14 @@ _NOT_A_FILE = ("best", "last", "hpc", "registry")
 
 
 class TrainerCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, with five differences.
+    """LightningCLI for any LightningModule and LightningDataModule, with six differences.
 
     - No optimizer is built outside the model: `fully_shard` replaces the parameters after the command line has built its objects, and
       an optimizer built before would silently train nothing. The models take ``optimizer`` and ``scheduler`` arguments instead.
     - ``--ckpt_path FILE`` never overrides configs and options. For validate, test and predict the checkpoint's hyperparameters come first,
       then configs and options; fit ignores them. (Lightning lets them win over both.)
     - ``${…}`` in a YAML file may name keys of other files and options: omegaconf resolves it after all are read.
+    - The config is saved with ``${…}`` as written, and never over another run's; see `SaveConfig`.
     - ``config: [FILE, …]`` in a YAML file names its bases, see `bases_first`.
     - A job that Slurm restarted resumes from its own newest complete checkpoint, whatever its ``--ckpt_path`` is.
     """
@@ -51,7 +55,7 @@ class TrainerCLI(LightningCLI):
             subclass_mode_data=True,
             parser_class=Parser,
             parser_kwargs={"parser_mode": "omegaconf+"},
-            save_config_kwargs={"overwrite": True},  # a requeued job starts again in the same folder
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             seed_everything_default=42,
             args=args,
@@ -60,10 +64,17 @@ class TrainerCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | dict[str, Any]) -> None:
         """Parse ``args``; they win over the hyperparameters of the checkpoint that they name, if any."""
+        assert isinstance(parser, Parser)
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
             self.config = parser.parse_args(checkpoint_hparams_first(bases_first(args)))
+        verb = self.config["subcommand"]
+        if parser.unresolved is not None:
+            written = yaml.safe_load(parser.unresolved)[verb]
+            self.save_config_kwargs["written"] = with_absolute_interpolations(written)
+        if verb == "fit" and not isinstance(args, (dict, Namespace)):
+            refuse_paths_of_saved(_configs(args), self.config[verb]["trainer"].as_dict())
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; store the model's arguments for `load_from_checkpoint` and `checkpoint_hparams_first`.
@@ -83,11 +94,67 @@ class TrainerCLI(LightningCLI):
         self.model.save_hyperparameters(hparams, logger=False)
 
     def before_fit(self) -> None:
-        """Resume a restarted job from its own checkpoint."""
-        savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
-        restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        if restarted and any(saver.newest(self.trainer) is not None for saver in savers):
+        """Refuse what cannot be trained or resumed; resume a restarted job from its own checkpoint.
+
+        Raises:
+            ValueError: The folder is another run's, a callback cannot work here, or the checkpoint is of another optimizer.
+        """
+        for callback in self._callbacks():
+            if isinstance(callback, SaveConfig):
+                callback.refuse_other_run(self.trainer)
+            if isinstance(callback, LearningRateFinder):
+                raise ValueError(
+                    "LearningRateFinder cannot set the rate here: it is the optimizer's argument, which the schedule multiplies at "
+                    "each step. Compare a few rates in short runs: --model.optimizer.lr=RATE --trainer.max_steps=STEPS."
+                )
+        newest = next((path for saver in self._savers() if (path := saver.newest(self.trainer)) is not None), None)
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and newest is not None:
             self.config_init["fit"]["ckpt_path"] = "last"
+        self._find_best("fit")
+        named = self.config_init["fit"]["ckpt_path"]
+        if named == "last":
+            self._refuse_other_optimizer(newest)
+        elif named is not None and named not in _NOT_A_FILE and ":" not in named:
+            self._refuse_other_optimizer(Path(named))
+
+    def before_validate(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("validate")
+
+    def before_test(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("test")
+
+    def before_predict(self) -> None:
+        """Find the checkpoint of ``--ckpt_path best``."""
+        self._find_best("predict")
+
+    def _callbacks(self) -> list[L.Callback]:
+        return self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _savers(self) -> list[callbacks.CompleteCheckpoint]:
+        return [callback for callback in self._callbacks() if isinstance(callback, callbacks.CompleteCheckpoint)]
+
+    def _find_best(self, verb: str) -> None:
+        """Replace ``best`` by the checkpoint of that rank in the run's folder; Lightning knows only those of its own process."""
+        if self.config_init[verb]["ckpt_path"] != "best":
+            return
+        for saver in self._savers():
+            if (best := saver.best(self.trainer)) is not None:
+                self.config_init[verb]["ckpt_path"] = str(best)
+                return
+
+    def _refuse_other_optimizer(self, path: Path | None) -> None:
+        """Raise ValueError if the checkpoint at ``path`` holds the state of an optimizer of another class than the config's."""
+        saved = {} if path is None else read_hyper_parameters(path).get("optimizer")
+        own = self.model.hparams.get("optimizer")
+        if not isinstance(saved, dict) or not isinstance(own, dict) or saved.get("class_path") in (None, own["class_path"]):
+            return
+        raise ValueError(
+            f"{path} holds the state of {saved['class_path']}, but the config's optimizer is {own['class_path']}. Resume with "
+            f"--model.optimizer={saved['class_path']}, or start anew from its weights: mimdit export {path} FOLDER, then "
+            "--model.init_args.pretrained=FOLDER instead of --ckpt_path."
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would put the checkpoint's hyperparameters over the user's here; see `checkpoint_hparams_first`."""
@@ -156,6 +223,12 @@ def checkpoint_hparams_first(args: list[str]) -> list[str]:
     return [args[0], "--model", json.dumps({"class_path": class_path, "init_args": hparams}), *args[1:]]
 
 
+def _configs(args: list[str]) -> list[Path]:
+    """Return the files of ``--config`` in ``args``."""
+    following = [value for name, value in zip(args, args[1:], strict=False) if name == "--config"]
+    return [Path(value) for value in following] + [Path(arg.removeprefix("--config=")) for arg in args if arg.startswith("--config=")]
+
+
 def _option(args: list[str], name: str) -> str | None:
     """Return the last value of option ``name`` in ``args``, written ``name value`` or ``name=value``."""
     value = None
@@ -174,13 +247,16 @@ def run(args: list[str]) -> TrainerCLI:
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls functions that jsonargparse 5 removes
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default that `to_yaml` leaves out
+    set_dumper("yaml", to_yaml)
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     import_plugins()
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(logger).addFilter(_is_no_advertisement)
     joined_before = dist.is_initialized()
     try:
-        cli = TrainerCLI(args)
+        with remedies():
+            cli = TrainerCLI(args)
     except Preempted as ended:
         assert isinstance(ended.code, int)
         leave_together(ended.code)

@@ -70,6 +70,12 @@ def test_files_and_folders_come_back_with_names_and_sub_folders(stub, tmp_path):
         assert (np.asarray(Image.open(tmp_path / source)) == np.asarray(Image.open(tmp_path / "out" / result))).all()
 
 
+@pytest.mark.parametrize("words", [["-x.png", "out"], ["--", "-x.png", "out"]])
+def test_a_name_may_begin_with_a_dash(stub, tmp_path, words):
+    put(tmp_path, **{"-x__png": encoded("PNG")})
+    assert run("--steps", "0", *words) == 0 and os.listdir("out") == ["-x.png"]
+
+
 def test_gray_sixteen_bits_alpha_profile_and_metadata_come_through(stub, tmp_path):
     put(tmp_path / "in", gray__jpg=encoded("JPEG", "L", icc_profile=SRGB, exif=exif(6).tobytes()), deep__tif=deep(".tif", 4))
     assert run("in", "out", "--same-format") == 0
@@ -102,6 +108,7 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
     put(tmp_path / "in", a__png=encoded("PNG"))
     model, shares = tiny_restorer(conditioner={"estimate": True}, tile=16, overlap=8).eval(), []
     monkeypatch.setattr(command, "load_restorer", lambda checkpoint: model)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     whole = restore_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels, tile=16, progress=shares.append)
     assert len(shares) > 10 and sum(shares) == pytest.approx(1)
     assert run("in", "out", "--tile", "16", "--explain") == 0
@@ -111,6 +118,36 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
     assert re.match(r"1 image, 0\.0 megapixels: about 1 s \([\d.]+ $", forecast) and "100%" in bar
     assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
     assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
+
+
+def test_without_a_terminal_each_image_has_one_line(stub, tmp_path, capsys):
+    put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG"), c__png=encoded("PNG")[:-20])
+    assert run("in", "out") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 3: " in line]
+    assert [re.sub(r"\d+ s", "N s", line) for line in lines] == [
+        "1 of 3: in/a.png: 0.0 megapixels in N s, about N s left",
+        "2 of 3: in/b.png: 0.0 megapixels in N s, about N s left",
+        "3 of 3: in/c.png: failed",
+    ]
+
+
+def test_each_image_is_in_one_part_whatever_other_images_there_are(stub, tmp_path, capsys):
+    put(tmp_path / "in", **{f"{number}__png": encoded("PNG") for number in range(12)})
+    put(tmp_path / "in/sub", **{f"{number}__jpg": encoded("JPEG") for number in range(12)})
+    put(tmp_path / "few", **{f"{number}__png": encoded("PNG") for number in range(3)})
+    for number in (1, 2, 3):
+        assert run("in", f"out{number}", "--part", f"{number}/3") == 0
+        assert run("few", f"few{number}", f"--part={number}/3") == 0
+    parts = [[path.relative_to(f"out{number}") for path in Path(f"out{number}").rglob("*.png")] for number in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == sorted(path.relative_to("in").with_suffix(".png") for path in Path("in").rglob("*.*"))
+    assert min(map(len, parts)) > 0
+    for number, part in zip((1, 2, 3), parts, strict=True):
+        assert {path.name for path in Path(f"few{number}").glob("*.png")} == {f"{n}.png" for n in range(3)} & set(map(str, part))
+    tallies = re.findall(r"^part (\d)/3: restored (\d+), already there 0, failed 0: out", capsys.readouterr().out, re.MULTILINE)
+    assert [int(count) for _, count in tallies] == [len(part) for part in parts]
+    for number in (1, 2, 3):
+        assert run("in", "whole", "--part", f"{number}/3") == 0
+    assert run("in", "whole") == 0 and "restored 0, already there 24, failed 0: whole" in capsys.readouterr().out
 
 
 def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
@@ -123,6 +160,7 @@ def test_progress_never_runs_past_the_end(stub, tmp_path, monkeypatch):
         return ()
 
     monkeypatch.setattr(command, "restore_one", in_pieces)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", TqdmWarning)
         assert run("in", "out") == 0
@@ -236,6 +274,7 @@ def test_the_settings_are_in_the_result_if_asked_for(stub, tmp_path, name):
         (("in", "out", "--start", "middle"), "start 'middle' is unknown"),
         (("in", "out", "--steer", "fog=0"), "steer 'fog' is neither a group nor a degradation"),
         (("in", "out", "--steer", "fog"), "steer 'fog' cannot be read"),
+        (("in", "out", "--part", "9/8"), "part is '9/8'; give i/n with 1 <= i <= n"),
         (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
     ],
 )

@@ -91,6 +91,29 @@ def test_overfitting_repeats_the_same_pixels(folder):
     assert torch.equal(next(batches)["lq"], next(batches)["lq"])
 
 
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"overfit": 1}, ["00Clean/0000"]),
+        ({"overfit": 2, "weights": {"00Clean": 1, "01Blur": 2, "09Lowlight_Haze": 3}}, ["00Clean/0000", "01Blur/0000"]),
+        ({"overfit": 2, "weights": {"00Clean": 0, "01Blur": 2, "09Lowlight_Haze": 3}}, ["01Blur/0000", "09Lowlight_Haze/0000"]),
+        ({"overfit": 1, "groups": ["09Lowlight_Haze", "01Blur"]}, ["01Blur/0000"]),
+        ({"overfit": 2, "temperature": 3.0}, ["00Clean/0000", "01Blur/0000"]),
+        ({"overfit": 1, "composed": {"02Blur_Noise": "01Blur"}, "groups": ["02Blur_Noise"]}, ["01Blur/0000"]),
+        ({"overfit": 1, "composed": {"02Blur_Noise": "01Blur"}}, ["00Clean/0000"]),
+    ],
+)
+def test_fewer_samples_than_groups_are_the_first_of_the_training_groups(folder, options, keys):
+    batches = iter(datamodule(folder, batch_size=1, **options).train_dataloader())
+    assert sorted({key for _ in range(8) for key in next(batches)["key"]}) == keys
+
+
+def test_overfitting_tells_a_group_that_the_shards_do_not_hold(folder):
+    for options in ({"groups": ["05Noise"]}, {"weights": {"01Blur": 1, "05Noise": 1}}):
+        with pytest.raises(ValueError, match="no training group '05Noise'. The shards hold 00Clean, 01Blur, 09Lowlight_Haze"):
+            datamodule(folder, overfit=1, **options).train_dataloader()
+
+
 class Vanish(L.Callback):
     """Removes a shard in the first epoch, and puts it back in the third."""
 

@@ -235,3 +235,15 @@ def test_shards_in_an_array_and_an_evaluation(cluster, tmp_path):
     options = ("--config", config, "--data.init_args.test", tmp_path / "shards")
     job = Job(cluster, tmp_path, "evaluate", *options, sbatch=SMALL)
     assert job.wait_for_end() == "COMPLETED" and "test/psnr_output" in job.log(), job.log()
+
+
+def test_restoring_in_an_array_puts_each_image_into_one_part_with_a_tally(cluster, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), made_image(str(number), 32, 32))
+    arguments = (tmp_path / "in", tmp_path / "out", "--steps=0")
+    job = Job(cluster, tmp_path, "restore", *arguments, sbatch=(*SMALL, "--array=5-7"))  # whose first number is not 1
+    job.wait("all parts", lambda: not cluster("squeue", "-h", "-j", job.number))
+    tallies = re.findall(r"^part (\d)/3: restored (\d+), already there 0, failed 0", job.log(), re.MULTILINE)
+    assert sorted(number for number, _ in tallies) == ["1", "2", "3"] and sum(int(count) for _, count in tallies) == 12, job.log()
+    assert len(list((tmp_path / "out").iterdir())) == 12

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Run
 
@@ -59,12 +61,13 @@ def read_variant(folder: Path) -> Variant:
     if not found:
         raise ValueError(f"{folder} and the folders in it hold no {_CONFIG_NAME}, which training saves and an ablation table needs")
     try:
-        model = yaml.safe_load(found[-1].read_text())["model"]["init_args"]
-        conditioner, balance = model["conditioner"]["init_args"], model["balance"]["init_args"]
+        model = cast(DictConfig, OmegaConf.load(found[-1]))["model"]["init_args"]
+        conditioner = cast(dict[str, Any], OmegaConf.to_container(model["conditioner"]["init_args"], resolve=True))
+        balance = cast(dict[str, Any], OmegaConf.to_container(model["balance"]["init_args"], resolve=True))
         groups, intra = tuple(conditioner["groups"]), conditioner["intra"]
         balanced = any(balance.get(name) for name in _WEIGHTS)
         return Variant(conditioner["inter"], intra, groups, int(conditioner["num_experts"]), int(conditioner["top_k"]), balanced)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{found[-1]} is not the config of a restorer with a MoE conditioner ({type(error).__name__}: {error})") from error
 
 

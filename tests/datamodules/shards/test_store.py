@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,54 @@ def test_a_glob_of_tars_takes_those_shards_alone(tmp_path):
     }
     with pytest.raises(ShardError, match=r"matches 02\*\.tar. Its groups: 00Clean, 01Blur, 09Lowlight_Haze"):
         open_index(str(tmp_path / "data" / "02*.tar"), ShardStore())
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        ("data/01Blur-000001.tar", ["01Blur-000001.tar"]),
+        ("data/01Blur-{000000..000001}.tar", ["01Blur-000000.tar", "01Blur-000001.tar"]),
+        ("data/{00Clean,01Blur}-000000.tar", ["00Clean-000000.tar", "01Blur-000000.tar"]),
+        (["data/01Blur-000002.tar", "data/0[01]*-000000.tar"], ["00Clean-000000.tar", "01Blur-000000.tar", "01Blur-000002.tar"]),
+        (["data", "data/01Blur-000000.tar"], [f"{group}-{n:06d}.tar" for group, counts in SIZES.items() for n in range(len(counts))]),
+        ("{data,more}", [f"{group}-{n:06d}.tar" for group, counts in [*SIZES.items(), ("05Noise", [1])] for n in range(len(counts))]),
+        ("*/0?*-000000.tar", ["00Clean-000000.tar", "01Blur-000000.tar", "05Noise-000000.tar", "09Lowlight_Haze-000000.tar"]),
+        ("file://{here}/data/01Blur-{000000..000001}.tar", ["01Blur-000000.tar", "01Blur-000001.tar"]),
+    ],
+)
+def test_single_tars_and_braces_take_those_shards_alone(tmp_path, monkeypatch, places, names):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "data")
+    make_folder(tmp_path / "more", {"05Noise": [1]})
+    places = places.replace("{here}", str(tmp_path)) if isinstance(places, str) else places
+    index = open_index(places, ShardStore())
+    assert [shard.name for shard in index.shards] == sorted(names)
+    assert all(Path(shard_place(index, shard).removeprefix("file://")).is_file() for shard in index.shards)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("data/01Blur-{000001..000004}.tar", r"No shard that .*index\.json lists matches 01Blur-000003\.tar"),
+        ("data/stray.tar", r"lists matches stray\.tar. Its groups: 00Clean, 01Blur"),
+        ("unfinished/01Blur-000000.tar", r"unfinished/index\.json is missing, so this is not a finished folder"),
+        ("nowhere/01Blur-000000.tar", "The shard folder nowhere does not exist"),
+        ("data/{one,", r"The braces of data/\{one, cannot be read .* Write \{000000\.\.000009\}"),
+    ],
+)
+def test_tars_and_braces_that_match_nothing_are_named(tmp_path, monkeypatch, place, words):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "data")
+    (tmp_path / "data" / "stray.tar").touch()
+    make_folder(tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "index.json").unlink()
+    with pytest.raises(ShardError, match=words):
+        open_index(place, ShardStore())
+
+
+def test_braces_in_a_command_are_the_shells(index, tmp_path):
+    remote = open_index(f"pipe:for name in {{}}; do cat {index.folder}/$name; done", ShardStore(cache=str(tmp_path), allow_pipes=True))
+    assert remote.shards == index.shards
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -37,3 +37,12 @@ def test_a_run_without_a_config_is_named(tmp_path):
     run = read_run(str(write_run(tmp_path / "bare", [row("08Haze", 1, 20.0)])))
     with pytest.raises(ValueError, match="bare and the folders in it hold no config.yaml"):
         ablation_table([run])
+
+
+def test_a_config_with_values_that_follow_others_is_read(tmp_path):
+    run = read_run(
+        str(write_run(tmp_path / "run", [row("08Haze", 1, 20.0)], {"num_experts": "${trainer.devices}", "top_k": "${.num_experts}"}))
+    )
+    config = tmp_path / "run" / "tensorboard" / "config.yaml"
+    config.write_text(config.read_text() + "trainer: {devices: 8, accelerator: '${oc.env:MIMDIT_IS_NOT_SET}'}\n")
+    assert "| run | dense | sparse | spatial channel swin se | 8 | 8 | on |" in ablation_table([run])
