@@ -121,6 +121,8 @@ def _open(file: IO[bytes], kind: ImageFormat) -> Image.Image:
 
 
 def _check_no_bomb(size: tuple[int, int]) -> None:
+    if 0 in size:
+        raise UnreadableImageError(f"its header has {size[0]} x {size[1]} pixels: it is damaged")
     if size[0] * size[1] > MAX_PIXELS:
         raise Image.DecompressionBombError
 

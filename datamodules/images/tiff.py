@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from datamodules.images.ifd import exif_of, order_of, read_tags
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 274, 282, 283, 296, 338, 339
 _XMP, _IPTC, _ICC = 700, 33723, 34675
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_PHOTOMETRIC = 262
+_LAYOUT = frozenset(
+    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530)
+)  # fmt: skip
+"""Tags that say where the pixels are and what they mean."""
 _PHOTOMETRIC_NAMES = {
     _WHITE_IS_ZERO: "gray",
     _BLACK_IS_ZERO: "gray",
@@ -155,9 +161,27 @@ def _first_page(file: IO[bytes]) -> Iterator[tuple[tifffile.TiffFile, tifffile.T
         with tifffile.TiffFile(file) as tif:
             page = tif.pages[0]
             assert isinstance(page, tifffile.TiffPage)
+            _check_layout(file, tif, page)
             yield tif, page
     finally:
         logger.setLevel(level)
+
+
+def _check_layout(file: IO[bytes], tif: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
+    """Check that the tags that say what the pixels are could be read, because tifffile supposes defaults for others.
+
+    Raises:
+        UnreadableImageError: One is damaged, or it is not said how pixels are to be understood.
+    """
+    counts, size = ("Q", 20) if tif.is_bigtiff else ("H", 12)
+    file.seek(page.offset)
+    (count,) = struct.unpack(f"{tif.byteorder}{counts}", file.read(struct.calcsize(counts)))
+    entries = file.read(count * size)
+    codes = {struct.unpack_from(f"{tif.byteorder}H", entries, place)[0] for place in range(0, len(entries) - 1, size)}
+    if damaged := sorted(code for code in codes & _LAYOUT if code not in page.tags):
+        raise UnreadableImageError(f"its TIFF data is damaged: tag {damaged[0]} cannot be read")
+    if _PHOTOMETRIC not in page.tags:
+        raise UnreadableImageError(f"it does not say whether it is RGB or gray (tag {_PHOTOMETRIC}); {_REMEDY}")
 
 
 def _is_by_tags(page: tifffile.TiffPage) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from datamodules.images import read_photo
 from datamodules.images.finding import plan
 from mimdit.commands.restore import restore_all
 from tests.commands.made_restorers import Identity
-from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
+from tests.datamodules.images.made_images import SRGB, deep, encoded, exif, picture, tiff
 
 SEEDS = {
     "jpg": encoded("JPEG", exif=exif(6).tobytes(), icc_profile=SRGB),
@@ -29,6 +30,12 @@ SEEDS = {
     "tif": encoded("TIFF"),
     "deflated.tif": encoded("TIFF", "RGBA", compression="tiff_adobe_deflate"),
     "deep.tif": deep(".tif"),
+    "lzw.tif": tiff(picture(dtype=np.uint16), photometric="rgb", compression="lzw", predictor=True, rowsperstrip=5),
+    "tiles.tif": tiff(picture(dtype=np.uint16), photometric="rgb", compression="adobe_deflate", tile=(16, 16)),
+    "gif": encoded("GIF"),
+    "jp2": encoded("JPEG2000"),
+    "deep.jp2": imagecodecs.jpeg2k_encode(picture(64, 80, dtype=np.uint16), level=0, reversible=True),
+    "jxl": imagecodecs.jpegxl_encode(picture(dtype=np.uint16), lossless=True),
     "bmp": encoded("BMP"),
     "palette.bmp": encoded("BMP", "P"),
     "avif": encoded("AVIF", exif=exif(5).tobytes()),

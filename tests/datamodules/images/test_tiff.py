@@ -120,6 +120,30 @@ def test_a_missing_strip_or_tile_is_no_black_area(tmp_path, compression, layout)
         read(tmp_path, bytes(data))
 
 
+@pytest.mark.parametrize("name", ["PhotometricInterpretation", "Predictor", "BitsPerSample", "Compression", "ExtraSamples"])
+def test_no_default_takes_the_place_of_a_damaged_tag(tmp_path, name):
+    pixels = picture(channels=4, dtype=np.uint16)
+    data = bytearray(tiff(pixels, photometric="rgb", compression="lzw", predictor=True, extrasamples=["assocalpha"]))
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        tag = tif.pages[0].tags[name]
+    data[tag.offset + 4 : tag.offset + 12] = b"\xff" * 8
+    with pytest.raises(UnreadableImageError, match=f"damaged: tag {tag.code} cannot be read"):
+        read(tmp_path, bytes(data))
+    if name == "PhotometricInterpretation":
+        data[tag.offset : tag.offset + 2] = b"\x07\x01"  # a tag of no use here
+        with pytest.raises(UnreadableImageError, match="does not say whether it is RGB or gray"):
+            read(tmp_path, bytes(data))
+
+
+def test_no_rows_are_no_image(tmp_path):
+    data = bytearray(tiff(RGB16, photometric="rgb"))
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        place = tif.pages[0].tags["ImageLength"].valueoffset
+    data[place : place + 2] = b"\0\0"
+    with pytest.raises(UnreadableImageError, match="40 x 0 pixels"):
+        read(tmp_path, bytes(data))
+
+
 def test_the_size_is_read_of_any_kind_that_is_read(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(RGB16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"))
     assert read_size(tmp_path / "a.tif") == (40, 24)
