@@ -4,6 +4,8 @@
 VENV ?= .venv
 # The tests' tensors are small: more than one thread slows them down.
 OMP_NUM_THREADS ?= 1
+# Processes that `make test` shares the test files between.
+TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV)/bin/python -m pytest tests
 STAMP = $(VENV)/.installed
 
@@ -19,7 +21,7 @@ quickstart: $(STAMP)
 	$(VENV)/bin/mimdit quickstart
 
 test: $(STAMP)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" -n $(TEST_WORKERS) --dist loadfile
 
 test-long: $(STAMP)
 	$(PYTEST) -m long
