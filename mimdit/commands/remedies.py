@@ -43,7 +43,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "EarlyStopping monitors {name}, which is not logged. Set its monitor to one of: {known}.",
     ),
     (
-        r"(?P<callback>\w+)\(monitor='(?P<name>[^']*)'\) could not find the monitored key in the returned metrics: \[(?P<known>.*?)\]",
+        r"(?P<callback>\w+)\(monitor='(?P<name>[^']*)'\)`? could not find the monitored key in the returned metrics: \[(?P<known>.*?)\]",
         "{callback} monitors {name}, which is not logged. Set its monitor to one of: {known}.",
     ),
     (

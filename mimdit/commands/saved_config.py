@@ -66,7 +66,7 @@ class SaveConfig(SaveConfigCallback):
         """
         path = f"{trainer.log_dir}/{self.config_filename}"
         files = get_filesystem(path)
-        owner = _root_of(str(files.read_text(path))) if files.isfile(path) else None
+        owner = _root_of(str(files.read_text(path, encoding="utf-8"))) if files.isfile(path) else None
         root = str(trainer.default_root_dir)
         if owner is None or _is_inside(path, root) or Path(owner).resolve() == Path(root).resolve():
             return
@@ -80,7 +80,7 @@ class SaveConfig(SaveConfigCallback):
         files.makedirs(log_dir, exist_ok=True)
         path = f"{log_dir.rstrip('/')}/{self.config_filename}"
         if files.isfile(path):
-            if files.read_text(path) == self.text:
+            if files.read_text(path, encoding="utf-8") == self.text:
                 return
             if stage != "fit":
                 path = _numbered(path, TrainerFn(stage).value)

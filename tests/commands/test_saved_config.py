@@ -94,5 +94,5 @@ def test_defaults_that_yaml_cannot_hold_reach_the_run_and_its_saved_config_start
     again = run(["fit", "--config", "a/log/config.yaml", "--trainer.default_root_dir=b"])
     for ran in (first, again):
         timer, average = (next(each for each in ran.trainer.callbacks if type(each).__name__ == name) for name, _ in adds)
-        assert 3500 < timer.time_remaining() < 3600 and average.n_averaged == 1
+        assert 3500 < timer.time_remaining() < 3600 and average.n_averaged == 2  # after 80 % of three epochs, counted from their ends
     assert "serialize" not in Path("a/log/config.yaml").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -61,14 +61,22 @@ def read_variant(folder: Path) -> Variant:
     if not found:
         raise ValueError(f"{folder} and the folders in it hold no {_CONFIG_NAME}, which training saves and an ablation table needs")
     try:
-        model = cast(DictConfig, OmegaConf.load(found[-1]))["model"]["init_args"]
-        conditioner = cast(dict[str, Any], OmegaConf.to_container(model["conditioner"]["init_args"], resolve=True))
-        balance = cast(dict[str, Any], OmegaConf.to_container(model["balance"]["init_args"], resolve=True))
+        config: Any = OmegaConf.load(found[-1])
+        model = config["model"]["init_args"]
+        conditioner, balance = (_resolved(model[part]["init_args"]) for part in ("conditioner", "balance"))
         groups, intra = tuple(conditioner["groups"]), conditioner["intra"]
         balanced = any(balance.get(name) for name in _WEIGHTS)
         return Variant(conditioner["inter"], intra, groups, int(conditioner["num_experts"]), int(conditioner["top_k"]), balanced)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{found[-1]} is not the config of a restorer with a MoE conditioner ({type(error).__name__}: {error})") from error
+
+
+def _resolved(part: DictConfig) -> dict[str, Any]:
+    """Return a part of a config with the values that its ``${…}`` name; they may be anywhere in the config."""
+    content = OmegaConf.to_container(part, resolve=True)
+    if not isinstance(content, dict):
+        raise TypeError(f"{content!r} is not a mapping")
+    return {str(key): value for key, value in content.items()}
 
 
 def ablation_table(runs: Sequence[Run]) -> str:
