@@ -24,6 +24,7 @@ from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to
 from mimdit.backbone.pretrained import Origin, load_pretrained, set_origin
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.core.batch import Batch, draw_names
+from mimdit.core.files import give_usual_permissions
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching, draw_path
 from mimdit.training.losses import check_flow_loss, flow_error
@@ -340,6 +341,8 @@ class DiTBackbone(L.LightningModule):
             transformer = copy.deepcopy(transformer)
             cast(nn.Module, transformer).to(dtype)
         transformer.save_pretrained(folder, safe_serialization=True)
+        for weights in Path(folder).glob("*.safetensors"):
+            give_usual_permissions(weights)
 
 
 def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:

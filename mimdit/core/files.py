@@ -27,12 +27,17 @@ def replace_when_whole(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.umask(umask := os.umask(0))
-        temporary.chmod(0o666 & ~umask)
+        give_usual_permissions(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_usual_permissions(path: Path) -> None:
+    """Give a file the permissions of any new file; some libraries make theirs readable only by their owner."""
+    os.umask(umask := os.umask(0))
+    path.chmod(0o666 & ~umask)
 
 
 def sync_folder(folder: Path) -> None:

@@ -75,6 +75,13 @@ def test_saved_and_read_weights_are_equal_to_bf16_rounding(tmp_path, layout):
     assert dict(again.config)["pos_embed_max_size"] == ARCHITECTURE["pos_embed_max_size"]
 
 
+def test_saved_weights_are_readable_by_those_who_may_read_any_new_file(tmp_path):
+    (tmp_path / "any").touch()
+    tiny_backbone().save_pretrained(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_fp32_folders_keep_every_bit(tmp_path):
     backbone = tiny_backbone()
     backbone.save_pretrained(tmp_path, dtype=torch.float32)
