@@ -97,7 +97,7 @@ def decode_tiff(data: bytes) -> np.ndarray:
     """Decode the first page as ``[H, W, 1..4]`` of uint8 or uint16: gray or RGB with black at 0, with straight alpha if it has alpha.
 
     The samples are read by the tags: photometric interpretation, planar configuration, extra samples, byte order, strips or tiles,
-    compression and predictor. Extra samples that are no alpha, such as a scanner's infrared, are left out; `extra_samples` names them.
+    compression and predictor. Extra samples that are no alpha, such as a scanner's infrared, are left out; `tiff_remarks` counts them.
 
     Raises:
         UnreadableImageError: The page is of a kind that is not supported, or cut short.
@@ -122,7 +122,7 @@ def decode_tiff(data: bytes) -> np.ndarray:
 
 
 def tiff_remarks(data: bytes) -> list[str]:
-    """Describe the samples that `decode_tiff` leaves out, and colors that it divides by alpha."""
+    """Describe the samples that `decode_tiff` leaves out."""
     with _first_page(io.BytesIO(data)) as (_, page):
         extra = _extra_samples(page) if _is_by_tags(page) else ()
     alphas = [kind for kind in extra if kind in (_ASSOCIATED, _UNASSOCIATED)]

@@ -81,7 +81,7 @@ class DiTBackbone(L.LightningModule):
         *,
         variant: str | None = None,
         revision: str | None = None,
-        architecture: dict | None = None,
+        architecture: dict[str, bool | int | float | str | list | dict | None] | None = None,
         prediction: str | None = None,
         sigma_min: float = 0.05,
         flow_loss_on: str = "velocity",

@@ -50,7 +50,6 @@ class SaveConfig(SaveConfigCallback):
         """Save the config once. An earlier, different one of the same run becomes ``config-1.yaml`` and so on.
 
         validate, test and predict leave the config of a training in place and write ``config-test.yaml`` and the like.
-
         """
         if self.already_saved:
             return

@@ -99,7 +99,7 @@ class TrainerCLI(LightningCLI):
         Raises:
             ValueError: The folder is another run's, a callback cannot work here, or the checkpoint is of another optimizer.
         """
-        for callback in self._callbacks():
+        for callback in connected(self.trainer).callbacks:
             if isinstance(callback, SaveConfig):
                 callback.refuse_other_run(self.trainer)
             if isinstance(callback, LearningRateFinder):
@@ -129,11 +129,8 @@ class TrainerCLI(LightningCLI):
         """Find the checkpoint of ``--ckpt_path best``."""
         self._find_best("predict")
 
-    def _callbacks(self) -> list[L.Callback]:
-        return self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-
     def _savers(self) -> list[callbacks.CompleteCheckpoint]:
-        return [callback for callback in self._callbacks() if isinstance(callback, callbacks.CompleteCheckpoint)]
+        return [callback for callback in connected(self.trainer).callbacks if isinstance(callback, callbacks.CompleteCheckpoint)]
 
     def _find_best(self, verb: str) -> None:
         """Replace ``best`` by the checkpoint of that rank in the run's folder; Lightning knows only those of its own process."""

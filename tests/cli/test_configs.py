@@ -1,5 +1,6 @@
 """Configs of the Trainer's verbs: bases, precedence over each other and under the command line, and what a run saves."""
 
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from mimdit import cli
 from mimdit.commands import trainer as trainer_verbs
 from tests.cli.tiny_experiment import parse, told, written
+
+PRETRAIN = Path(__file__).parents[2] / "configs" / "embedded" / "pretrain.yaml"
 
 
 def test_the_later_config_wins_and_the_command_line_wins_over_both(config, tmp_path):
@@ -50,12 +53,13 @@ def test_a_base_that_is_missing_or_names_itself_is_told(capsys, config, tmp_path
     assert "write config: [tiny.yaml]" in told(capsys, "fit", "--config", single)
 
 
-def test_a_second_run_in_the_same_folder_overwrites_the_saved_config(config, tmp_path):
+def test_a_second_run_in_the_same_folder_saves_its_config_and_keeps_the_first(config, tmp_path):
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "run", "version": ""}}
     logged = written(tmp_path / "logged.yaml", {"trainer": {"logger": logger}})
     for steps in (1, 2):
         cli.main(["fit", "--config", str(config), "--config", str(logged), "--trainer.max_steps", str(steps)])
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_steps"] == 2
+    saved = [yaml.safe_load((tmp_path / "run" / name).read_text()) for name in ("config-1.yaml", "config.yaml")]
+    assert [each["trainer"]["max_steps"] for each in saved] == [1, 2]
 
 
 def test_a_run_over_gloo_leaves_its_process_group(config):
@@ -70,3 +74,9 @@ def test_a_printed_config_runs_as_it_was_printed(capsys, config, tmp_path):
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out)
     assert parse("fit", "--config", printed).model == parse("fit", "--config", config, "--model.ema", 0.75).model
+
+
+def test_numbers_of_the_architecture_arrive_as_numbers():
+    config = parse("fit", "--config", PRETRAIN, "--model.architecture.patch_size=4")
+    assert config.model.init_args.architecture["patch_size"] == 4
+    assert config.model.init_args.architecture["num_layers"] == 6

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 import yaml
 
-from mimdit import cli
 from tests.datamodules.made_shards import make_folder
 from tests.tiny_models import restorer_config
 
@@ -37,10 +35,3 @@ def experiment(folder: Path, *, root: str = "a", paths: str = "${trainer.default
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def told(capsys, *args: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(arg) for arg in args])
-    assert end.value.code == 2
-    return capsys.readouterr().err

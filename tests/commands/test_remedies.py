@@ -9,7 +9,8 @@ from callbacks.retention import CheckpointRecord
 from mimdit import cli
 from mimdit.commands.remedies import remedies
 from mimdit.commands.trainer import run
-from tests.commands.made_runs import experiment, told
+from tests.cli.tiny_experiment import told
+from tests.commands.made_runs import experiment
 
 
 @pytest.fixture

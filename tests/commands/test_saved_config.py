@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from mimdit import cli
 from mimdit.commands.saved_config import with_absolute_interpolations
 from mimdit.commands.trainer import run
-from tests.commands.made_runs import experiment, told
+from tests.cli.tiny_experiment import told
+from tests.commands.made_runs import experiment
 
 
 @pytest.fixture(autouse=True)
