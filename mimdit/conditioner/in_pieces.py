@@ -76,10 +76,10 @@ def condition_in_pieces(
             done(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.image.flatten(2).transpose(1, 2))
-    last_BF = pooled.features().to(conditioner.device)
-    identified = conditioner.identify([*features, last_BF])
+    all_features = [*features, pooled.features().to(conditioner.device)]
+    identified = conditioner.identify(all_features)
     head, scales = conditioner.estimate_head, conditioner.scales(identified)
-    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, last_BF, scales)
+    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, all_features, scales)
     return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, identified=identified)
 
 
@@ -144,12 +144,12 @@ def _estimate(
     latents: torch.Tensor,
     hidden_states: torch.Tensor,
     over: list[Piece],
-    features_BF: torch.Tensor,
+    features: list[torch.Tensor],
     scales: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
     tone_scale, detail_scale = (1, 1) if scales is None else scales
-    estimate, device = canvas(*latents.shape, device=latents.device), features_BF.device
-    tone = None if head.tone is None else _Tone(head.tone, latents, hidden_states, over, features_BF)
+    estimate, device = canvas(*latents.shape, device=latents.device), features[-1].device
+    tone = None if head.tone is None else _Tone(head.tone, latents, hidden_states, over, features)
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
@@ -164,12 +164,12 @@ class _Tone:
     """Tone curve with the coefficients of a whole image: those of all positions, and those of the cells of a grid, if there is one."""
 
     def __init__(
-        self, tone: ToneCurve, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features_BF: torch.Tensor
+        self, tone: ToneCurve, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features: list[torch.Tensor]
     ) -> None:
         self._curve = tone
-        with outside_autocast(features_BF):
-            self._everywhere = tone.everywhere(tone.statistics(latents, features_BF))
-            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, features_BF.device), tone.grid.cell)
+        with outside_autocast(features[-1]):
+            self._everywhere = tone.everywhere(tone.statistics(latents, features))
+            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, features[-1].device), tone.grid.cell)
 
     def change(self, latents: torch.Tensor, piece: Piece, patch_size: int) -> torch.Tensor:
         """Return the change to add to a piece's own ``latents``, ``patch_size`` a side for each position of ``piece``."""

@@ -99,6 +99,8 @@ class MoEConditioner(L.LightningModule):
         tone_powers: Exponents of the estimate's tone curve; empty for no tone curve.
         tone_histogram: If true, the tone curve reads quantiles and gradients in addition to means and spreads. More haze is removed, but
             models trained on synthetic scenes then misjudge the colors of photographs more often.
+        tone_widths: Inner widths of the network that computes the tone curve; empty for one of 2 ``dim``.
+        tone_all_blocks: If true, the tone curve reads the features before each block, as the routers do, and not only the last ones.
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may vary (haze grows with distance); 0 for one tone
             curve for the whole image.
         identify: If true, predict the degradations that are present. Not in the paper.
@@ -138,6 +140,8 @@ class MoEConditioner(L.LightningModule):
         estimate: bool = False,
         tone_powers: list[float] = [],  # noqa: B006
         tone_histogram: bool = False,
+        tone_widths: list[int] = [],  # noqa: B006
+        tone_all_blocks: bool = False,
         tone_grid: int = 0,
         identify: bool = False,
         confidence: bool = False,
@@ -162,7 +166,8 @@ class MoEConditioner(L.LightningModule):
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
         self.tone_grid = tone_grid if estimate and tone_powers else 0
-        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid, "feed_forward": feed_forward}
+        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
+        tone |= {"tone_widths": tuple(tone_widths), "tone_blocks": num_blocks if tone_all_blocks else 0, "feed_forward": feed_forward}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
         self.identification = IdentificationHead(2 * dim * (num_blocks + 1)) if identify else None
         self.confidence = confidence
@@ -198,7 +203,7 @@ class MoEConditioner(L.LightningModule):
         """
         self.check_size(latents)
         hidden_states = self.embed_patches(latents)
-        inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification
+        inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification and the tone
         for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG)):
             hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *overrides)
             inter.append(inter_gates)
@@ -206,8 +211,10 @@ class MoEConditioner(L.LightningModule):
             features.append(features_BF)
             residuals.append(projection(hidden_states))
         decided = self.record(inter, intra, torch.stack(features).detach())
-        identified = self.identify([*features, router_features(hidden_states)])
-        estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states, self.scales(identified))
+        features.append(router_features(hidden_states))
+        identified = self.identify(features)
+        head, scales = self.estimate_head, self.scales(identified)
+        estimate = None if head is None else head(latents, hidden_states, features, scales=scales)
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
         return Conditioning(residuals, decided, estimate, rerouted, identified)
 
@@ -324,6 +331,8 @@ def _check_options(options: dict) -> None:
         raise ValueError(
             "moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}".format_map(options)
         )
+    if any(width < 1 for width in options["tone_widths"]):
+        raise ValueError(f"tone_widths={options['tone_widths']} must be at least 1 each; leave it empty for one layer of 2 dim")
     if options["tone_grid"] < 0:
         raise ValueError(f"tone_grid={options['tone_grid']} is negative; use 0 for one tone curve for the whole image")
     if options["confidence"] and not (options["identify"] and options["estimate"]):
