@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
 import torch
 from PIL import Image
@@ -20,7 +22,9 @@ from datamodules.images import (
     UnreadableImageError,
     check_size,
     encode_photo,
+    find_mask,
     lost_in,
+    read_mask,
     read_photo,
     read_size,
     tagged,
@@ -33,6 +37,7 @@ from mimdit.commands.progress_display import ProgressDisplay
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
+from mimdit.restorer.blending import FEATHER, check_amount, feathered
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -52,6 +57,49 @@ EMBEDDED_NOTICE = (
 )
 
 
+@dataclass(frozen=True)
+class Blending:
+    """How to blend results with their originals.
+
+    Attributes:
+        output: Folder of the results; a photograph's place in it is that of its mask in ``masks``.
+        amount: Share of the restored image, 0..1.
+        masks: A mask for all photographs, or a folder of masks; None for no mask.
+        feather: Width of the masks' edge in pixels.
+
+    Raises:
+        ValueError: ``amount`` is outside 0..1, ``feather`` is negative, or ``masks`` does not exist.
+    """
+
+    output: Path
+    amount: float = 1.0
+    masks: Path | None = None
+    feather: int = FEATHER
+
+    def __post_init__(self) -> None:
+        check_amount(self.amount)
+        if self.feather < 0:
+            raise ValueError(f"feather={self.feather} is negative; use 0 for a hard edge")
+        if self.masks is not None and not self.masks.exists():
+            raise ValueError(f"mask={self.masks} does not exist; give an image, or a folder of images named as the photographs")
+
+    def shares(self, job: Job, pixels: np.ndarray) -> np.ndarray | None:
+        """Return the shares ``[H, W]`` of a photograph's mask; None without masks.
+
+        Raises:
+            UnreadableImageError: There is no such mask, it cannot be read, or its size is not that of ``pixels``.
+        """
+        if self.masks is None:
+            return None
+        place = Path(os.path.relpath(job.target, self.output)) if job.target != self.output else Path(job.target.name)
+        path = find_mask(self.masks, place.with_suffix(""))
+        mask = read_mask(path)
+        if mask.shape != pixels.shape[:2]:
+            (height, width), (rows, columns) = mask.shape, pixels.shape[:2]
+            raise UnreadableImageError(f"its mask {path} has {width}x{height} pixels, the image {columns}x{rows}; make them equal")
+        return feathered(mask, self.feather)
+
+
 def restore(
     inputs: list[str],
     output: str,
@@ -65,6 +113,9 @@ def restore(
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
     steer: str | None = None,
+    amount: float = 1.0,
+    mask: str | None = None,
+    feather: int = FEATHER,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -96,6 +147,10 @@ def restore(
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
+        amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
+        mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
+            photographs' names.
+        feather: Width of the mask's soft edge in pixels, on its white side.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
@@ -112,6 +167,7 @@ def restore(
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target, output))]
     _check_quality(quality, jobs, same_format)
+    blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
@@ -125,7 +181,8 @@ def restore(
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         properties = _properties(checkpoint, settings, dtype) if tag else None
-        failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties)
+        options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
+        failed = restore_all(restorer, todo, settings, **options)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
@@ -141,6 +198,7 @@ def restore_all(
     explain: bool = False,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
+    blending: Blending | None = None,
 ) -> list[tuple[Path, str]]:
     """Restore one photograph after the other and return the sources that failed, each with its reason.
 
@@ -153,7 +211,9 @@ def restore_all(
         explain: If true, also write the charts of the gates.
         quality: Quality of formats that lose, 1..100; None for the default.
         properties: Properties to write into the XMP of each result, by name.
+        blending: Blending with the originals; None for the restored images themselves.
     """
+    options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
     failed, sized = [], []
     for job in jobs:
         try:
@@ -167,8 +227,7 @@ def restore_all(
             display.begin(job.source, size)
             problem = None
             try:
-                options = {"explain": explain, "progress": display.advance, "quality": quality, "properties": properties}
-                for remark in restore_one(restorer, job, settings, **options):
+                for remark in restore_one(restorer, job, settings, progress=display.advance, **options):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 problem = _reason(error)
@@ -186,13 +245,15 @@ def restore_one(
     progress: Progress,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
+    blending: Blending | None = None,
 ) -> tuple[str, ...]:
     """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
     if properties:
         photo = tagged(photo, properties)
     seen: list[Routing] = []
-    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress)
+    blended = {} if blending is None else {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
+    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **blended)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))

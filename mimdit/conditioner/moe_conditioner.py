@@ -26,6 +26,7 @@ from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.core.files import replace_when_whole
+from mimdit.core.hub import PushToHub, local_folder
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
@@ -68,7 +69,7 @@ class ParameterCounts(NamedTuple):
     active: int
 
 
-class MoEConditioner(L.LightningModule):
+class MoEConditioner(PushToHub, L.LightningModule):
     """MoE-in-MoE conditioner: MiM blocks whose outputs steer a pretrained DiT (paper, section 3).
 
     The input is the degraded latent, never the noisy one: at inference the conditioner runs once per image, not once per sampler step.
@@ -293,13 +294,17 @@ class MoEConditioner(L.LightningModule):
             path.write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MoEConditioner:
+    def from_pretrained(cls, folder: str | Path, **hub: Any) -> MoEConditioner:
         """Load a conditioner from a folder written by `save_pretrained`.
+
+        Args:
+            folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
+            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
 
         Raises:
             ValueError: A file is missing from ``folder``.
         """
-        folder = Path(folder)
+        folder = local_folder(folder, **hub)
         for name in ("config.json", "conditioner.safetensors"):
             if not (folder / name).is_file():
                 remedy = "point to a folder written by MoEConditioner.save_pretrained"

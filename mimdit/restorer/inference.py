@@ -12,6 +12,7 @@ from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.moe_conditioner import Conditioning
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
+from mimdit.flow import OnStep
 from mimdit.restorer.color import match_color
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.routing.routing import Routing
@@ -64,8 +65,13 @@ class Restoration:
         self.conditioning = self._condition(routing, lambda fraction: self._progress(fraction * passes))
 
     @torch.no_grad()
-    def sample(self, *, use_residuals: bool = True) -> torch.Tensor:
-        """Return restored images ``[B, 3, H, W]`` in 0..1, fp32; if ``use_residuals`` is false, without steering."""
+    def sample(self, *, use_residuals: bool = True, on_step: OnStep | None = None) -> torch.Tensor:
+        """Return restored images ``[B, 3, H, W]`` in 0..1, fp32.
+
+        Args:
+            use_residuals: If false, without steering.
+            on_step: See `mimdit.flow.FlowMatching.sample`.
+        """
         settings, restorer, degraded = self.settings, self.restorer, self.degraded
         estimate = self.conditioning.estimate
         origin = degraded if settings.start == "degraded" else estimate
@@ -85,7 +91,8 @@ class Restoration:
             tiles_at_once=at_once,
             progress=self._progress,
         )
-        restored = self.decode(restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler))
+        sampled = restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler, on_step=on_step)
+        restored = self.decode(sampled)
         if settings.color == "none":
             return restored
         return match_color(restored, self.decode(degraded if estimate is None else estimate), settings.color)

@@ -8,19 +8,30 @@ import numpy as np
 import torch
 
 from mimdit.core.canvas import canvas, in_rows
+from mimdit.restorer.blending import blend, check_blending
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
 
 _RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
-def restore_pixels(restorer: Restorer, pixels: np.ndarray, settings: SamplingSettings | None = None, **options: Any) -> np.ndarray:
+def restore_pixels(
+    restorer: Restorer,
+    pixels: np.ndarray,
+    settings: SamplingSettings | None = None,
+    *,
+    amount: float = 1.0,
+    mask: np.ndarray | None = None,
+    **options: Any,
+) -> np.ndarray:
     """Restore one image of uint8 or uint16; shape and type stay.
 
     Args:
         restorer: The restorer.
         pixels: ``[H, W, 1 or 3]``, gray or RGB. Gray is restored as three equal channels, whose mean is returned.
         settings: How to restore; None for the restorer's own settings.
+        amount: Share of the restored image in the result, 0..1; see `mimdit.restorer.blending.blend`.
+        mask: Further shares ``[H, W]`` in 0..1, such as those of `mimdit.restorer.blending.feathered`.
         **options: Other arguments of `Restorer.restore`.
 
     Raises:
@@ -28,6 +39,7 @@ def restore_pixels(restorer: Restorer, pixels: np.ndarray, settings: SamplingSet
     """
     if pixels.dtype not in _RANGE or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; give uint8 or uint16 of [H, W, 1 or 3]")
+    check_blending(pixels, amount, mask)
     most = _RANGE[pixels.dtype]
     images, result = canvas(1, 3, *pixels.shape[:2]), np.empty_like(pixels)
     for rows in in_rows(*pixels.shape[:2]):
@@ -36,4 +48,4 @@ def restore_pixels(restorer: Restorer, pixels: np.ndarray, settings: SamplingSet
     for rows in in_rows(*pixels.shape[:2]):
         piece = restored[:, rows] if pixels.shape[2] == 3 else restored[:, rows].mean(dim=0, keepdim=True)
         result[rows] = piece.mul(most).round_().permute(1, 2, 0).numpy()
-    return result
+    return blend(result, pixels, amount=amount, mask=mask)

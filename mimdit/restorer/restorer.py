@@ -21,7 +21,8 @@ from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
-from mimdit.flow import FlowMatching, draw_path
+from mimdit.core.hub import PushToHub, local_folder
+from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
@@ -36,7 +37,7 @@ from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER
 
 
-class Restorer(L.LightningModule):
+class Restorer(PushToHub, L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
     A restoration's way through the parts is in `mimdit.restorer.inference`, saving and loading in `mimdit.restorer.saving`.
@@ -252,6 +253,7 @@ class Restorer(L.LightningModule):
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
+        on_step: OnStep | None = None,
         **overrides: Any,
     ) -> torch.Tensor:
         """Restore images of any size.
@@ -264,6 +266,7 @@ class Restorer(L.LightningModule):
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
             explain: Called with the routing once the gates have decided.
+            on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
         Returns:
@@ -277,7 +280,7 @@ class Restorer(L.LightningModule):
         settings = self.sampling_settings(settings, **overrides)
         restoration = Restoration(self, images, settings, routing=routing, progress=progress)
         explain(restoration.conditioning.routing)
-        return restoration.sample(use_residuals=use_residuals).to(images.device)
+        return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 
     def velocity(
         self,
@@ -402,21 +405,27 @@ class Restorer(L.LightningModule):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None, torch_dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path = EMBEDDED_RESTORER,
+        *,
+        backbone: DiTBackbone | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **hub: Any,
     ) -> Restorer:
         """Read a folder written by `save_pretrained` for inference; by default the one that comes with the package.
 
         Args:
-            folder: The folder.
+            folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
             backbone: The frozen backbone that the restorer was trained on; it receives the folder's adapters and ``sigma_min``, if there
                 are any. None for the folder's own, or else the embedded one.
             torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
                 int8 transformer as it is.
+            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
 
         Raises:
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not the ones it was trained on.
         """
-        folder = Path(folder)
+        folder = local_folder(folder, **hub)
         parts = read_parts(folder, backbone)
         restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
         check_frozen(parts.frozen, parts.backbone, folder)
