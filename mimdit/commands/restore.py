@@ -115,7 +115,7 @@ def restore(
     steer: str | None = None,
     amount: float = 1.0,
     mask: str | None = None,
-    feather: int = FEATHER,
+    feather: int = 8,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
