@@ -5,6 +5,7 @@ from datamodules.images.formats import ImageFormat, UnreadableImageError, format
 from datamodules.images.masks import find_mask, read_mask
 from datamodules.images.photo import Photo
 from datamodules.images.reading import read_photo, read_size
+from datamodules.images.shots import find_shots
 from datamodules.images.tagging import tagged
 from datamodules.images.writing import encode_photo
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_size",
     "encode_photo",
     "find_mask",
+    "find_shots",
     "format_of",
     "lost_in",
     "read_mask",

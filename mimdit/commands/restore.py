@@ -23,6 +23,7 @@ from datamodules.images import (
     check_size,
     encode_photo,
     find_mask,
+    find_shots,
     lost_in,
     read_mask,
     read_photo,
@@ -34,6 +35,7 @@ from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.progress_display import ProgressDisplay
+from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
@@ -42,6 +44,7 @@ from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.sequence import decide_for_shot, reference_frames
 from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
@@ -100,6 +103,29 @@ class Blending:
         return feathered(mask, self.feather)
 
 
+class Shots:
+    """Gates and tone of each shot, decided when its first frame comes.
+
+    Args:
+        restorer: The restorer.
+        frames: The frames of each shot, in order; `datamodules.images.find_shots`.
+        settings: How to restore.
+    """
+
+    def __init__(self, restorer: Restorer, frames: list[list[Job]], settings: SamplingSettings) -> None:
+        self._restorer, self._settings = restorer, settings
+        self._shot_of = {job.source: shot for shot in frames for job in shot}
+        self._last: tuple[list[Job], Decisions] | None = None
+
+    def decisions(self, job: Job) -> Decisions:
+        """Return those of the shot that has ``job`` as a frame."""
+        shot = self._shot_of[job.source]
+        if self._last is None or self._last[0] is not shot:
+            references = [read_photo(shot[index].source).pixels for index in reference_frames(len(shot))]
+            self._last = shot, decide_for_shot(self._restorer, references, self._settings)
+        return self._last[1]
+
+
 def restore(
     inputs: list[str],
     output: str,
@@ -116,6 +142,7 @@ def restore(
     amount: float = 1.0,
     mask: str | None = None,
     feather: int = 8,
+    sequence: bool = False,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -151,6 +178,7 @@ def restore(
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.
         feather: Width of the mask's soft edge in pixels, on its white side.
+        sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
@@ -161,13 +189,14 @@ def restore(
         tag: Write version, checkpoint and settings into the XMP of each result.
         overwrite: Also restore images whose result exists.
         part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
-            by its name.
+            by its name; with sequence, each folder is.
     """
     share = WHOLE if part is None else Part.parse(part)
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
-    jobs = [job for job in planned if share.holds(os.path.relpath(job.target, output))]
+    jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
     _check_quality(quality, jobs, same_format)
     blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
+    frames = find_shots(jobs) if sequence else []
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
@@ -182,6 +211,8 @@ def restore(
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         properties = _properties(checkpoint, settings, dtype) if tag else None
         options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
+        if sequence:
+            options["shots"] = Shots(restorer, frames, settings)
         failed = restore_all(restorer, todo, settings, **options)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
@@ -199,6 +230,7 @@ def restore_all(
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
     blending: Blending | None = None,
+    shots: Shots | None = None,
 ) -> list[tuple[Path, str]]:
     """Restore one photograph after the other and return the sources that failed, each with its reason.
 
@@ -212,6 +244,7 @@ def restore_all(
         quality: Quality of formats that lose, 1..100; None for the default.
         properties: Properties to write into the XMP of each result, by name.
         blending: Blending with the originals; None for the restored images themselves.
+        shots: Shots that the jobs are frames of; None for single photographs.
     """
     options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
     failed, sized = [], []
@@ -227,7 +260,8 @@ def restore_all(
             display.begin(job.source, size)
             problem = None
             try:
-                for remark in restore_one(restorer, job, settings, progress=display.advance, **options):
+                decisions = None if shots is None else shots.decisions(job)
+                for remark in restore_one(restorer, job, settings, progress=display.advance, decisions=decisions, **options):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 problem = _reason(error)
@@ -246,6 +280,7 @@ def restore_one(
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
     blending: Blending | None = None,
+    decisions: Decisions | None = None,
 ) -> tuple[str, ...]:
     """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
@@ -253,7 +288,8 @@ def restore_one(
         photo = tagged(photo, properties)
     seen: list[Routing] = []
     blended = {} if blending is None else {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
-    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **blended)
+    options = blended if decisions is None else blended | {"decisions": decisions}
+    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))

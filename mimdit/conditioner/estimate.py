@@ -69,17 +69,29 @@ class ToneCurve(nn.Module):
         self.coefficients = nn.Sequential(*layers, zero_initialized(nn.Linear(sizes[-1], num_coefficients)))
         self.grid = ToneGrid(dim, num_coefficients, grid) if grid else None
 
-    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor, features: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape; see `statistics` for ``features``."""
+    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor, coefficients: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape.
+
+        Args:
+            latents: Degraded latents.
+            hidden_states: Output of the last MiM block ``[B, dim, H, W]``.
+            coefficients: Those of `decide`; None to decide them from ``hidden_states``, enough if no earlier blocks are read.
+        """
         with outside_autocast(latents):
-            features = [router_features(hidden_states)] if features is None else features
-            coefficients = self.everywhere(self.statistics(latents, features))
+            if coefficients is None:
+                coefficients = self.decide(latents, [router_features(hidden_states)])
             if self.grid is not None:
                 coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
             return self.change(latents, coefficients)
 
+    def decide(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``; see `statistics`."""
+        with outside_autocast(features[-1]):
+            statistics = self.statistics(latents, features)
+            return self.coefficients(statistics.to(next(self.coefficients.parameters()).dtype)).float()[..., None, None]
+
     def statistics(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
-        """Return the input of `everywhere`, fp32 ``[B, F]``.
+        """Return the input of the network that computes c, fp32 ``[B, F]``.
 
         Args:
             latents: Degraded latents, whose own statistics are part of the result.
@@ -87,10 +99,6 @@ class ToneCurve(nn.Module):
         """
         read = features[-1 - self.num_blocks :]
         return torch.cat([*read, *(tensor.to(read[-1].device) for tensor in self._of_latents(latents))], dim=1)
-
-    def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``."""
-        return self.coefficients(statistics.to(next(self.coefficients.parameters()).dtype)).float()[..., None, None]
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
         return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
@@ -189,7 +197,7 @@ class EstimateHead(nn.Module):
         self,
         latents: torch.Tensor,
         hidden_states: torch.Tensor,
-        features: list[torch.Tensor] | None = None,
+        coefficients: torch.Tensor | None = None,
         *,
         scales: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
@@ -198,12 +206,12 @@ class EstimateHead(nn.Module):
         Args:
             latents: Degraded latents ``[B, C, h, w]``.
             hidden_states: Output of the last MiM block ``[B, dim, H, W]``.
-            features: See `ToneCurve.statistics`; None to compute those of ``hidden_states``, enough if the tone reads no earlier blocks.
+            coefficients: Those of the tone curve; see `ToneCurve.forward`.
             scales: Factors of the tone and detail corrections (`mimdit.conditioner.identification.presence_scales`); None for 1.
         """
         tone_scale, detail_scale = (1, 1) if scales is None else scales
         estimate = self.local(latents, hidden_states, detail_scale)
-        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states, features)
+        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states, coefficients)
 
     def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
         """Return the estimate without the change of tone; each position depends on positions at most three away."""

@@ -18,7 +18,7 @@ import torch
 from mimdit.conditioner.estimate import EstimateHead, ToneCurve, ToneGrid, interpolate_cells
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.mim_block import MiMBlock
-from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
 from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
@@ -33,6 +33,7 @@ def condition_in_pieces(
     routing: Routing | None = None,
     *,
     gains_MG: torch.Tensor | None = None,
+    decisions: Decisions | None = None,
     done: Callable[[float], None] = lambda share: None,
 ) -> Conditioning:
     """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
@@ -46,12 +47,15 @@ def condition_in_pieces(
         area: Latent pixels on the conditioner's device at a time, approximately.
         routing: Gates to use instead of the routers' decisions.
         gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
+        decisions: As for `MoEConditioner.forward`.
         done: Called after each unit of work with its fraction of the total; the fractions sum to 1.
 
     Raises:
         ValueError: The latents' height or width is not a multiple of ``conditioner.multiple``.
     """
     conditioner.check_size(latents)
+    if decisions is not None:
+        routing = decisions.routing if routing is None else routing
     height, width = (size // conditioner.patch_size for size in latents.shape[2:])
     grid = {"area": max(1, area // conditioner.patch_size**2 // len(latents)), "multiple": conditioner.multiple // conditioner.patch_size}
     narrow = pieces(height, width, **grid, halo=3)
@@ -76,11 +80,11 @@ def condition_in_pieces(
             done(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.image.flatten(2).transpose(1, 2))
-    all_features = [*features, pooled.features().to(conditioner.device)]
-    identified = conditioner.identify(all_features)
+    identified, tone = conditioner.decide_for(latents, [*features, pooled.features().to(conditioner.device)], decisions)
     head, scales = conditioner.estimate_head, conditioner.scales(identified)
-    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, all_features, scales)
-    return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, identified=identified)
+    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, tone, scales, conditioner.device)
+    routing = conditioner.record(inter, intra, torch.stack(features))
+    return Conditioning(residuals, routing, estimate, identified=identified, tone=tone)
 
 
 class _Assembly:
@@ -144,12 +148,16 @@ def _estimate(
     latents: torch.Tensor,
     hidden_states: torch.Tensor,
     over: list[Piece],
-    features: list[torch.Tensor],
+    coefficients: torch.Tensor | None,
     scales: tuple[torch.Tensor, torch.Tensor] | None,
+    device: torch.device,
 ) -> torch.Tensor:
     tone_scale, detail_scale = (1, 1) if scales is None else scales
-    estimate, device = canvas(*latents.shape, device=latents.device), features[-1].device
-    tone = None if head.tone is None else _Tone(head.tone, latents, hidden_states, over, features)
+    estimate = canvas(*latents.shape, device=latents.device)
+    tone = None
+    if head.tone is not None:
+        assert coefficients is not None
+        tone = _Tone(head.tone, hidden_states, over, coefficients)
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
@@ -163,13 +171,10 @@ def _estimate(
 class _Tone:
     """Tone curve with the coefficients of a whole image: those of all positions, and those of the cells of a grid, if there is one."""
 
-    def __init__(
-        self, tone: ToneCurve, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features: list[torch.Tensor]
-    ) -> None:
-        self._curve = tone
-        with outside_autocast(features[-1]):
-            self._everywhere = tone.everywhere(tone.statistics(latents, features))
-            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, features[-1].device), tone.grid.cell)
+    def __init__(self, tone: ToneCurve, hidden_states: torch.Tensor, over: list[Piece], coefficients: torch.Tensor) -> None:
+        self._curve, self._everywhere = tone, coefficients
+        with outside_autocast(coefficients):
+            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, coefficients.device), tone.grid.cell)
 
     def change(self, latents: torch.Tensor, piece: Piece, patch_size: int) -> torch.Tensor:
         """Return the change to add to a piece's own ``latents``, ``patch_size`` a side for each position of ``piece``."""

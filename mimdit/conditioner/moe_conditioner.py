@@ -38,6 +38,21 @@ Overrides = tuple[Gates | None, Gates | None, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
+class Decisions:
+    """Everything that is decided once for a whole image. One image's decisions can be used for others, such as the frames of a shot.
+
+    Attributes:
+        routing: The decisions of all gates.
+        tone: Coefficients of the tone curve ``[B, J * C, 1, 1]``; None without a tone curve.
+        identified: Logits ``[B, A]`` of the degradations; None without an identification head.
+    """
+
+    routing: Routing
+    tone: torch.Tensor | None
+    identified: torch.Tensor | None
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Output of the conditioner for a batch of degraded images.
 
@@ -47,6 +62,7 @@ class Conditioning:
         estimate: Estimate of the clean latent ``[B, C, h, w]``, fp32; None without an estimate head.
         rerouted: Decisions over an accumulation window, see `MoEConditioner.forward`; None where none was requested.
         identified: Logits ``[B, A]`` of the degradations; None without an identification head.
+        tone: Coefficients of the tone curve ``[B, J * C, 1, 1]``; None without a tone curve.
     """
 
     residuals: list[torch.Tensor]
@@ -54,6 +70,12 @@ class Conditioning:
     estimate: torch.Tensor | None
     rerouted: Routing | None = None
     identified: torch.Tensor | None = None
+    tone: torch.Tensor | None = None
+
+    @property
+    def decisions(self) -> Decisions:
+        """Everything that was decided once for the whole image."""
+        return Decisions(self.routing, self.tone, self.identified)
 
     def first(self, count: int) -> Conditioning:
         """Return residuals, estimate and logits of the first ``count`` images; the routing still covers the whole batch."""
@@ -188,6 +210,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         *,
         reroute: tuple[torch.Tensor | None, ...] = (),
         gains_MG: torch.Tensor | None = None,
+        decisions: Decisions | None = None,
     ) -> Conditioning:
         """Condition on degraded ``latents [B, C, h, w]``.
 
@@ -198,11 +221,14 @@ class MoEConditioner(PushToHub, L.LightningModule):
                 features of this batch, all detached. The resulting record, ``rerouted``, gives balance losses the gradient of the whole
                 accumulation window; the gradient stops at the router weights. Pass ``(None,)`` for the features of this batch only.
             gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
+            decisions: Decisions to use instead of those for these latents; ``routing`` comes before theirs.
 
         Raises:
             ValueError: The size is not a multiple of `multiple`.
         """
         self.check_size(latents)
+        if decisions is not None:
+            routing = decisions.routing if routing is None else routing
         hidden_states = self.embed_patches(latents)
         inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification and the tone
         for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG)):
@@ -213,11 +239,11 @@ class MoEConditioner(PushToHub, L.LightningModule):
             residuals.append(projection(hidden_states))
         decided = self.record(inter, intra, torch.stack(features).detach())
         features.append(router_features(hidden_states))
-        identified = self.identify(features)
+        identified, tone = self.decide_for(latents, features, decisions)
         head, scales = self.estimate_head, self.scales(identified)
-        estimate = None if head is None else head(latents, hidden_states, features, scales=scales)
+        estimate = None if head is None else head(latents, hidden_states, tone, scales=scales)
         rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
-        return Conditioning(residuals, decided, estimate, rerouted, identified)
+        return Conditioning(residuals, decided, estimate, rerouted, identified, tone)
 
     def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None) -> list[Overrides]:
         """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing and gains."""
@@ -228,6 +254,21 @@ class MoEConditioner(PushToHub, L.LightningModule):
     def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
         """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without such a head."""
         return None if self.identification is None else self.identification(features)
+
+    def decide_for(
+        self, latents: torch.Tensor, features: list[torch.Tensor], decisions: Decisions | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the logits of the degradations and the coefficients of the tone curve, each None without such a part.
+
+        Args:
+            latents: Degraded latents.
+            features: Features ``[B, F]`` before each block and after the last.
+            decisions: Decisions to return instead.
+        """
+        if decisions is not None:
+            return decisions.identified, decisions.tone
+        tone = None if self.estimate_head is None else self.estimate_head.tone
+        return self.identify(features), None if tone is None else tone.decide(latents, features)
 
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the factors of the estimate's tone and detail corrections; None for full corrections."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mimdit.conditioner.in_pieces import condition_in_pieces
-from mimdit.conditioner.moe_conditioner import Conditioning
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import OnStep
@@ -36,6 +36,7 @@ class Restoration:
             restorer's device.
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
+        decisions: Gates and tone to use instead of those that the image decides; see `mimdit.restorer.sequence`.
         progress: As for `Restorer.restore`.
 
     Attributes:
@@ -51,6 +52,7 @@ class Restoration:
         settings: SamplingSettings,
         *,
         routing: Routing | None = None,
+        decisions: Decisions | None = None,
         progress: Progress = ignore,
     ) -> None:
         self.restorer, self.settings = restorer, settings
@@ -62,7 +64,7 @@ class Restoration:
         total = passes + settings.num_evaluations
         self._progress = lambda evaluations: progress(evaluations / total)
         self.degraded = self._encode()
-        self.conditioning = self._condition(routing, lambda fraction: self._progress(fraction * passes))
+        self.conditioning = self._condition(routing, decisions, lambda fraction: self._progress(fraction * passes))
 
     @torch.no_grad()
     def sample(self, *, use_residuals: bool = True, on_step: OnStep | None = None) -> torch.Tensor:
@@ -122,15 +124,15 @@ class Restoration:
             latents[:, :, rows] = backbone.encode(images[:, :, down[rows]][..., across])
         return latents
 
-    def _condition(self, routing: Routing | None, progress: Progress) -> Conditioning:
+    def _condition(self, routing: Routing | None, decisions: Decisions | None, progress: Progress) -> Conditioning:
         """Return the conditioner's output on the degraded latents, in pieces if the settings give an area."""
         conditioner, gains_MG = self.restorer.conditioner, self.restorer.gains(self.settings)
         if self.area is None:
-            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG)
+            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG, decisions=decisions)
             progress(1.0)
             return conditioning
         area = max(1, self.area // self.restorer.backbone.codec.downscale**2)
-        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, done=progress)
+        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, done=progress)
 
     def _noise(self) -> torch.Tensor:
         """Return unit normal noise like the degraded latents, the same for each image."""

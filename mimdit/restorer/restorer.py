@@ -19,7 +19,7 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
-from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.hub import PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep, draw_path
@@ -250,6 +250,7 @@ class Restorer(PushToHub, L.LightningModule):
         settings: SamplingSettings | int | None = None,
         *,
         routing: Routing | None = None,
+        decisions: Decisions | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
@@ -262,6 +263,7 @@ class Restorer(PushToHub, L.LightningModule):
             images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
             settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
             routing: Gates to use instead of those that the image decides.
+            decisions: Gates and tone to use instead of those that the image decides, such as those of `mimdit.restorer.sequence`.
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
@@ -278,7 +280,7 @@ class Restorer(PushToHub, L.LightningModule):
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
-        restoration = Restoration(self, images, settings, routing=routing, progress=progress)
+        restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
         return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 

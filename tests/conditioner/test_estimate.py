@@ -46,9 +46,10 @@ def test_tone_reads_the_features_of_as_many_blocks_as_it_was_built_for():
     features = [*earlier, router_features(hidden)]
     read = torch.cat([features[2], features[3], router_features(latents)], dim=1)
     expected = tone.change(latents, tone.coefficients(read)[..., None, None])
-    torch.testing.assert_close(tone(latents, hidden, features), expected)
-    assert torch.equal(tone(latents, hidden, features[1:]), tone(latents, hidden, features))
-    assert not torch.equal(tone(latents, hidden, [*earlier[:2], earlier[0], features[3]]), tone(latents, hidden, features))
+    decided = tone.decide(latents, features)
+    torch.testing.assert_close(tone(latents, hidden, decided), expected)
+    assert torch.equal(tone.decide(latents, features[1:]), decided)
+    assert not torch.equal(tone.decide(latents, [*earlier[:2], earlier[0], features[3]]), decided)
 
 
 def test_a_constant_grid_equals_the_global_tone():
