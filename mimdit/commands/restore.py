@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -210,7 +210,7 @@ def restore(
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
         properties = _properties(checkpoint, settings, dtype) if tag else None
-        options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
+        options: dict[str, Any] = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
         if sequence:
             options["shots"] = Shots(restorer, frames, settings)
         failed = restore_all(restorer, todo, settings, **options)
@@ -287,8 +287,9 @@ def restore_one(
     if properties:
         photo = tagged(photo, properties)
     seen: list[Routing] = []
-    blended = {} if blending is None else {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
-    options = blended if decisions is None else blended | {"decisions": decisions}
+    options: dict[str, Any] = {} if decisions is None else {"decisions": decisions}
+    if blending is not None:
+        options |= {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
     pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:

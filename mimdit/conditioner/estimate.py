@@ -78,11 +78,8 @@ class ToneCurve(nn.Module):
             coefficients: Those of `decide`; None to decide them from ``hidden_states``, enough if no earlier blocks are read.
         """
         with outside_autocast(latents):
-            if coefficients is None:
-                coefficients = self.decide(latents, [router_features(hidden_states)])
-            if self.grid is not None:
-                coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
-            return self.change(latents, coefficients)
+            shared = self.decide(latents, [router_features(hidden_states)]) if coefficients is None else coefficients
+            return self.change(latents, shared if self.grid is None else shared + self.grid(hidden_states, latents.shape[2:]))
 
     def decide(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
         """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``; see `statistics`."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-HTTPError = HfHubHTTPError.__bases__[0]
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """Error of the library that huggingface_hub sends requests with, which differs by version: a refused connection, for one."""
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")

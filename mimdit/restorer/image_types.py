@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -13,7 +15,7 @@ _REFUSED = ("I", "F", "LAB", "HSV")
 ImageLike = Image.Image | np.ndarray | torch.Tensor
 
 
-def as_list(image: ImageLike | list[Image.Image | np.ndarray]) -> list[ImageLike]:
+def as_list(image: ImageLike | list[Image.Image | np.ndarray]) -> Sequence[ImageLike]:
     """Return the single images of a pipeline's input: of a list, of a batch ``[B, 3, H, W]``, or the one image itself.
 
     Raises:

@@ -95,7 +95,7 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
         overrides = {field.name: options.pop(field.name) for field in fields(SamplingSettings) if field.name in options}
         if None not in (num_inference_steps, steps := overrides.setdefault("steps", num_inference_steps)) and steps != num_inference_steps:
             raise ValueError(f"num_inference_steps={num_inference_steps} and steps={steps} are two names for one setting; give one of them")
-        settings = self.restorer.sampling_settings(settings, **overrides)
+        chosen: SamplingSettings = self.restorer.sampling_settings(settings, **overrides)
         given = as_list(image)
         generators, masks = _one_each("generator", generator, len(given)), _one_each("mask_image", mask_image, len(given))
         if callback_on_step_end is not None:
@@ -104,10 +104,10 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
         with self.progress_bar(total=len(given)) as bar:  # pyright: ignore[reportCallIssue]  (`torch.compiler.disable` has no types)
             for one, source, mask in zip(given, generators, masks, strict=True):
                 if source is not None:
-                    settings = replace(settings, seed=int(torch.randint(2**63 - 1, (), generator=source, device=source.device)))
+                    chosen = replace(chosen, seed=int(torch.randint(2**63 - 1, (), generator=source, device=source.device)))
                 pixels, alpha = to_pixels(one)
                 shares = None if mask is None else feathered(to_mask(mask), feather)
-                result = restore_pixels(self.restorer, pixels, settings, amount=amount, mask=shares, **options)
+                result = restore_pixels(self.restorer, pixels, chosen, amount=amount, mask=shares, **options)
                 restored.append(from_pixels(result, alpha, output_type))
                 bar.update()
         self.maybe_free_model_hooks()
