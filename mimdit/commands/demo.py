@@ -13,6 +13,7 @@ from mimdit.commands.restore import device_named, tile_for_free_memory
 from mimdit.distributed.loading import load_restorer
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart
+from mimdit.restorer.pipeline import mask_values
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
@@ -67,7 +68,13 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
     one_at_a_time, progress_bar = threading.Lock(), gradio.Progress()  # gradio looks for it among the defaults
 
     def restored(
-        image: Image.Image | None, steps: float, start: str, steer: str | None, progress: gradio.Progress = progress_bar
+        image: Image.Image | None,
+        steps: float,
+        start: str,
+        steer: str | None,
+        amount: float,
+        mask: Image.Image | None,
+        progress: gradio.Progress = progress_bar,
     ) -> tuple[tuple[Image.Image, Image.Image], Image.Image]:
         if image is None:
             raise gradio.Error("Upload a photograph first.", print_exception=False)
@@ -82,10 +89,11 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
         try:
             factors = parse_steer(steer) if steer else None
             chosen = restorer.sampling_settings(settings, steps=int(steps), start=start, steer=factors)
+            blending = {"amount": amount, "mask": None if mask is None else mask_values(mask)}
+            with one_at_a_time:
+                result = restore_pixels(restorer, np.asarray(image), chosen, **blending, explain=seen.append, progress=advance)
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
-        with one_at_a_time:
-            result = restore_pixels(restorer, np.asarray(image), chosen, explain=seen.append, progress=advance)
         return (image, Image.fromarray(result)), gate_chart(seen[0])
 
     with gradio.Blocks(title="MiM-DiT", analytics_enabled=False) as blocks:
@@ -96,6 +104,9 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                     label="photograph", type="pil", image_mode="RGB", format="png", sources=["upload", "clipboard"], height=300
                 )
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
+                amount = gradio.Slider(0, 1, value=1, step=0.05, label="amount: 0 the original, 1 the restored image")
+                with gradio.Accordion("Mask: restore only what is white", open=False):
+                    mask = gradio.Image(label="mask", type="pil", image_mode=None, format="png", sources=["upload"], elem_id="mask")
                 with gradio.Accordion("Settings", open=False):
                     starts = [start for start in STARTS if start != "estimate" or restorer.conditioner.estimate_head is not None]
                     steps = gradio.Slider(0, 28, value=settings.steps, step=1, label="sampler steps")
@@ -105,7 +116,7 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                 shown = {"type": "pil", "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 compared = gradio.ImageSlider(label="before | after", max_height=420, elem_id="compared", **shown)
                 chart = gradio.Image(label="experts in use, % of each block's sum", elem_id="gates", **shown)
-        button.click(restored, [given, steps, start, steer], [compared, chart])
+        button.click(restored, [given, steps, start, steer, amount, mask], [compared, chart])
     return blocks
 
 

@@ -5,11 +5,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -29,10 +29,13 @@ from datamodules.images.finding import Job, plan
 from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
+from mimdit.commands.masks import masks_of, read_mask
 from mimdit.commands.progress_display import ProgressDisplay
+from mimdit.commands.shots import Shots, in_order
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
+from mimdit.restorer.blending import check_amount, check_feather
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -65,6 +68,10 @@ def restore(
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
     steer: str | None = None,
+    amount: float = 1.0,
+    mask: str | None = None,
+    feather: float | None = None,
+    sequence: bool = False,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -96,6 +103,12 @@ def restore(
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
+        amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
+        mask: Image that is white where to restore and black where to keep the original exactly, of the upright image's size. Or a folder of
+            masks with the names and sub-folders of the results.
+        feather: Width in pixels of the soft edge inside the mask's white; 0 for none, null for one percent of the shorter side.
+        sequence: The images of each folder are the numbered frames of one shot: gates and tone are decided once for the shot and the noise
+            is fixed, so that they do not flicker. The frames must have one size.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
@@ -106,26 +119,37 @@ def restore(
         tag: Write version, checkpoint and settings into the XMP of each result.
         overwrite: Also restore images whose result exists.
         part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
-            by its name.
+            by its name; with --sequence, each folder.
     """
+    check_amount(amount)
+    check_feather(feather)
     share = WHOLE if part is None else Part.parse(part)
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
-    jobs = [job for job in planned if share.holds(os.path.relpath(job.target, output))]
+    jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
+    jobs = in_order(jobs) if sequence else jobs
     _check_quality(quality, jobs, same_format)
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
+    masks = {} if mask is None else masks_of(todo, Path(mask), Path(output))
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
     )  # fmt: skip
+    shots = Shots(restorer, jobs, settings) if sequence else None
+
+    def options_of(job: Job) -> dict[str, Any]:
+        blending = {"amount": amount, "mask": read_mask(masks[job.target]) if masks else None, "feather": feather}
+        return blending if shots is None else blending | {"shot": shots.of(job)}
+
     kind = restorer.device.type
     if dtype == "bfloat16" and kind == "cpu" and emulates_bfloat16():
         print("this CPU has no bf16 instructions: --dtype=float32 is several times faster", file=sys.stderr)
     if compile:
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        properties = _properties(checkpoint, settings, dtype) if tag else None
-        failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties)
+        more = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
+        properties = _properties(checkpoint, settings, more) if tag else None
+        failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties, options_of=options_of)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
@@ -141,6 +165,7 @@ def restore_all(
     explain: bool = False,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
+    options_of: Callable[[Job], dict[str, Any]] = lambda job: {},
 ) -> list[tuple[Path, str]]:
     """Restore one photograph after the other and return the sources that failed, each with its reason.
 
@@ -153,6 +178,7 @@ def restore_all(
         explain: If true, also write the charts of the gates.
         quality: Quality of formats that lose, 1..100; None for the default.
         properties: Properties to write into the XMP of each result, by name.
+        options_of: Function that returns further arguments of `restore_pixels` for an image, such as its mask.
     """
     failed, sized = [], []
     for job in jobs:
@@ -168,7 +194,7 @@ def restore_all(
             problem = None
             try:
                 options = {"explain": explain, "progress": display.advance, "quality": quality, "properties": properties}
-                for remark in restore_one(restorer, job, settings, **options):
+                for remark in restore_one(restorer, job, settings, **options, **options_of(job)):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 problem = _reason(error)
@@ -186,13 +212,17 @@ def restore_one(
     progress: Progress,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
+    **pixel_options: Any,
 ) -> tuple[str, ...]:
-    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
+    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept.
+
+    ``pixel_options`` are further arguments of `restore_pixels`.
+    """
     photo = read_photo(job.source)
     if properties:
         photo = tagged(photo, properties)
     seen: list[Routing] = []
-    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress)
+    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **pixel_options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))
@@ -263,8 +293,8 @@ def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> N
         raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
 
 
-def _properties(checkpoint: str | None, settings: SamplingSettings, dtype: str) -> dict[str, str]:
-    own = dataclasses.asdict(settings) | {"dtype": dtype}
+def _properties(checkpoint: str | None, settings: SamplingSettings, more: dict[str, Any]) -> dict[str, str]:
+    own = dataclasses.asdict(settings) | more
     return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 

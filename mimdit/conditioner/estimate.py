@@ -56,18 +56,23 @@ class ToneCurve(nn.Module):
         )  # fmt: skip
         self.grid = ToneGrid(dim, num_coefficients, grid) if grid else None
 
-    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape."""
+    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor, statistics_BF: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape.
+
+        ``statistics_BF`` replace those of the images, the result of `statistics`.
+        """
         with outside_autocast(latents):
-            coefficients = self.everywhere(self.statistics(latents, router_features(hidden_states)))
+            if statistics_BF is None:
+                statistics_BF = self.statistics(latents, router_features(hidden_states))
+            coefficients = self.everywhere(statistics_BF)
             if self.grid is not None:
                 coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
             return self.change(latents, coefficients)
 
     def statistics(self, latents: torch.Tensor, features_BF: torch.Tensor) -> torch.Tensor:
         """Return the input of `everywhere`: ``features_BF`` of the hidden states and statistics of the latents, fp32 ``[B, F]``."""
-        statistics = [features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))]
-        return torch.cat(statistics, dim=1)
+        with outside_autocast(features_BF):
+            return torch.cat([features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))], dim=1)
 
     def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
         """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``."""
@@ -162,15 +167,20 @@ class EstimateHead(nn.Module):
         self.patch_size = patch_size
 
     def forward(
-        self, latents: torch.Tensor, hidden_states: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor] | None = None
+        self,
+        latents: torch.Tensor,
+        hidden_states: torch.Tensor,
+        scales: tuple[torch.Tensor, torch.Tensor] | None = None,
+        tone_BF: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the estimate ``[B, C, h, w]``, fp32; at initialization it equals ``latents``.
 
         ``scales`` are the factors of the tone and detail corrections (`mimdit.conditioner.identification.presence_scales`); None for 1.
+        ``tone_BF`` replace the tone curve's statistics; see `ToneCurve.statistics`.
         """
         tone_scale, detail_scale = (1, 1) if scales is None else scales
         estimate = self.local(latents, hidden_states, detail_scale)
-        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states)
+        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states, tone_BF)
 
     def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
         """Return the estimate without the change of tone; each position depends on positions at most three away."""

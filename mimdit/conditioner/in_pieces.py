@@ -20,6 +20,7 @@ from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
+from mimdit.conditioner.shot import Shot
 from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
 from mimdit.routing.routing import Gates, Routing
@@ -33,6 +34,7 @@ def condition_in_pieces(
     routing: Routing | None = None,
     *,
     gains_MG: torch.Tensor | None = None,
+    shot: Shot | None = None,
     done: Callable[[float], None] = lambda share: None,
 ) -> Conditioning:
     """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
@@ -46,6 +48,7 @@ def condition_in_pieces(
         area: Latent pixels on the conditioner's device at a time, approximately.
         routing: Gates to use instead of the routers' decisions.
         gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
+        shot: Decisions to use instead of the image's own; see `MoEConditioner.forward`.
         done: Called after each unit of work with its fraction of the total; the fractions sum to 1.
 
     Raises:
@@ -61,7 +64,7 @@ def condition_in_pieces(
     ahead = _canvas_like(hidden_states)
     inter, intra, features, residuals = [], [], [], []
     share = 1 / (2 * len(wide) * len(conditioner.blocks))
-    for block, projection, overrides in zip(conditioner.blocks, conditioner.projections, conditioner.overrides(routing, gains_MG)):
+    for block, projection, overrides in zip(conditioner.blocks, conditioner.projections, conditioner.overrides(routing, gains_MG, shot)):
         features.append(pooled.features().to(conditioner.device))
         gates = block.inter_moe.decide(features[-1], *overrides)
         inter.append(gates[0])
@@ -77,10 +80,10 @@ def condition_in_pieces(
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.image.flatten(2).transpose(1, 2))
     last_BF = pooled.features().to(conditioner.device)
-    identified = conditioner.identify([*features, last_BF])
+    identified, tone_BF = conditioner.decide_globally(latents, [*features, last_BF], shot)
     head, scales = conditioner.estimate_head, conditioner.scales(identified)
-    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, last_BF, scales)
-    return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, identified=identified)
+    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, tone_BF, scales)
+    return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, None, identified, tone_BF)
 
 
 class _Assembly:
@@ -144,12 +147,12 @@ def _estimate(
     latents: torch.Tensor,
     hidden_states: torch.Tensor,
     over: list[Piece],
-    features_BF: torch.Tensor,
+    tone_BF: torch.Tensor | None,
     scales: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
     tone_scale, detail_scale = (1, 1) if scales is None else scales
-    estimate, device = canvas(*latents.shape, device=latents.device), features_BF.device
-    tone = None if head.tone is None else _Tone(head.tone, latents, hidden_states, over, features_BF)
+    estimate, device = canvas(*latents.shape, device=latents.device), head.detail.weight.device
+    tone = None if head.tone is None or tone_BF is None else _Tone(head.tone, hidden_states, over, tone_BF)
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
@@ -163,13 +166,11 @@ def _estimate(
 class _Tone:
     """Tone curve with the coefficients of a whole image: those of all positions, and those of the cells of a grid, if there is one."""
 
-    def __init__(
-        self, tone: ToneCurve, latents: torch.Tensor, hidden_states: torch.Tensor, over: list[Piece], features_BF: torch.Tensor
-    ) -> None:
+    def __init__(self, tone: ToneCurve, hidden_states: torch.Tensor, over: list[Piece], statistics_BF: torch.Tensor) -> None:
         self._curve = tone
-        with outside_autocast(features_BF):
-            self._everywhere = tone.everywhere(tone.statistics(latents, features_BF))
-            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, features_BF.device), tone.grid.cell)
+        with outside_autocast(statistics_BF):
+            self._everywhere = tone.everywhere(statistics_BF)
+            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, statistics_BF.device), tone.grid.cell)
 
     def change(self, latents: torch.Tensor, piece: Piece, patch_size: int) -> torch.Tensor:
         """Return the change to add to a piece's own ``latents``, ``patch_size`` a side for each position of ``piece``."""

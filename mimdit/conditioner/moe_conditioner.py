@@ -25,6 +25,7 @@ from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
+from mimdit.conditioner.shot import Shot
 from mimdit.core.files import replace_when_whole
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
@@ -46,6 +47,7 @@ class Conditioning:
         estimate: Estimate of the clean latent ``[B, C, h, w]``, fp32; None without an estimate head.
         rerouted: Decisions over an accumulation window, see `MoEConditioner.forward`; None where none was requested.
         identified: Logits ``[B, A]`` of the degradations; None without an identification head.
+        tone_BF: Statistics that the tone curve's shared coefficients are computed from; None without a tone curve.
     """
 
     residuals: list[torch.Tensor]
@@ -53,12 +55,14 @@ class Conditioning:
     estimate: torch.Tensor | None
     rerouted: Routing | None = None
     identified: torch.Tensor | None = None
+    tone_BF: torch.Tensor | None = None
 
     def first(self, count: int) -> Conditioning:
         """Return residuals, estimate and logits of the first ``count`` images; the routing still covers the whole batch."""
         estimate = None if self.estimate is None else self.estimate[:count]
         identified = None if self.identified is None else self.identified[:count]
-        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
+        tone_BF = None if self.tone_BF is None else self.tone_BF[:count]
+        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified, tone_BF)
 
 
 class ParameterCounts(NamedTuple):
@@ -182,6 +186,7 @@ class MoEConditioner(L.LightningModule):
         *,
         reroute: tuple[torch.Tensor | None, ...] = (),
         gains_MG: torch.Tensor | None = None,
+        shot: Shot | None = None,
     ) -> Conditioning:
         """Condition on degraded ``latents [B, C, h, w]``.
 
@@ -192,6 +197,7 @@ class MoEConditioner(L.LightningModule):
                 features of this batch, all detached. The resulting record, ``rerouted``, gives balance losses the gradient of the whole
                 accumulation window; the gradient stops at the router weights. Pass ``(None,)`` for the features of this batch only.
             gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
+            shot: Decisions to use instead of this batch's own, for a frame of a shot; a given ``routing`` comes before the shot's.
 
         Raises:
             ValueError: The size is not a multiple of `multiple`.
@@ -199,23 +205,41 @@ class MoEConditioner(L.LightningModule):
         self.check_size(latents)
         hidden_states = self.embed_patches(latents)
         inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification
-        for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG)):
+        for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG, shot)):
             hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *overrides)
             inter.append(inter_gates)
             intra.append(intra_gates)
             features.append(features_BF)
             residuals.append(projection(hidden_states))
         decided = self.record(inter, intra, torch.stack(features).detach())
-        identified = self.identify([*features, router_features(hidden_states)])
-        estimate = None if self.estimate_head is None else self.estimate_head(latents, hidden_states, self.scales(identified))
-        rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
-        return Conditioning(residuals, decided, estimate, rerouted, identified)
+        last_BF, head = router_features(hidden_states), self.estimate_head
+        identified, tone_BF = self.decide_globally(latents, [*features, last_BF], shot)
+        estimate = None if head is None else head(latents, hidden_states, self.scales(identified), tone_BF)
+        rerouted = self.route(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
+        return Conditioning(residuals, decided, estimate, rerouted, identified, tone_BF)
 
-    def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None) -> list[Overrides]:
-        """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing and gains."""
+    def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None, shot: Shot | None) -> list[Overrides]:
+        """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing, or else the shot's, and gains."""
         nothing = [None] * len(self.blocks)
+        if routing is None and shot is not None:
+            routing = shot.routing
         inter, intra = (nothing, nothing) if routing is None else (routing.inter.unbind(), routing.intra.unbind())
         return list(zip(inter, intra, nothing if gains_MG is None else gains_MG, strict=True))
+
+    def decide_globally(
+        self, latents: torch.Tensor, features: list[torch.Tensor], shot: Shot | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the logits of `identify` and the statistics ``[B, F]`` of the tone curve: the shot's, or else those of the images.
+
+        Args:
+            latents: The degraded latents ``[B, C, h, w]``.
+            features: Router features ``[B, F]`` before each block and after the last.
+            shot: Decisions of a shot, or None.
+        """
+        if shot is not None:
+            return shot.identified, shot.tone_BF
+        tone = None if self.estimate_head is None else self.estimate_head.tone
+        return self.identify(features), None if tone is None else tone.statistics(latents, features[-1])
 
     def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
         """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without such a head."""
@@ -247,7 +271,8 @@ class MoEConditioner(L.LightningModule):
         patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
         return self.embed(patches.to(self.embed.weight.dtype))
 
-    def _reroute(self, features_MBF: torch.Tensor) -> Routing:
+    def route(self, features_MBF: torch.Tensor) -> Routing:
+        """Return the routers' decisions for router features ``[M, B, F]``."""
         inter, intra = zip(*(block.inter_moe.decide(features_BF) for block, features_BF in zip(self.blocks, features_MBF)))
         return self.record(inter, intra, features_MBF)
 
@@ -272,7 +297,7 @@ class MoEConditioner(L.LightningModule):
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the modules that a sharded strategy gathers together: each block's experts and feed-forwards.
 
-        Routers are not included: `_reroute` evaluates them after their blocks have run.
+        Routers are not included: `route` evaluates them after their blocks have run.
         """
         return [unit for block in self.blocks for unit in block.shard_units()]
 

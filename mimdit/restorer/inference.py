@@ -10,6 +10,7 @@ import torch
 
 from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.conditioner.moe_conditioner import Conditioning
+from mimdit.conditioner.shot import Shot
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
 from mimdit.restorer.color import match_color
@@ -35,6 +36,7 @@ class Restoration:
             restorer's device.
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
+        shot: As for `Restorer.restore`.
         progress: As for `Restorer.restore`.
 
     Attributes:
@@ -50,6 +52,7 @@ class Restoration:
         settings: SamplingSettings,
         *,
         routing: Routing | None = None,
+        shot: Shot | None = None,
         progress: Progress = ignore,
     ) -> None:
         self.restorer, self.settings = restorer, settings
@@ -61,7 +64,7 @@ class Restoration:
         total = passes + settings.num_evaluations
         self._progress = lambda evaluations: progress(evaluations / total)
         self.degraded = self._encode()
-        self.conditioning = self._condition(routing, lambda fraction: self._progress(fraction * passes))
+        self.conditioning = self._condition(routing, shot, lambda fraction: self._progress(fraction * passes))
 
     @torch.no_grad()
     def sample(self, *, use_residuals: bool = True) -> torch.Tensor:
@@ -115,15 +118,15 @@ class Restoration:
             latents[:, :, rows] = backbone.encode(images[:, :, down[rows]][..., across])
         return latents
 
-    def _condition(self, routing: Routing | None, progress: Progress) -> Conditioning:
+    def _condition(self, routing: Routing | None, shot: Shot | None, progress: Progress) -> Conditioning:
         """Return the conditioner's output on the degraded latents, in pieces if the settings give an area."""
         conditioner, gains_MG = self.restorer.conditioner, self.restorer.gains(self.settings)
         if self.area is None:
-            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG)
+            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG, shot=shot)
             progress(1.0)
             return conditioning
         area = max(1, self.area // self.restorer.backbone.codec.downscale**2)
-        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, done=progress)
+        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, shot=shot, done=progress)
 
     def _noise(self) -> torch.Tensor:
         """Return unit normal noise like the degraded latents, the same for each image."""

@@ -53,6 +53,9 @@ class MiMDiTPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         settings: SamplingSettings | None = None,
+        amount: float = 1.0,
+        mask_image: Image.Image | np.ndarray | list[Image.Image | np.ndarray] | None = None,
+        feather: float | None = None,
         **options: Any,
     ) -> ImagePipelineOutput | tuple[list]:
         """Restore one image or several, each at its own size.
@@ -64,21 +67,31 @@ class MiMDiTPipeline(DiffusionPipeline):
             output_type: ``pil``, or ``np`` for a list of arrays with the input's dtype.
             return_dict: If true, return an `ImagePipelineOutput`, otherwise a tuple.
             settings: How to restore; None for the restorer's own settings.
+            amount: Share of the restored image in the result, 0..1; the rest is the original. They are blended in linear light.
+            mask_image: Where to restore: white is restored, black is kept, gray is blended. A Pillow image, whose transparent pixels are
+                black, or an array ``[H, W]`` or ``[H, W, 1 or 3]`` of bool, uint8, uint16 or floats in 0..1; one for all images or a list
+                with one each, of the upright image's size. None for everywhere.
+            feather: Width in pixels of the mask's soft edge, inside the white; 0 for none, None for one percent of the shorter side.
             **options: Fields of `SamplingSettings` to change, such as ``tile`` or ``steer``, and other arguments of `Restorer.restore`.
 
         Raises:
-            ValueError: ``output_type`` is unknown, a setting is out of range, or an image has a mode without a defined range.
+            ValueError: ``output_type`` is unknown, a setting is out of range, an image has a mode without a defined range, or a mask has
+            another size than its image.
         """
         if output_type not in ("pil", "np"):
             raise ValueError(f"output_type {output_type!r} is unknown; choose pil or np")
         overrides = {field.name: options.pop(field.name) for field in fields(SamplingSettings) if field.name in options}
         settings = self.restorer.sampling_settings(settings, **{"steps": num_inference_steps} | overrides)
         given = image if isinstance(image, list) else [image]
+        masks = mask_image if isinstance(mask_image, list) else [mask_image] * len(given)
+        if len(masks) != len(given):
+            raise ValueError(f"there are {len(masks)} masks for {len(given)} images; give one mask, or a list with one for each image")
         restored = []
         with self.progress_bar(total=len(given)) as bar:  # pyright: ignore[reportCallIssue]  (`torch.compiler.disable` has no types)
-            for one in given:
+            for one, mask in zip(given, masks):
                 pixels, alpha = _pixels(one)
-                result = restore_pixels(self.restorer, pixels, settings, **options)
+                blending = {"amount": amount, "mask": None if mask is None else mask_values(mask), "feather": feather}
+                result = restore_pixels(self.restorer, pixels, settings, **blending, **options)
                 restored.append(_as_pillow(result, alpha) if output_type == "pil" else result)
                 bar.update()
         self.maybe_free_model_hooks()
@@ -161,6 +174,15 @@ def _pixels(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | N
     if pixels.ndim == 2:
         return pixels[:, :, None], None
     return (pixels, None) if pixels.shape[2] == 3 else (pixels[:, :, :-1], pixels[:, :, -1])
+
+
+def mask_values(mask: Image.Image | np.ndarray) -> np.ndarray:
+    """Return the values of a mask, as `mimdit.restorer.blending.feathered` takes them; what is transparent is black."""
+    pixels, alpha = _pixels(mask)
+    if alpha is None:
+        return pixels
+    most = np.float32(np.iinfo(pixels.dtype).max)
+    return (pixels / most) * (alpha / most)[:, :, None]
 
 
 def _deep_gray(image: Image.Image) -> np.ndarray:

@@ -20,6 +20,7 @@ from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.conditioner.shot import Shot
 from mimdit.core.batch import Batch, draw_names
 from mimdit.flow import FlowMatching, draw_path
 from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
@@ -249,6 +250,7 @@ class Restorer(L.LightningModule):
         settings: SamplingSettings | int | None = None,
         *,
         routing: Routing | None = None,
+        shot: Shot | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
@@ -260,6 +262,7 @@ class Restorer(L.LightningModule):
             images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
             settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
             routing: Gates to use instead of those that the image decides.
+            shot: Result of `mimdit.restorer.sequences.shot_of` for a frame of a shot: gates and global statistics that all frames share.
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
@@ -275,7 +278,7 @@ class Restorer(L.LightningModule):
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
-        restoration = Restoration(self, images, settings, routing=routing, progress=progress)
+        restoration = Restoration(self, images, settings, routing=routing, shot=shot, progress=progress)
         explain(restoration.conditioning.routing)
         return restoration.sample(use_residuals=use_residuals).to(images.device)
 

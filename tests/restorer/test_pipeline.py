@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import mimdit
 from mimdit.backbone.lora import LoRA
+from mimdit.restorer.blending import blend, feathered
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_restorer
@@ -181,3 +182,37 @@ def test_errors_name_the_mistake():
         pipe(np.zeros((2, 2, 3)))
     with pytest.raises(ValueError, match="holds no adapters"):
         pipeline(lora=LoRA(rank=2)).save_pretrained("nowhere")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_amount_and_mask_blend_the_colors_and_leave_alpha(mode):
+    pipe, image = pipeline(), picture(mode)
+    mask = np.zeros((20, 28), np.uint8)
+    mask[5:15, 5:20] = 255
+    options = {"seed": 4, "amount": 0.4, "feather": 2}
+    whole, part = pipe(image, seed=4).images[0], pipe(image, mask_image=Image.fromarray(mask), **options).images[0]
+    original, restored, blended = (np.asarray(one).reshape(20, 28, -1) for one in (image, whole, part))
+    colors = slice(None, 3 if mode == "RGBA" else None)
+    expected = blend(original[:, :, colors], restored[:, :, colors], 0.4, feathered(mask, mask.shape, 2))
+    assert np.array_equal(blended[:, :, colors], expected) and np.array_equal(blended[:, :, 3:], original[:, :, 3:])
+    assert np.array_equal(blended[mask == 0], original[mask == 0]) and not np.array_equal(blended, original)
+    assert np.array_equal(pipe(image, seed=4, amount=0).images[0], image)
+
+
+def test_masks_are_arrays_or_pictures_of_any_mode_and_one_for_all_or_one_each():
+    pipe, image = pipeline(), picture("RGB")
+    mask = np.zeros((20, 28), bool)
+    mask[:, 9:] = True
+    transparent = np.dstack([np.full((20, 28, 3), 255, np.uint8), mask * np.uint8(255)])
+    masks = [mask, mask[:, :, None] * 1.0, Image.fromarray(mask), Image.fromarray(mask * np.uint16(65535)), Image.fromarray(transparent)]
+    results = pipe([image] * 5, mask_image=masks).images
+    assert all(np.array_equal(result, results[0]) for result in results) and not np.array_equal(results[0], image)
+    assert np.array_equal(pipe([image, image], mask_image=mask).images[1], results[0])
+
+
+def test_masks_of_another_size_or_number_are_refused():
+    pipe = pipeline()
+    with pytest.raises(ValueError, match="28x21 pixels and the image, upright, 28x20"):
+        pipe(picture("RGB"), mask_image=np.ones((21, 28), bool))
+    with pytest.raises(ValueError, match="2 masks for 1 images"):
+        pipe(picture("RGB"), mask_image=[None, None])
