@@ -17,6 +17,7 @@ STARTS = ("noise", "degraded", "estimate")
 SAMPLERS = ("euler", "heun")
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+OnStep = Callable[[int, float, torch.Tensor], torch.Tensor | None]
 
 
 class FlowMatching:
@@ -120,19 +121,40 @@ class FlowMatching:
             raise ValueError(f"start {start!r} needs a conditioner with estimate: true; use start: degraded or noise")
         return torch.lerp(origin.float(), noise, sigma_start, out=noise), sigma_start
 
-    def sample(self, velocity: Velocity, latents: torch.Tensor, sigma_start: float, steps: int, sampler: str | None = None) -> torch.Tensor:
+    def sample(
+        self,
+        velocity: Velocity,
+        latents: torch.Tensor,
+        sigma_start: float,
+        steps: int,
+        sampler: str | None = None,
+        *,
+        on_step: OnStep | None = None,
+    ) -> torch.Tensor:
         """Follow ``velocity(z, sigma [B])`` from ``sigma_start`` to 0 in equal steps; fp32 ``latents [B, C, h, w]`` are overwritten.
 
-        ``sampler`` defaults to the flow's own.
+        Args:
+            velocity: Velocity for latents and noise levels.
+            latents: Where to begin.
+            sigma_start: Noise level of ``latents``.
+            steps: Number of steps.
+            sampler: ``euler`` or ``heun``; None for the flow's own.
+            on_step: Called after each step with its index, the noise level that it reached, and the latents. The sampler goes on with the
+                latents that it returns, or ends there if it returns None.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float32)
-        for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist()):
+        for step, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
             slope = velocity(latents, _per_image(sigma, latents)).float()
             if sampler == "heun" and following > 0:
                 ahead = torch.add(latents, slope, alpha=following - sigma)
                 slope = (slope + velocity(ahead, _per_image(following, latents)).float()) / 2
             latents.add_(slope, alpha=following - sigma)
+            if on_step is not None:
+                replaced = on_step(step, following, latents)
+                if replaced is None:
+                    break
+                latents = replaced
         return latents
 
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from datamodules.degradations.formula import Formula
 from datamodules.degradations.jpeg import compress
-from datamodules.degradations.srgb import to_linear, to_srgb
 from datamodules.spectrum import power_law_noise
+from mimdit.core.srgb import to_linear, to_srgb
 
 PLACE = 5
 """Position on the path of the light, from the scene (0) to the file (6)."""

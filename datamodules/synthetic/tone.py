@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.degradations.srgb import to_linear, to_srgb
+from mimdit.core.srgb import to_linear, to_srgb
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -13,7 +13,8 @@ from mimdit.commands.restore import device_named, tile_for_free_memory
 from mimdit.distributed.loading import load_restorer
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart
-from mimdit.restorer.pipeline import mask_values
+from mimdit.restorer.blending import check_blending, feathered
+from mimdit.restorer.image_types import to_mask
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
@@ -72,8 +73,8 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
         steps: float,
         start: str,
         steer: str | None,
-        amount: float,
-        mask: Image.Image | None,
+        amount: float = 1.0,
+        mask: Image.Image | None = None,
         progress: gradio.Progress = progress_bar,
     ) -> tuple[tuple[Image.Image, Image.Image], Image.Image]:
         if image is None:
@@ -89,11 +90,13 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
         try:
             factors = parse_steer(steer) if steer else None
             chosen = restorer.sampling_settings(settings, steps=int(steps), start=start, steer=factors)
-            blending = {"amount": amount, "mask": None if mask is None else mask_values(mask)}
-            with one_at_a_time:
-                result = restore_pixels(restorer, np.asarray(image), chosen, **blending, explain=seen.append, progress=advance)
+            pixels = np.asarray(image)
+            blended = {"amount": amount, "mask": None if mask is None else feathered(to_mask(mask))}
+            check_blending(pixels, **blended)
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
+        with one_at_a_time:
+            result = restore_pixels(restorer, pixels, chosen, explain=seen.append, progress=advance, **blended)
         return (image, Image.fromarray(result)), gate_chart(seen[0])
 
     with gradio.Blocks(title="MiM-DiT", analytics_enabled=False) as blocks:
@@ -103,15 +106,14 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                 given = gradio.Image(
                     label="photograph", type="pil", image_mode="RGB", format="png", sources=["upload", "clipboard"], height=300
                 )
+                amount = gradio.Slider(0, 1, value=1, step=0.05, label="amount", info="0 keeps the photograph, 1 is the restored one.")
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
-                amount = gradio.Slider(0, 1, value=1, step=0.05, label="amount: 0 the original, 1 the restored image")
-                with gradio.Accordion("Mask: restore only what is white", open=False):
-                    mask = gradio.Image(label="mask", type="pil", image_mode=None, format="png", sources=["upload"], elem_id="mask")
                 with gradio.Accordion("Settings", open=False):
                     starts = [start for start in STARTS if start != "estimate" or restorer.conditioner.estimate_head is not None]
                     steps = gradio.Slider(0, 28, value=settings.steps, step=1, label="sampler steps")
                     start = gradio.Radio(starts, value=settings.start, label="start from")
                     steer = gradio.Textbox(label="steer", info=_STEER_HELP)
+                    mask = gradio.Image(label="mask: white is restored", type="pil", image_mode="L", sources=["upload"], height=150)
             with gradio.Column(scale=2):
                 shown = {"type": "pil", "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 compared = gradio.ImageSlider(label="before | after", max_height=420, elem_id="compared", **shown)

@@ -1,5 +1,7 @@
 """``mimdit export``: a training checkpoint as a folder of weights for inference."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.pruning import prune
 from mimdit.distributed.loading import load_trained
 from mimdit.evaluation.metrics import psnr
+from mimdit.restorer.model_card import Measured, write_model_card
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.steering import MeasuredGates
@@ -36,6 +39,8 @@ def export(
     images: int = 84,
     experts: int | None = None,
     int8: bool = False,
+    license: str | None = None,
+    trained_on: str | None = None,
 ) -> None:
     """Write a checkpoint's weights as a folder that from_pretrained reads.
 
@@ -54,6 +59,8 @@ def export(
         experts: Sub-experts to keep in each block and group, those that data used most; prints the loss in quality.
         int8: Store the linear experts in int8, and with complete also the backbone's linear layers, which then compute in dtype (torchao);
             with data, prints the loss in quality.
+        license: License of the weights for the folder's model card, as the Hugging Face hub names it, such as apache-2.0.
+        trained_on: Description of the training data for the model card.
 
     Raises:
         ValueError: The checkpoint does not suit the options, or experts is given without data.
@@ -74,16 +81,19 @@ def export(
     module = module.with_conditioner(module.conditioner)
     if complete:
         module.backbone.round_weights(_DTYPES[dtype])  # measure the weights as they are written
+    found = None
     if data is not None:
-        module = _measured(module, data, images, experts)
+        module, found = _measured(module, data, images, experts)
     if int8:
         module = _quantized(module, _DTYPES[dtype] if complete else None)
         if data is not None:
-            print(f"int8: {_measure(module, data, images, 'measuring again').psnr:.2f} dB")
+            found = _measure(module, data, images, "measuring again")
+            print(f"int8: {found.quality.after:.2f} dB")
     if complete:
         MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
     else:
         module.save_pretrained(folder, dtype=_DTYPES[dtype])
+    write_model_card(Path(folder), module, license=license, trained_on=trained_on, measured=None if found is None else found.quality)
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 2**20:.1f} MiB)")
 
@@ -104,22 +114,23 @@ def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
     return quantized
 
 
-def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> Restorer:
-    """Return the restorer with its measured gates, pruned to ``experts`` if given; print the measurements."""
+def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> tuple[Restorer, _Measurement]:
+    """Return the restorer with its measured gates, pruned to ``experts`` if given, and its measurement; print the measurements."""
     before = after = _measure(restorer, data, images, "measuring")
-    print(f"{data}: {before.psnr:.2f} dB")
+    print(f"{data}: {before.quality.after:.2f} dB")
     if experts is not None:
         stored = restorer.conditioner.parameter_counts().stored
         pruned = prune(restorer.conditioner, before.load_MGE, experts)
         lost = float(1 - before.load_MGE.topk(experts, dim=-1).values.sum(dim=-1).mean())
         restorer = restorer.with_conditioner(pruned)
         after = _measure(restorer, data, images, "measuring again")
+        psnr_after, change = after.quality.after, after.quality.after - before.quality.after
         print(
-            f"kept {experts} sub-experts of each group, {100 * lost:.1f} % of the choices were of others: {after.psnr:.2f} dB, "
-            f"{after.psnr - before.psnr:+.2f}; the conditioner has {pruned.parameter_counts().stored:,} weights instead of {stored:,}"
+            f"kept {experts} sub-experts of each group, {100 * lost:.1f} % of the choices were of others: {psnr_after:.2f} dB, "
+            f"{change:+.2f}; the conditioner has {pruned.parameter_counts().stored:,} weights instead of {stored:,}"
         )
     restorer.measured_gates = after.gates
-    return restorer
+    return restorer, after
 
 
 @dataclass(frozen=True)
@@ -127,12 +138,12 @@ class _Measurement:
     """Quality of a restorer on pairs, the use of its experts, and its gates.
 
     Attributes:
-        psnr: Mean PSNR in dB.
+        quality: PSNR before and after.
         load_MGE: Use of the sub-experts ``[M, G, E]`` as shares of each gate's choices.
         gates: Mean gates of each degradation.
     """
 
-    psnr: float
+    quality: Measured
     load_MGE: torch.Tensor
     gates: MeasuredGates
 
@@ -152,12 +163,14 @@ def _measure(restorer: Restorer, data: str, images: int, title: str) -> _Measure
     pairs = open_pairs(data, ShardStore())
     if not len(pairs):
         raise ValueError(f"{data} holds no pairs; give validation shards, or a folder of pairs")
-    counts, records, scores = UtilizationCounts(), [], []
+    counts, records, scores, before = UtilizationCounts(), [], [], []
     for number in tqdm(range(min(images, len(pairs))), desc=title):
         batch, seen = collate([pairs[number]]), list[Routing]()
         assert "lq" in batch and "gt" in batch  # pairs are images, not cached latents
         restored = restorer.restore(batch["lq"], explain=seen.append)
         scores.append(psnr(restored, batch["gt"]))
+        before.append(psnr(batch["lq"], batch["gt"]))
         counts.update(seen[0], batch["degradation"])
         records.append((seen[0], batch["degradation"]))
-    return _Measurement(float(torch.cat(scores).mean()), utilization(counts).load_MGE, MeasuredGates.over(records))
+    quality = Measured(data, len(scores), *(float(torch.cat(each).mean()) for each in (before, scores)))
+    return _Measurement(quality, utilization(counts).load_MGE, MeasuredGates.over(records))

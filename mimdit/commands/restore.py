@@ -5,12 +5,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import psutil
 import torch
 from PIL import Image
@@ -20,7 +22,10 @@ from datamodules.images import (
     UnreadableImageError,
     check_size,
     encode_photo,
+    find_mask,
+    find_shots,
     lost_in,
+    read_mask,
     read_photo,
     read_size,
     tagged,
@@ -29,17 +34,17 @@ from datamodules.images.finding import Job, plan
 from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
-from mimdit.commands.masks import masks_of, read_mask
 from mimdit.commands.progress_display import ProgressDisplay
-from mimdit.commands.shots import Shots, in_order
+from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
-from mimdit.restorer.blending import check_amount, check_feather
+from mimdit.restorer.blending import FEATHER, check_amount, feathered
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.sequence import decide_for_shot, reference_frames
 from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
@@ -53,6 +58,72 @@ EMBEDDED_NOTICE = (
     "The embedded weights were trained on synthetic scenes and can make real photographs worse: compare before you keep a result, or give "
     "--checkpoint with weights trained on your own pairs."
 )
+
+
+@dataclass(frozen=True)
+class Blending:
+    """How to blend results with their originals.
+
+    Attributes:
+        output: Folder of the results; a photograph's place in it is that of its mask in ``masks``.
+        amount: Share of the restored image, 0..1.
+        masks: A mask for all photographs, or a folder of masks; None for no mask.
+        feather: Width of the masks' edge in pixels.
+
+    Raises:
+        ValueError: ``amount`` is outside 0..1, ``feather`` is negative, or ``masks`` does not exist.
+    """
+
+    output: Path
+    amount: float = 1.0
+    masks: Path | None = None
+    feather: int = FEATHER
+
+    def __post_init__(self) -> None:
+        check_amount(self.amount)
+        if self.feather < 0:
+            raise ValueError(f"feather={self.feather} is negative; use 0 for a hard edge")
+        if self.masks is not None and not self.masks.exists():
+            raise ValueError(f"mask={self.masks} does not exist; give an image, or a folder of images named as the photographs")
+
+    def shares(self, job: Job, pixels: np.ndarray) -> np.ndarray | None:
+        """Return the shares ``[H, W]`` of a photograph's mask; None without masks.
+
+        Raises:
+            UnreadableImageError: There is no such mask, it cannot be read, or its size is not that of ``pixels``.
+        """
+        if self.masks is None:
+            return None
+        place = Path(os.path.relpath(job.target, self.output)) if job.target != self.output else Path(job.target.name)
+        path = find_mask(self.masks, place.with_suffix(""))
+        mask = read_mask(path)
+        if mask.shape != pixels.shape[:2]:
+            (height, width), (rows, columns) = mask.shape, pixels.shape[:2]
+            raise UnreadableImageError(f"its mask {path} has {width}x{height} pixels, the image {columns}x{rows}; make them equal")
+        return feathered(mask, self.feather)
+
+
+class Shots:
+    """Gates and tone of each shot, decided when its first frame comes.
+
+    Args:
+        restorer: The restorer.
+        frames: The frames of each shot, in order; `datamodules.images.find_shots`.
+        settings: How to restore.
+    """
+
+    def __init__(self, restorer: Restorer, frames: list[list[Job]], settings: SamplingSettings) -> None:
+        self._restorer, self._settings = restorer, settings
+        self._shot_of = {job.source: shot for shot in frames for job in shot}
+        self._last: tuple[list[Job], Decisions] | None = None
+
+    def decisions(self, job: Job) -> Decisions:
+        """Return those of the shot that has ``job`` as a frame."""
+        shot = self._shot_of[job.source]
+        if self._last is None or self._last[0] is not shot:
+            references = [read_photo(shot[index].source).pixels for index in reference_frames(len(shot))]
+            self._last = shot, decide_for_shot(self._restorer, references, self._settings)
+        return self._last[1]
 
 
 def restore(
@@ -70,7 +141,7 @@ def restore(
     steer: str | None = None,
     amount: float = 1.0,
     mask: str | None = None,
-    feather: float | None = None,
+    feather: int = 8,
     sequence: bool = False,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
@@ -104,11 +175,10 @@ def restore(
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
-        mask: Image that is white where to restore and black where to keep the original exactly, of the upright image's size. Or a folder of
-            masks with the names and sub-folders of the results.
-        feather: Width in pixels of the soft edge inside the mask's white; 0 for none, null for one percent of the shorter side.
-        sequence: The images of each folder are the numbered frames of one shot: gates and tone are decided once for the shot and the noise
-            is fixed, so that they do not flicker. The frames must have one size.
+        mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
+            photographs' names.
+        feather: Width of the mask's soft edge in pixels, on its white side.
+        sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
@@ -119,37 +189,32 @@ def restore(
         tag: Write version, checkpoint and settings into the XMP of each result.
         overwrite: Also restore images whose result exists.
         part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
-            by its name; with --sequence, each folder.
+            by its name; with sequence, each folder is.
     """
-    check_amount(amount)
-    check_feather(feather)
     share = WHOLE if part is None else Part.parse(part)
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
-    jobs = in_order(jobs) if sequence else jobs
     _check_quality(quality, jobs, same_format)
+    blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
+    frames = find_shots(jobs) if sequence else []
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
-    masks = {} if mask is None else masks_of(todo, Path(mask), Path(output))
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
     )  # fmt: skip
-    shots = Shots(restorer, jobs, settings) if sequence else None
-
-    def options_of(job: Job) -> dict[str, Any]:
-        blending = {"amount": amount, "mask": read_mask(masks[job.target]) if masks else None, "feather": feather}
-        return blending if shots is None else blending | {"shot": shots.of(job)}
-
     kind = restorer.device.type
     if dtype == "bfloat16" and kind == "cpu" and emulates_bfloat16():
         print("this CPU has no bf16 instructions: --dtype=float32 is several times faster", file=sys.stderr)
     if compile:
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        more = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
-        properties = _properties(checkpoint, settings, more) if tag else None
-        failed = restore_all(restorer, todo, settings, explain=explain, quality=quality, properties=properties, options_of=options_of)
+        told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
+        properties = _properties(checkpoint, settings, told) if tag else None
+        options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
+        if sequence:
+            options["shots"] = Shots(restorer, frames, settings)
+        failed = restore_all(restorer, todo, settings, **options)
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
@@ -165,7 +230,8 @@ def restore_all(
     explain: bool = False,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
-    options_of: Callable[[Job], dict[str, Any]] = lambda job: {},
+    blending: Blending | None = None,
+    shots: Shots | None = None,
 ) -> list[tuple[Path, str]]:
     """Restore one photograph after the other and return the sources that failed, each with its reason.
 
@@ -178,8 +244,10 @@ def restore_all(
         explain: If true, also write the charts of the gates.
         quality: Quality of formats that lose, 1..100; None for the default.
         properties: Properties to write into the XMP of each result, by name.
-        options_of: Function that returns further arguments of `restore_pixels` for an image, such as its mask.
+        blending: Blending with the originals; None for the restored images themselves.
+        shots: Shots that the jobs are frames of; None for single photographs.
     """
+    options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
     failed, sized = [], []
     for job in jobs:
         try:
@@ -193,8 +261,8 @@ def restore_all(
             display.begin(job.source, size)
             problem = None
             try:
-                options = {"explain": explain, "progress": display.advance, "quality": quality, "properties": properties}
-                for remark in restore_one(restorer, job, settings, **options, **options_of(job)):
+                decisions = None if shots is None else shots.decisions(job)
+                for remark in restore_one(restorer, job, settings, progress=display.advance, decisions=decisions, **options):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 problem = _reason(error)
@@ -212,17 +280,17 @@ def restore_one(
     progress: Progress,
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
-    **pixel_options: Any,
+    blending: Blending | None = None,
+    decisions: Decisions | None = None,
 ) -> tuple[str, ...]:
-    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept.
-
-    ``pixel_options`` are further arguments of `restore_pixels`.
-    """
+    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
     if properties:
         photo = tagged(photo, properties)
     seen: list[Routing] = []
-    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **pixel_options)
+    blended = {} if blending is None else {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
+    options = blended if decisions is None else blended | {"decisions": decisions}
+    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))
@@ -293,8 +361,8 @@ def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> N
         raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
 
 
-def _properties(checkpoint: str | None, settings: SamplingSettings, more: dict[str, Any]) -> dict[str, str]:
-    own = dataclasses.asdict(settings) | more
+def _properties(checkpoint: str | None, settings: SamplingSettings, told: dict[str, object]) -> dict[str, str]:
+    own = dataclasses.asdict(settings) | told
     return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 

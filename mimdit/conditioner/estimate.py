@@ -6,6 +6,7 @@ Shape legend: B images, C latent channels, F statistics, J exponents of the tone
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -43,40 +44,61 @@ class ToneCurve(nn.Module):
         powers: Exponents p_j, applied to ``y = (latents + 1) / 2`` clamped to 0..1: for pixel latents in -1..1. With only 0 and 1 the
             change is affine per channel, which suits any latent.
         histogram: If true, read `tone_statistics` in addition to means and log-stds.
+        widths: Inner widths of the network that computes c; empty for one of ``2 dim``.
+        num_blocks: Earlier blocks whose features are read besides those of the hidden states.
         grid: Positions per cell of a `ToneGrid` that adds local coefficients to c; 0 for one c for the whole image.
     """
 
-    def __init__(self, channels: int, dim: int, powers: tuple[float, ...], *, histogram: bool = False, grid: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        powers: tuple[float, ...],
+        *,
+        histogram: bool = False,
+        widths: tuple[int, ...] = (),
+        num_blocks: int = 0,
+        grid: int = 0,
+    ) -> None:
         super().__init__()
-        self.powers, self.histogram = tuple(powers), histogram
-        num_statistics = 2 * dim + 2 * channels + (len(QUANTILES) * (channels + 1) + channels if histogram else 0)
+        self.powers, self.histogram, self.num_blocks = tuple(powers), histogram, num_blocks
+        num_statistics = 2 * dim * (num_blocks + 1) + 2 * channels + (len(QUANTILES) * (channels + 1) + channels if histogram else 0)
         num_coefficients = channels * len(powers)
-        self.coefficients = nn.Sequential(
-            nn.Linear(num_statistics, 2 * dim), nn.SiLU(), zero_initialized(nn.Linear(2 * dim, num_coefficients))
-        )  # fmt: skip
+        sizes = (num_statistics, *(widths or (2 * dim,)))
+        layers = [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.SiLU())]
+        self.coefficients = nn.Sequential(*layers, zero_initialized(nn.Linear(sizes[-1], num_coefficients)))
         self.grid = ToneGrid(dim, num_coefficients, grid) if grid else None
 
-    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor, statistics_BF: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, hidden_states: torch.Tensor, coefficients: torch.Tensor | None = None) -> torch.Tensor:
         """Return the change to add to ``latents [B, C, h, w]``, fp32 of the same shape.
 
-        ``statistics_BF`` replace those of the images, the result of `statistics`.
+        Args:
+            latents: Degraded latents.
+            hidden_states: Output of the last MiM block ``[B, dim, H, W]``.
+            coefficients: Those of `decide`; None to decide them from ``hidden_states``, enough if no earlier blocks are read.
         """
         with outside_autocast(latents):
-            if statistics_BF is None:
-                statistics_BF = self.statistics(latents, router_features(hidden_states))
-            coefficients = self.everywhere(statistics_BF)
+            if coefficients is None:
+                coefficients = self.decide(latents, [router_features(hidden_states)])
             if self.grid is not None:
                 coefficients = coefficients + self.grid(hidden_states, latents.shape[2:])
             return self.change(latents, coefficients)
 
-    def statistics(self, latents: torch.Tensor, features_BF: torch.Tensor) -> torch.Tensor:
-        """Return the input of `everywhere`: ``features_BF`` of the hidden states and statistics of the latents, fp32 ``[B, F]``."""
-        with outside_autocast(features_BF):
-            return torch.cat([features_BF, *(tensor.to(features_BF.device) for tensor in self._of_latents(latents))], dim=1)
+    def decide(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``; see `statistics`."""
+        with outside_autocast(features[-1]):
+            statistics = self.statistics(latents, features)
+            return self.coefficients(statistics.to(next(self.coefficients.parameters()).dtype)).float()[..., None, None]
 
-    def everywhere(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients shared by all positions, fp32 ``[B, J * C, 1, 1]``."""
-        return self.coefficients(statistics.to(next(self.coefficients.parameters()).dtype)).float()[..., None, None]
+    def statistics(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return the input of the network that computes c, fp32 ``[B, F]``.
+
+        Args:
+            latents: Degraded latents, whose own statistics are part of the result.
+            features: `router_features` before each block and, last, of the hidden states; those of the last ``num_blocks + 1`` are read.
+        """
+        read = features[-1 - self.num_blocks :]
+        return torch.cat([*read, *(tensor.to(read[-1].device) for tensor in self._of_latents(latents))], dim=1)
 
     def _of_latents(self, latents: torch.Tensor) -> list[torch.Tensor]:
         return [router_features(latents), tone_statistics(latents)] if self.histogram else [router_features(latents)]
@@ -145,6 +167,8 @@ class EstimateHead(nn.Module):
         patch_size: Latent pixels per position of the hidden states, in each direction.
         tone_powers: Exponents of the tone curve; empty for no tone curve.
         tone_histogram: If true, the tone curve reads `tone_statistics` too.
+        tone_widths: Inner widths of the tone curve's network; empty for one of ``2 dim``.
+        tone_blocks: Earlier blocks whose features the tone curve reads too.
         tone_grid: Positions per cell of a `ToneGrid`, in each direction; 0 for one tone curve for the whole image.
         feed_forward: Kind of the feed-forward; see `MiMBlock`.
     """
@@ -157,11 +181,14 @@ class EstimateHead(nn.Module):
         *,
         tone_powers: tuple[float, ...] = (),
         tone_histogram: bool = False,
+        tone_widths: tuple[int, ...] = (),
+        tone_blocks: int = 0,
         tone_grid: int = 0,
         feed_forward: str = "gated",
     ) -> None:
         super().__init__()
-        self.tone = ToneCurve(channels, dim, tone_powers, histogram=tone_histogram, grid=tone_grid) if tone_powers else None
+        reads = {"histogram": tone_histogram, "widths": tuple(tone_widths), "num_blocks": tone_blocks}
+        self.tone = ToneCurve(channels, dim, tone_powers, **reads, grid=tone_grid) if tone_powers else None
         self.norm, self.feed_forward = ChannelNorm(dim), FEED_FORWARDS[feed_forward](dim)
         self.detail = zero_initialized(nn.Conv2d(dim, channels * patch_size**2, 3, padding=1))
         self.patch_size = patch_size
@@ -170,17 +197,21 @@ class EstimateHead(nn.Module):
         self,
         latents: torch.Tensor,
         hidden_states: torch.Tensor,
+        coefficients: torch.Tensor | None = None,
+        *,
         scales: tuple[torch.Tensor, torch.Tensor] | None = None,
-        tone_BF: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the estimate ``[B, C, h, w]``, fp32; at initialization it equals ``latents``.
 
-        ``scales`` are the factors of the tone and detail corrections (`mimdit.conditioner.identification.presence_scales`); None for 1.
-        ``tone_BF`` replace the tone curve's statistics; see `ToneCurve.statistics`.
+        Args:
+            latents: Degraded latents ``[B, C, h, w]``.
+            hidden_states: Output of the last MiM block ``[B, dim, H, W]``.
+            coefficients: Those of the tone curve; see `ToneCurve.forward`.
+            scales: Factors of the tone and detail corrections (`mimdit.conditioner.identification.presence_scales`); None for 1.
         """
         tone_scale, detail_scale = (1, 1) if scales is None else scales
         estimate = self.local(latents, hidden_states, detail_scale)
-        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states, tone_BF)
+        return estimate if self.tone is None else estimate + tone_scale * self.tone(latents, hidden_states, coefficients)
 
     def local(self, latents: torch.Tensor, hidden_states: torch.Tensor, scale: torch.Tensor | int = 1) -> torch.Tensor:
         """Return the estimate without the change of tone; each position depends on positions at most three away."""

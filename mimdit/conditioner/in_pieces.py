@@ -18,9 +18,8 @@ import torch
 from mimdit.conditioner.estimate import EstimateHead, ToneCurve, ToneGrid, interpolate_cells
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.mim_block import MiMBlock
-from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.conditioner.piece import Piece, Span, pieces
-from mimdit.conditioner.shot import Shot
 from mimdit.core.canvas import canvas
 from mimdit.routing.router import PooledFeatures, outside_autocast
 from mimdit.routing.routing import Gates, Routing
@@ -34,7 +33,7 @@ def condition_in_pieces(
     routing: Routing | None = None,
     *,
     gains_MG: torch.Tensor | None = None,
-    shot: Shot | None = None,
+    decisions: Decisions | None = None,
     done: Callable[[float], None] = lambda share: None,
 ) -> Conditioning:
     """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
@@ -48,13 +47,15 @@ def condition_in_pieces(
         area: Latent pixels on the conditioner's device at a time, approximately.
         routing: Gates to use instead of the routers' decisions.
         gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
-        shot: Decisions to use instead of the image's own; see `MoEConditioner.forward`.
+        decisions: As for `MoEConditioner.forward`.
         done: Called after each unit of work with its fraction of the total; the fractions sum to 1.
 
     Raises:
         ValueError: The latents' height or width is not a multiple of ``conditioner.multiple``.
     """
     conditioner.check_size(latents)
+    if decisions is not None:
+        routing = decisions.routing if routing is None else routing
     height, width = (size // conditioner.patch_size for size in latents.shape[2:])
     grid = {"area": max(1, area // conditioner.patch_size**2 // len(latents)), "multiple": conditioner.multiple // conditioner.patch_size}
     narrow = pieces(height, width, **grid, halo=3)
@@ -64,7 +65,7 @@ def condition_in_pieces(
     ahead = _canvas_like(hidden_states)
     inter, intra, features, residuals = [], [], [], []
     share = 1 / (2 * len(wide) * len(conditioner.blocks))
-    for block, projection, overrides in zip(conditioner.blocks, conditioner.projections, conditioner.overrides(routing, gains_MG, shot)):
+    for block, projection, overrides in zip(conditioner.blocks, conditioner.projections, conditioner.overrides(routing, gains_MG)):
         features.append(pooled.features().to(conditioner.device))
         gates = block.inter_moe.decide(features[-1], *overrides)
         inter.append(gates[0])
@@ -79,11 +80,11 @@ def condition_in_pieces(
             done(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.image.flatten(2).transpose(1, 2))
-    last_BF = pooled.features().to(conditioner.device)
-    identified, tone_BF = conditioner.decide_globally(latents, [*features, last_BF], shot)
+    identified, tone = conditioner.decide_for(latents, [*features, pooled.features().to(conditioner.device)], decisions)
     head, scales = conditioner.estimate_head, conditioner.scales(identified)
-    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, tone_BF, scales)
-    return Conditioning(residuals, conditioner.record(inter, intra, torch.stack(features)), estimate, None, identified, tone_BF)
+    estimate = None if head is None else _estimate(head, latents, hidden_states, narrow, tone, scales, conditioner.device)
+    routing = conditioner.record(inter, intra, torch.stack(features))
+    return Conditioning(residuals, routing, estimate, identified=identified, tone=tone)
 
 
 class _Assembly:
@@ -147,12 +148,16 @@ def _estimate(
     latents: torch.Tensor,
     hidden_states: torch.Tensor,
     over: list[Piece],
-    tone_BF: torch.Tensor | None,
+    coefficients: torch.Tensor | None,
     scales: tuple[torch.Tensor, torch.Tensor] | None,
+    device: torch.device,
 ) -> torch.Tensor:
     tone_scale, detail_scale = (1, 1) if scales is None else scales
-    estimate, device = canvas(*latents.shape, device=latents.device), head.detail.weight.device
-    tone = None if head.tone is None or tone_BF is None else _Tone(head.tone, hidden_states, over, tone_BF)
+    estimate = canvas(*latents.shape, device=latents.device)
+    tone = None
+    if head.tone is not None:
+        assert coefficients is not None
+        tone = _Tone(head.tone, hidden_states, over, coefficients)
     for piece in over:
         fine = piece.finer(head.patch_size)
         seen = fine.cut(latents).to(device)
@@ -166,11 +171,10 @@ def _estimate(
 class _Tone:
     """Tone curve with the coefficients of a whole image: those of all positions, and those of the cells of a grid, if there is one."""
 
-    def __init__(self, tone: ToneCurve, hidden_states: torch.Tensor, over: list[Piece], statistics_BF: torch.Tensor) -> None:
-        self._curve = tone
-        with outside_autocast(statistics_BF):
-            self._everywhere = tone.everywhere(statistics_BF)
-            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, statistics_BF.device), tone.grid.cell)
+    def __init__(self, tone: ToneCurve, hidden_states: torch.Tensor, over: list[Piece], coefficients: torch.Tensor) -> None:
+        self._curve, self._everywhere = tone, coefficients
+        with outside_autocast(coefficients):
+            self._grid = None if tone.grid is None else (_cells(tone.grid, hidden_states, over, coefficients.device), tone.grid.cell)
 
     def change(self, latents: torch.Tensor, piece: Piece, patch_size: int) -> torch.Tensor:
         """Return the change to add to a piece's own ``latents``, ``patch_size`` a side for each position of ``piece``."""

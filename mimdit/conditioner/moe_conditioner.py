@@ -25,8 +25,8 @@ from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
-from mimdit.conditioner.shot import Shot
 from mimdit.core.files import replace_when_whole
+from mimdit.core.hub import PushToHub, local_folder
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
@@ -35,6 +35,21 @@ _EXECUTION = ("dispatch", "compile", "checkpointing")
 
 Overrides = tuple[Gates | None, Gates | None, torch.Tensor | None]
 """Overrides of one block's gates: inter and intra gates, and gains; None for the routers' decisions, and for no gains."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Everything that is decided once for a whole image. One image's decisions can be used for others, such as the frames of a shot.
+
+    Attributes:
+        routing: The decisions of all gates.
+        tone: Coefficients of the tone curve ``[B, J * C, 1, 1]``; None without a tone curve.
+        identified: Logits ``[B, A]`` of the degradations; None without an identification head.
+    """
+
+    routing: Routing
+    tone: torch.Tensor | None
+    identified: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Conditioning:
         estimate: Estimate of the clean latent ``[B, C, h, w]``, fp32; None without an estimate head.
         rerouted: Decisions over an accumulation window, see `MoEConditioner.forward`; None where none was requested.
         identified: Logits ``[B, A]`` of the degradations; None without an identification head.
-        tone_BF: Statistics that the tone curve's shared coefficients are computed from; None without a tone curve.
+        tone: Coefficients of the tone curve ``[B, J * C, 1, 1]``; None without a tone curve.
     """
 
     residuals: list[torch.Tensor]
@@ -55,14 +70,18 @@ class Conditioning:
     estimate: torch.Tensor | None
     rerouted: Routing | None = None
     identified: torch.Tensor | None = None
-    tone_BF: torch.Tensor | None = None
+    tone: torch.Tensor | None = None
+
+    @property
+    def decisions(self) -> Decisions:
+        """Everything that was decided once for the whole image."""
+        return Decisions(self.routing, self.tone, self.identified)
 
     def first(self, count: int) -> Conditioning:
         """Return residuals, estimate and logits of the first ``count`` images; the routing still covers the whole batch."""
         estimate = None if self.estimate is None else self.estimate[:count]
         identified = None if self.identified is None else self.identified[:count]
-        tone_BF = None if self.tone_BF is None else self.tone_BF[:count]
-        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified, tone_BF)
+        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
 
 
 class ParameterCounts(NamedTuple):
@@ -72,7 +91,7 @@ class ParameterCounts(NamedTuple):
     active: int
 
 
-class MoEConditioner(L.LightningModule):
+class MoEConditioner(PushToHub, L.LightningModule):
     """MoE-in-MoE conditioner: MiM blocks whose outputs steer a pretrained DiT (paper, section 3).
 
     The input is the degraded latent, never the noisy one: at inference the conditioner runs once per image, not once per sampler step.
@@ -103,6 +122,8 @@ class MoEConditioner(L.LightningModule):
         tone_powers: Exponents of the estimate's tone curve; empty for no tone curve.
         tone_histogram: If true, the tone curve reads quantiles and gradients in addition to means and spreads. More haze is removed, but
             models trained on synthetic scenes then misjudge the colors of photographs more often.
+        tone_widths: Inner widths of the network that computes the tone curve; empty for one of 2 ``dim``.
+        tone_all_blocks: If true, the tone curve reads the features before each block, as the routers do, and not only the last ones.
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may vary (haze grows with distance); 0 for one tone
             curve for the whole image.
         identify: If true, predict the degradations that are present. Not in the paper.
@@ -142,6 +163,8 @@ class MoEConditioner(L.LightningModule):
         estimate: bool = False,
         tone_powers: list[float] = [],  # noqa: B006
         tone_histogram: bool = False,
+        tone_widths: list[int] = [],  # noqa: B006
+        tone_all_blocks: bool = False,
         tone_grid: int = 0,
         identify: bool = False,
         confidence: bool = False,
@@ -166,7 +189,8 @@ class MoEConditioner(L.LightningModule):
         self.projections = nn.ModuleList(ResidualProjection(dim, token_dim, self.fold) for _ in range(num_blocks))
         self.timestep_scale = TimestepScale(token_dim, num_layers)
         self.tone_grid = tone_grid if estimate and tone_powers else 0
-        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid, "feed_forward": feed_forward}
+        tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
+        tone |= {"tone_widths": tuple(tone_widths), "tone_blocks": num_blocks if tone_all_blocks else 0, "feed_forward": feed_forward}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
         self.identification = IdentificationHead(2 * dim * (num_blocks + 1)) if identify else None
         self.confidence = confidence
@@ -186,7 +210,7 @@ class MoEConditioner(L.LightningModule):
         *,
         reroute: tuple[torch.Tensor | None, ...] = (),
         gains_MG: torch.Tensor | None = None,
-        shot: Shot | None = None,
+        decisions: Decisions | None = None,
     ) -> Conditioning:
         """Condition on degraded ``latents [B, C, h, w]``.
 
@@ -197,53 +221,54 @@ class MoEConditioner(L.LightningModule):
                 features of this batch, all detached. The resulting record, ``rerouted``, gives balance losses the gradient of the whole
                 accumulation window; the gradient stops at the router weights. Pass ``(None,)`` for the features of this batch only.
             gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
-            shot: Decisions to use instead of this batch's own, for a frame of a shot; a given ``routing`` comes before the shot's.
+            decisions: Decisions to use instead of those for these latents; ``routing`` comes before theirs.
 
         Raises:
             ValueError: The size is not a multiple of `multiple`.
         """
         self.check_size(latents)
+        if decisions is not None:
+            routing = decisions.routing if routing is None else routing
         hidden_states = self.embed_patches(latents)
-        inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification
-        for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG, shot)):
+        inter, intra, features, residuals = [], [], [], []  # the features keep their graph, for the identification and the tone
+        for block, projection, overrides in zip(self.blocks, self.projections, self.overrides(routing, gains_MG)):
             hidden_states, inter_gates, intra_gates, features_BF = self._run(block, hidden_states, *overrides)
             inter.append(inter_gates)
             intra.append(intra_gates)
             features.append(features_BF)
             residuals.append(projection(hidden_states))
         decided = self.record(inter, intra, torch.stack(features).detach())
-        last_BF, head = router_features(hidden_states), self.estimate_head
-        identified, tone_BF = self.decide_globally(latents, [*features, last_BF], shot)
-        estimate = None if head is None else head(latents, hidden_states, self.scales(identified), tone_BF)
-        rerouted = self.route(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
-        return Conditioning(residuals, decided, estimate, rerouted, identified, tone_BF)
+        features.append(router_features(hidden_states))
+        identified, tone = self.decide_for(latents, features, decisions)
+        head, scales = self.estimate_head, self.scales(identified)
+        estimate = None if head is None else head(latents, hidden_states, tone, scales=scales)
+        rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
+        return Conditioning(residuals, decided, estimate, rerouted, identified, tone)
 
-    def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None, shot: Shot | None) -> list[Overrides]:
-        """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing, or else the shot's, and gains."""
+    def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None) -> list[Overrides]:
+        """Return each block's overrides, the arguments of `InterMoE.decide`, from a given routing and gains."""
         nothing = [None] * len(self.blocks)
-        if routing is None and shot is not None:
-            routing = shot.routing
         inter, intra = (nothing, nothing) if routing is None else (routing.inter.unbind(), routing.intra.unbind())
         return list(zip(inter, intra, nothing if gains_MG is None else gains_MG, strict=True))
-
-    def decide_globally(
-        self, latents: torch.Tensor, features: list[torch.Tensor], shot: Shot | None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return the logits of `identify` and the statistics ``[B, F]`` of the tone curve: the shot's, or else those of the images.
-
-        Args:
-            latents: The degraded latents ``[B, C, h, w]``.
-            features: Router features ``[B, F]`` before each block and after the last.
-            shot: Decisions of a shot, or None.
-        """
-        if shot is not None:
-            return shot.identified, shot.tone_BF
-        tone = None if self.estimate_head is None else self.estimate_head.tone
-        return self.identify(features), None if tone is None else tone.statistics(latents, features[-1])
 
     def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
         """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without such a head."""
         return None if self.identification is None else self.identification(features)
+
+    def decide_for(
+        self, latents: torch.Tensor, features: list[torch.Tensor], decisions: Decisions | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the logits of the degradations and the coefficients of the tone curve, each None without such a part.
+
+        Args:
+            latents: Degraded latents.
+            features: Features ``[B, F]`` before each block and after the last.
+            decisions: Decisions to return instead.
+        """
+        if decisions is not None:
+            return decisions.identified, decisions.tone
+        tone = None if self.estimate_head is None else self.estimate_head.tone
+        return self.identify(features), None if tone is None else tone.decide(latents, features)
 
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the factors of the estimate's tone and detail corrections; None for full corrections."""
@@ -271,8 +296,7 @@ class MoEConditioner(L.LightningModule):
         patches = nn.functional.pixel_unshuffle(latents, self.patch_size).contiguous(memory_format=torch.channels_last)
         return self.embed(patches.to(self.embed.weight.dtype))
 
-    def route(self, features_MBF: torch.Tensor) -> Routing:
-        """Return the routers' decisions for router features ``[M, B, F]``."""
+    def _reroute(self, features_MBF: torch.Tensor) -> Routing:
         inter, intra = zip(*(block.inter_moe.decide(features_BF) for block, features_BF in zip(self.blocks, features_MBF)))
         return self.record(inter, intra, features_MBF)
 
@@ -297,7 +321,7 @@ class MoEConditioner(L.LightningModule):
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the modules that a sharded strategy gathers together: each block's experts and feed-forwards.
 
-        Routers are not included: `route` evaluates them after their blocks have run.
+        Routers are not included: `_reroute` evaluates them after their blocks have run.
         """
         return [unit for block in self.blocks for unit in block.shard_units()]
 
@@ -311,13 +335,17 @@ class MoEConditioner(L.LightningModule):
             path.write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MoEConditioner:
+    def from_pretrained(cls, folder: str | Path, **hub: Any) -> MoEConditioner:
         """Load a conditioner from a folder written by `save_pretrained`.
+
+        Args:
+            folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
+            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
 
         Raises:
             ValueError: A file is missing from ``folder``.
         """
-        folder = Path(folder)
+        folder = local_folder(folder, **hub)
         for name in ("config.json", "conditioner.safetensors"):
             if not (folder / name).is_file():
                 remedy = "point to a folder written by MoEConditioner.save_pretrained"
@@ -349,6 +377,8 @@ def _check_options(options: dict) -> None:
         raise ValueError(
             "moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}".format_map(options)
         )
+    if any(width < 1 for width in options["tone_widths"]):
+        raise ValueError(f"tone_widths={options['tone_widths']} must be at least 1 each; leave it empty for one layer of 2 dim")
     if options["tone_grid"] < 0:
         raise ValueError(f"tone_grid={options['tone_grid']} is negative; use 0 for one tone curve for the whole image")
     if options["confidence"] and not (options["identify"] and options["estimate"]):

@@ -34,7 +34,8 @@ MOVED = {
     "datamodules.benchmarks.suites": "datamodules.test_sets.suites",
     "datamodules.benchmarks.unpaired": "datamodules.test_sets.layouts",
     "datamodules.conversion.finalise": "datamodules.conversion.write",  # codespell:ignore finalise
-    "datamodules.degradations.light": "datamodules.degradations.srgb",
+    "datamodules.degradations.light": "mimdit.core.srgb",
+    "datamodules.degradations.srgb": "mimdit.core.srgb",
     "datamodules.evaluation": "datamodules.pairs",
     "datamodules.looking": "datamodules.inspection",
     "datamodules.made": "datamodules.synthetic",

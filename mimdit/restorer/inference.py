@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from mimdit.conditioner.in_pieces import condition_in_pieces
-from mimdit.conditioner.moe_conditioner import Conditioning
-from mimdit.conditioner.shot import Shot
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
+from mimdit.flow import OnStep
 from mimdit.restorer.color import match_color
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.routing.routing import Routing
@@ -36,7 +36,7 @@ class Restoration:
             restorer's device.
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
-        shot: As for `Restorer.restore`.
+        decisions: Gates and tone to use instead of those that the image decides; see `mimdit.restorer.sequence`.
         progress: As for `Restorer.restore`.
 
     Attributes:
@@ -52,7 +52,7 @@ class Restoration:
         settings: SamplingSettings,
         *,
         routing: Routing | None = None,
-        shot: Shot | None = None,
+        decisions: Decisions | None = None,
         progress: Progress = ignore,
     ) -> None:
         self.restorer, self.settings = restorer, settings
@@ -64,11 +64,16 @@ class Restoration:
         total = passes + settings.num_evaluations
         self._progress = lambda evaluations: progress(evaluations / total)
         self.degraded = self._encode()
-        self.conditioning = self._condition(routing, shot, lambda fraction: self._progress(fraction * passes))
+        self.conditioning = self._condition(routing, decisions, lambda fraction: self._progress(fraction * passes))
 
     @torch.no_grad()
-    def sample(self, *, use_residuals: bool = True) -> torch.Tensor:
-        """Return restored images ``[B, 3, H, W]`` in 0..1, fp32; if ``use_residuals`` is false, without steering."""
+    def sample(self, *, use_residuals: bool = True, on_step: OnStep | None = None) -> torch.Tensor:
+        """Return restored images ``[B, 3, H, W]`` in 0..1, fp32.
+
+        Args:
+            use_residuals: If false, without steering.
+            on_step: See `mimdit.flow.FlowMatching.sample`.
+        """
         settings, restorer, degraded = self.settings, self.restorer, self.degraded
         estimate = self.conditioning.estimate
         origin = degraded if settings.start == "degraded" else estimate
@@ -88,7 +93,8 @@ class Restoration:
             tiles_at_once=at_once,
             progress=self._progress,
         )
-        restored = self.decode(restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler))
+        sampled = restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler, on_step=on_step)
+        restored = self.decode(sampled)
         if settings.color == "none":
             return restored
         return match_color(restored, self.decode(degraded if estimate is None else estimate), settings.color)
@@ -118,15 +124,15 @@ class Restoration:
             latents[:, :, rows] = backbone.encode(images[:, :, down[rows]][..., across])
         return latents
 
-    def _condition(self, routing: Routing | None, shot: Shot | None, progress: Progress) -> Conditioning:
+    def _condition(self, routing: Routing | None, decisions: Decisions | None, progress: Progress) -> Conditioning:
         """Return the conditioner's output on the degraded latents, in pieces if the settings give an area."""
         conditioner, gains_MG = self.restorer.conditioner, self.restorer.gains(self.settings)
         if self.area is None:
-            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG, shot=shot)
+            conditioning = conditioner(self.degraded, routing, gains_MG=gains_MG, decisions=decisions)
             progress(1.0)
             return conditioning
         area = max(1, self.area // self.restorer.backbone.codec.downscale**2)
-        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, shot=shot, done=progress)
+        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, done=progress)
 
     def _noise(self) -> torch.Tensor:
         """Return unit normal noise like the degraded latents, the same for each image."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.core.files import replace_when_whole
+from mimdit.core.hub import PushToHub
+from mimdit.flow import OnStep
+from mimdit.restorer.blending import FEATHER, feathered
+from mimdit.restorer.image_types import ImageLike, as_list, from_pixels, to_mask, to_pixels
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
@@ -27,12 +32,10 @@ ModelMixin = Restorer
 _CODE = "pipeline.py"
 """File that ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs to find the class."""
 
-_DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
-_REFUSED = ("I", "F", "LAB", "HSV")
-"""Pillow's modes whose values have another range or meaning, which a conversion would clip or take for RGB."""
+Callback = Callable[["MiMDiTPipeline", int, float, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
-class MiMDiTPipeline(DiffusionPipeline):
+class MiMDiTPipeline(PushToHub, DiffusionPipeline):
     """A `Restorer` as a diffusers pipeline: ``MiMDiTPipeline.from_pretrained()(image).images[0]``.
 
     Args:
@@ -40,6 +43,7 @@ class MiMDiTPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "restorer"
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012  (the name and type that diffusers reads)
 
     def __init__(self, restorer: Restorer) -> None:
         super().__init__()
@@ -47,55 +51,78 @@ class MiMDiTPipeline(DiffusionPipeline):
 
     def __call__(
         self,
-        image: Image.Image | np.ndarray | list[Image.Image | np.ndarray],
+        image: ImageLike | list[Image.Image | np.ndarray],
         num_inference_steps: int | None = None,
         *,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        settings: SamplingSettings | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         amount: float = 1.0,
         mask_image: Image.Image | np.ndarray | list[Image.Image | np.ndarray] | None = None,
-        feather: float | None = None,
+        feather: int = FEATHER,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        settings: SamplingSettings | None = None,
         **options: Any,
     ) -> ImagePipelineOutput | tuple[list]:
         """Restore one image or several, each at its own size.
 
         Args:
-            image: Pillow images, or arrays ``[H, W, 1 or 3]`` of uint8 or uint16. Gray, transparency and 16 bits are kept, and an
-                image with an orientation tag is turned upright.
-            num_inference_steps: Sampler steps; None for the restorer's own.
-            output_type: ``pil``, or ``np`` for a list of arrays with the input's dtype.
+            image: Pillow images; arrays ``[H, W, 1 or 3]`` of uint8 or uint16; or a float tensor ``[3, H, W]`` or ``[B, 3, H, W]`` in
+                0..1. Gray, transparency and 16 bits are kept, and an image with an orientation tag is turned upright.
+            num_inference_steps: Sampler steps; None for the restorer's own. ``steps`` is another name for it.
+            generator: Source of the noise's seed, drawn anew for each image; a list holds one for each. None for the settings' seed.
+            amount: Share of the restored image, 0..1; the rest is the original, blended in linear light.
+            mask_image: White where the image is restored; black pixels are kept. One for all images, or a list.
+            feather: Width of the mask's soft edge in pixels, on its white side.
+            output_type: ``pil``; ``np`` for a list of arrays with the input's dtype; ``pt`` for a list of float tensors ``[3, H, W]`` in
+                0..1. Gray has one channel in both.
             return_dict: If true, return an `ImagePipelineOutput`, otherwise a tuple.
+            callback_on_step_end: Called as ``callback(pipeline, step, timestep, {"latents": latents})`` after each sampler step of each
+                image, with the next noise level times 1,000; latents in the returned dictionary replace the sampler's. Sampling ends if
+                the callback sets ``pipeline._interrupt = True``, as in diffusers.
+            callback_on_step_end_tensor_inputs: Names of the tensors to hand over; only ``latents`` exists.
             settings: How to restore; None for the restorer's own settings.
-            amount: Share of the restored image in the result, 0..1; the rest is the original. They are blended in linear light.
-            mask_image: Where to restore: white is restored, black is kept, gray is blended. A Pillow image, whose transparent pixels are
-                black, or an array ``[H, W]`` or ``[H, W, 1 or 3]`` of bool, uint8, uint16 or floats in 0..1; one for all images or a list
-                with one each, of the upright image's size. None for everywhere.
-            feather: Width in pixels of the mask's soft edge, inside the white; 0 for none, None for one percent of the shorter side.
             **options: Fields of `SamplingSettings` to change, such as ``tile`` or ``steer``, and other arguments of `Restorer.restore`.
 
         Raises:
-            ValueError: ``output_type`` is unknown, a setting is out of range, an image has a mode without a defined range, or a mask has
-            another size than its image.
+            ValueError: ``image`` is of another type, an image has a mode without a defined range, or an option is unknown or out of range.
         """
-        if output_type not in ("pil", "np"):
-            raise ValueError(f"output_type {output_type!r} is unknown; choose pil or np")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type {output_type!r} is unknown; choose pil, np or pt")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"callback_on_step_end_tensor_inputs {sorted(unknown)} are unknown; only latents can be handed over")
         overrides = {field.name: options.pop(field.name) for field in fields(SamplingSettings) if field.name in options}
-        settings = self.restorer.sampling_settings(settings, **{"steps": num_inference_steps} | overrides)
-        given = image if isinstance(image, list) else [image]
-        masks = mask_image if isinstance(mask_image, list) else [mask_image] * len(given)
-        if len(masks) != len(given):
-            raise ValueError(f"there are {len(masks)} masks for {len(given)} images; give one mask, or a list with one for each image")
+        if None not in (num_inference_steps, steps := overrides.setdefault("steps", num_inference_steps)) and steps != num_inference_steps:
+            raise ValueError(f"num_inference_steps={num_inference_steps} and steps={steps} are two names for one setting; give one of them")
+        settings = self.restorer.sampling_settings(settings, **overrides)
+        given = as_list(image)
+        generators, masks = _one_each("generator", generator, len(given)), _one_each("mask_image", mask_image, len(given))
+        if callback_on_step_end is not None:
+            options["on_step"] = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
         restored = []
         with self.progress_bar(total=len(given)) as bar:  # pyright: ignore[reportCallIssue]  (`torch.compiler.disable` has no types)
-            for one, mask in zip(given, masks):
-                pixels, alpha = _pixels(one)
-                blending = {"amount": amount, "mask": None if mask is None else mask_values(mask), "feather": feather}
-                result = restore_pixels(self.restorer, pixels, settings, **blending, **options)
-                restored.append(_as_pillow(result, alpha) if output_type == "pil" else result)
+            for one, source, mask in zip(given, generators, masks, strict=True):
+                if source is not None:
+                    settings = replace(settings, seed=int(torch.randint(2**63 - 1, (), generator=source, device=source.device)))
+                pixels, alpha = to_pixels(one)
+                shares = None if mask is None else feathered(to_mask(mask), feather)
+                result = restore_pixels(self.restorer, pixels, settings, amount=amount, mask=shares, **options)
+                restored.append(from_pixels(result, alpha, output_type))
                 bar.update()
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=restored) if return_dict else (restored,)
+
+    def _on_step(self, callback: Callback, names: Sequence[str]) -> OnStep:
+        """Return the sampler's hook that runs a callback of diffusers' form."""
+        self._interrupt = False
+
+        def on_step(step: int, sigma: float, latents: torch.Tensor) -> torch.Tensor | None:
+            outputs = callback(self, step, 1000 * sigma, {"latents": latents} if "latents" in names else {})
+            latents = outputs.pop("latents", latents)
+            return None if self._interrupt else latents
+
+        return on_step
 
     def enable_sequential_cpu_offload(self, *_: object, **__: object) -> None:
         """Refuse: weights are used outside their modules' ``forward``, where hooks on every layer do not reach.
@@ -142,64 +169,56 @@ class MiMDiTPipeline(DiffusionPipeline):
         *,
         backbone: DiTBackbone | None = None,
         torch_dtype: torch.dtype | None = None,
+        device_map: str | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **hub: Any,
     ) -> MiMDiTPipeline:
         """Read a folder written by `save_pretrained` or ``mimdit export``; by default the one that comes with the package.
 
         Args:
-            pretrained_model_name_or_path: The folder.
+            pretrained_model_name_or_path: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
             backbone: As for `Restorer.from_pretrained`.
             torch_dtype: As for `Restorer.from_pretrained`.
+            device_map: Device to place the model on, such as ``cuda``; ``balanced`` is the accelerator, as the model is one component.
+            variant: None: a folder holds one variant of the weights.
+            use_safetensors: True or None: weights are always in safetensors.
+            **hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``; see `mimdit.core.hub.local_folder`.
 
         Raises:
-            ValueError: The folder lacks a file, or the backbone is not the one it was trained on.
+            ValueError: The folder lacks a file, the backbone is not the one it was trained on, or an option cannot be met.
         """
-        return cls(Restorer.from_pretrained(pretrained_model_name_or_path, backbone=backbone, torch_dtype=torch_dtype))
+        if variant is not None:
+            raise ValueError(f"variant={variant!r} does not exist: a folder holds one variant; give torch_dtype for another precision")
+        if use_safetensors is False:
+            raise ValueError("use_safetensors=False cannot be met: weights are always in safetensors")
+        restorer = Restorer.from_pretrained(pretrained_model_name_or_path, backbone=backbone, torch_dtype=torch_dtype, **hub)
+        pipeline = cls(restorer)
+        return pipeline if device_map is None else pipeline.to(_device(device_map))
 
 
-def _pixels(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the colors ``[H, W, 1 or 3]`` upright, and alpha ``[H, W]`` where there is one."""
-    if isinstance(image, np.ndarray):
-        return image, None
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _DEEP_GRAY:
-        return _deep_gray(image), None
-    if image.mode in _REFUSED:
-        raise ValueError(f"image has Pillow's mode {image.mode}; convert it to RGB or L, or give an array of uint8 or uint16")
-    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
-    gray = image.mode in ("1", "L", "LA", "La")
-    if image.mode == "1":
-        image = _full_range(image)
-    image = image.convert(("LA" if gray else "RGBA") if transparent else ("L" if gray else "RGB"))
-    pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        return pixels[:, :, None], None
-    return (pixels, None) if pixels.shape[2] == 3 else (pixels[:, :, :-1], pixels[:, :, -1])
+def _one_each(name: str, given: Any, count: int) -> list:
+    """Return ``count`` items: those of a list, or one item for all.
+
+    Raises:
+        ValueError: The list has another length.
+    """
+    if not isinstance(given, list):
+        return [given] * count
+    if len(given) != count:
+        raise ValueError(f"{name} has {len(given)} items for {count} images; give one, or one for each image")
+    return given
 
 
-def mask_values(mask: Image.Image | np.ndarray) -> np.ndarray:
-    """Return the values of a mask, as `mimdit.restorer.blending.feathered` takes them; what is transparent is black."""
-    pixels, alpha = _pixels(mask)
-    if alpha is None:
-        return pixels
-    most = np.float32(np.iinfo(pixels.dtype).max)
-    return (pixels / most) * (alpha / most)[:, :, None]
+def _device(device_map: str) -> torch.device:
+    """Return the device that a ``device_map`` names.
 
-
-def _deep_gray(image: Image.Image) -> np.ndarray:
-    """Return 16-bit gray of either byte order, ``[H, W, 1]``."""
-    if "transparency" in image.info:  # Pillow has no 16-bit gray with alpha
-        raise ValueError("image is 16-bit gray with a transparent value, which Pillow cannot hold; use mimdit restore on its file")
-    return np.asarray(image).astype(np.uint16)[:, :, None]
-
-
-def _full_range(image: Image.Image) -> Image.Image:
-    """Return an image of mode 1 as L, with the transparent value in L's range."""
-    gray = image.convert("L")
-    if isinstance(key := image.info.get("transparency"), int):
-        gray.info["transparency"] = 255 * min(key, 1)
-    return gray
-
-
-def _as_pillow(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
-    together = pixels if alpha is None else np.dstack([pixels, alpha])
-    return Image.fromarray(together[:, :, 0] if together.shape[2] == 1 else together)
+    Raises:
+        ValueError: It names none.
+    """
+    if device_map == "balanced":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.device(device_map)
+    except RuntimeError as error:
+        raise ValueError(f"device_map={device_map!r} is no device; give balanced, cpu, cuda, cuda:1 or mps") from error

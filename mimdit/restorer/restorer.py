@@ -19,10 +19,10 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
-from mimdit.conditioner.moe_conditioner import Conditioning, MoEConditioner
-from mimdit.conditioner.shot import Shot
+from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
-from mimdit.flow import FlowMatching, draw_path
+from mimdit.core.hub import PushToHub, local_folder
+from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
@@ -37,7 +37,7 @@ from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER
 
 
-class Restorer(L.LightningModule):
+class Restorer(PushToHub, L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
     A restoration's way through the parts is in `mimdit.restorer.inference`, saving and loading in `mimdit.restorer.saving`.
@@ -250,10 +250,11 @@ class Restorer(L.LightningModule):
         settings: SamplingSettings | int | None = None,
         *,
         routing: Routing | None = None,
-        shot: Shot | None = None,
+        decisions: Decisions | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
+        on_step: OnStep | None = None,
         **overrides: Any,
     ) -> torch.Tensor:
         """Restore images of any size.
@@ -262,11 +263,12 @@ class Restorer(L.LightningModule):
             images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
             settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
             routing: Gates to use instead of those that the image decides.
-            shot: Result of `mimdit.restorer.sequences.shot_of` for a frame of a shot: gates and global statistics that all frames share.
+            decisions: Gates and tone to use instead of those that the image decides, such as those of `mimdit.restorer.sequence`.
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
             explain: Called with the routing once the gates have decided.
+            on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
         Returns:
@@ -278,9 +280,9 @@ class Restorer(L.LightningModule):
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
-        restoration = Restoration(self, images, settings, routing=routing, shot=shot, progress=progress)
+        restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
-        return restoration.sample(use_residuals=use_residuals).to(images.device)
+        return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 
     def velocity(
         self,
@@ -405,21 +407,27 @@ class Restorer(L.LightningModule):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path = EMBEDDED_RESTORER, *, backbone: DiTBackbone | None = None, torch_dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path = EMBEDDED_RESTORER,
+        *,
+        backbone: DiTBackbone | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **hub: Any,
     ) -> Restorer:
         """Read a folder written by `save_pretrained` for inference; by default the one that comes with the package.
 
         Args:
-            folder: The folder.
+            folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
             backbone: The frozen backbone that the restorer was trained on; it receives the folder's adapters and ``sigma_min``, if there
                 are any. None for the folder's own, or else the embedded one.
             torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
                 int8 transformer as it is.
+            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
 
         Raises:
             ValueError: The folder lacks a file, or the frozen parts of the backbone are not the ones it was trained on.
         """
-        folder = Path(folder)
+        folder = local_folder(folder, **hub)
         parts = read_parts(folder, backbone)
         restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
         check_frozen(parts.frozen, parts.backbone, folder)

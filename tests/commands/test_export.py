@@ -1,6 +1,8 @@
 """``mimdit fit`` of an adapted backbone by a config, and ``mimdit export`` of what it trained."""
 
+import re
 import sys
+from pathlib import Path
 
 import cv2
 import lightning as L
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
 
 from mimdit import cli
@@ -97,6 +100,20 @@ def test_a_complete_folder_needs_nothing_else(tmp_path, dtype):
     assert torch.equal(restored, model.restore(images)) == (dtype == "bfloat16")
 
 
+def test_a_folder_has_a_model_card_that_the_hub_reads_and_an_edited_one_stays(tmp_path):
+    MiMDiTPipeline(estimating()[0]).save_pretrained(tmp_path / "own")
+    cli.main(["export", str(tmp_path / "own"), str(tmp_path / "card"), "--license=apache-2.0", "--trained_on=A thousand pairs."])
+    card = ModelCard.load(tmp_path / "card" / "README.md")
+    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == ("apache-2.0", "image-to-image", "mimdit")
+    assert all(words in card.text for words in ("A thousand pairs.", "## Intended use", "Not measured", "`apache-2.0`"))
+    (tmp_path / "card" / "README.md").write_text("mine")
+    cli.main(["export", str(tmp_path / "own"), str(tmp_path / "card")])
+    assert (tmp_path / "card" / "README.md").read_text() == "mine"
+    cli.main(["export", str(tmp_path / "own"), str(tmp_path / "open")])
+    card = ModelCard.load(tmp_path / "open" / "README.md")
+    assert card.data.license is None and card.text.count("Not stated.") == 2
+
+
 def test_pruning_leaves_what_no_image_chose_and_changes_nothing():
     model, images = estimating()
     seen = []
@@ -121,6 +138,16 @@ def test_experts_of_a_coarse_grid_are_pruned_like_others():
     torch.testing.assert_close(pruned(latents).identified, said.identified)
 
 
+def mean_psnr(folder):
+    """PSNR of the degraded images against the true ones, of the first two groups in turn and the clean one."""
+    values = []
+    for group, names in (("00Clean", "ab"), ("05Noise", "ab"), ("08Haze", "a")):
+        for name in names:
+            lq, gt = (cv2.imread(f"{folder}/{group}/{side}/{name}.png").astype(float) for side in ("LQ", "GT"))
+            values.append(20 * np.log10(255 / np.sqrt(np.mean((lq - gt) ** 2))))
+    return np.mean(values)
+
+
 def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, _ = estimating()
@@ -134,6 +161,8 @@ def test_measuring_tells_quality_use_and_gates(tmp_path, monkeypatch, capsys):
     cli.main(["export", "own", "pruned", "--data", "pairs", "--images", "5", "--experts", "3"])
     said = capsys.readouterr().out
     assert "pairs: " in said and " dB" in said and "kept 3 sub-experts of each group" in said and "% of the choices" in said
+    quality = float(re.search(r"group, .*: ([\d.]+) dB, ", said).group(1))
+    assert f"| `pairs` | 5 | {mean_psnr('pairs'):.2f} | {quality:.2f} |" in Path("pruned/README.md").read_text()
     again = Restorer.from_pretrained("pruned", backbone=model.backbone)
     assert again.conditioner.config["num_experts"] == 3 and set(again.measured_gates.means) == {"clean", "noise", "haze"}
     again.sampling_settings(steer={"haze": 0})

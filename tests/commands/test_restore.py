@@ -28,6 +28,7 @@ from mimdit import cli
 from mimdit.commands import restore as command
 from mimdit.conditioner import MoEConditioner
 from mimdit.distributed.loading import load_restorer
+from mimdit.restorer.blending import blend
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
@@ -260,6 +261,65 @@ def test_the_settings_are_in_the_result_if_asked_for(stub, tmp_path, name):
     assert b"<mimdit:checkpoint>embedded<" in packet and f"<mimdit:version>{version('mimdit')}<".encode() in packet
 
 
+@pytest.fixture
+def inverting(stub):
+    """The command with a restorer that returns negatives."""
+    stub.restore = lambda images, settings=None, **options: 1 - images
+    return stub
+
+
+def test_amount_mixes_the_result_with_the_original_in_linear_light(inverting, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    put(tmp_path / "in", a__png=to_png(pixels))
+    for amount, expected in ((0, pixels), (0.3, blend(255 - pixels, pixels, amount=0.3)), (1, 255 - pixels)):
+        assert run("in", f"out{amount}", f"--amount={amount}") == 0
+        assert np.array_equal(Image.open(tmp_path / f"out{amount}" / "a.png"), expected)
+
+
+def test_a_mask_says_where_an_image_is_restored_and_each_image_has_its_own(inverting, tmp_path, capsys):
+    images = {name: np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8) for seed, name in enumerate("abcd")}
+    for name, pixels in images.items():
+        put(tmp_path / "in", **{f"{name}__png": to_png(pixels)})
+    masks = {"a": np.zeros((8, 12), np.uint8), "b": np.full((8, 12), 255, np.uint8), "d": np.zeros((8, 11), np.uint8)}
+    masks["a"][:, 6:] = 255
+    (tmp_path / "masks").mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    assert run("in", "out", "--mask=masks", "--feather=2") == 1
+    told = capsys.readouterr().err
+    assert "in/c.png: one mask named c" in told and "d.png has 11x8 pixels, the image 12x8" in told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    half = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(half[:, :6], images["a"][:, :6]) and np.array_equal(half[:, 8:], 255 - images["a"][:, 8:])
+    assert np.array_equal(half[:, 6], blend(255 - images["a"], images["a"], amount=1 / 3)[:, 6])
+    assert np.array_equal(Image.open(tmp_path / "out" / "b.png"), 255 - images["b"])
+    assert run("in/a.png", "one.png", "--mask=masks/a.png", "--feather=2") == 0
+    assert np.array_equal(Image.open(tmp_path / "one.png"), half)
+
+
+def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng, seen = np.random.default_rng(0), []
+    for shot, brightness in (("a", 60), ("b", 220)):
+        for frame in range(1, 4):
+            pixels = np.clip(brightness + rng.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+            put(tmp_path / "in" / shot, **{f"{frame}__png": to_png(pixels)})
+
+    def restoring(restorer, pixels, settings, *, decisions, **options):
+        seen.append(decisions)
+        return restore_pixels(restorer, pixels, settings, decisions=decisions, **options)
+
+    monkeypatch.setattr(command, "restore_pixels", restoring)
+    assert run("in", "out", "--sequence") == 0
+    assert len(seen) == 6 and all(other is seen[index // 3 * 3] for index, other in enumerate(seen)) and seen[0] is not seen[3]
+    whole = (tmp_path / "out" / "a" / "3.png").read_bytes()
+    (tmp_path / "out" / "a" / "3.png").unlink()
+    assert run("in", "out", "--sequence") == 0 and (tmp_path / "out" / "a" / "3.png").read_bytes() == whole
+    assert [run("in", f"part{part}", "--sequence", f"--part={part}/2") for part in (1, 2)] == [0, 0]
+    parts = [{path.parent.name for path in tmp_path.glob(f"part{part}/*/*.png")} for part in (1, 2)]
+    assert set.union(*parts) == {"a", "b"} and not parts[0] & parts[1]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -275,6 +335,9 @@ def test_the_settings_are_in_the_result_if_asked_for(stub, tmp_path, name):
         (("in", "out", "--steer", "fog=0"), "steer 'fog' is neither a group nor a degradation"),
         (("in", "out", "--steer", "fog"), "steer 'fog' cannot be read"),
         (("in", "out", "--part", "9/8"), "part is '9/8'; give i/n with 1 <= i <= n"),
+        (("in", "out", "--amount=2"), "amount=2.0 is outside 0..1"),
+        (("in", "out", "--feather=-1"), "feather=-1 is negative"),
+        (("in", "out", "--mask=gone.png"), "mask=gone.png does not exist"),
         (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
     ],
 )

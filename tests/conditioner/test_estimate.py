@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mimdit.conditioner.estimate import QUANTILES, EstimateHead, ToneCurve, ToneGrid, tone_statistics
+from mimdit.routing.router import router_features
 from tests.tiny_models import randomize
 
 POWERS = (0, 0.4, 1, 2)
@@ -35,6 +36,20 @@ def test_tone_is_global_so_the_same_value_moves_alike_everywhere():
     latents[:, :, 0, 0] = latents[:, :, 7, 9]
     change = tone(latents, hidden)
     assert torch.equal(change[:, :, 0, 0], change[:, :, 7, 9])
+
+
+def test_tone_reads_the_features_of_as_many_blocks_as_it_was_built_for():
+    (latents, hidden), earlier = inputs(), [torch.randn(2, 16, generator=torch.Generator().manual_seed(block)) for block in range(3)]
+    tone = ToneCurve(3, 8, POWERS, num_blocks=1, widths=(5, 7))
+    randomize(tone, 0)
+    assert [layer.out_features for layer in tone.coefficients[::2]] == [5, 7, 12]
+    features = [*earlier, router_features(hidden)]
+    read = torch.cat([features[2], features[3], router_features(latents)], dim=1)
+    expected = tone.change(latents, tone.coefficients(read)[..., None, None])
+    decided = tone.decide(latents, features)
+    torch.testing.assert_close(tone(latents, hidden, decided), expected)
+    assert torch.equal(tone.decide(latents, features[1:]), decided)
+    assert not torch.equal(tone.decide(latents, [*earlier[:2], earlier[0], features[3]]), decided)
 
 
 def test_a_constant_grid_equals_the_global_tone():

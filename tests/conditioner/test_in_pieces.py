@@ -42,6 +42,7 @@ def distance(one, other):
         {"intra": "none", "moe_stride": 4},
         TONE | {"tone_histogram": True},
         TONE | {"tone_grid": 8, "moe_stride": 2},
+        TONE | {"tone_grid": 8, "tone_widths": [16, 8], "tone_all_blocks": True},
         TONE | {"moe_stride": 2, "moe_dim": 24, "feed_forward": "conv"},
         TONE | {"moe_dim": 12, "feed_forward": "conv", "identify": True, "confidence": True},
         TONE | {"tone_grid": 8, "moe_stride": 4, "moe_dim": 12, "identify": True, "confidence": True},

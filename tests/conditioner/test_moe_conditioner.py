@@ -130,6 +130,7 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, missing):
         ({"confidence": True, "identify": True}, ("confidence", "identify: true and estimate: true")),
         ({"confidence": True, "estimate": True}, ("confidence", "identify: true and estimate: true")),
         ({"tone_grid": -1}, ("tone_grid=-1", "use 0")),
+        ({"tone_widths": [64, 0]}, ("tone_widths=[64, 0]", "leave it empty")),
         ({"top_k": 4}, ("top_k=4 of 3", "1..3")),
         ({"top_k": 0}, ("top_k=0", "at least 1")),
         ({"hidden": 0}, ("hidden=0", "at least 1")),

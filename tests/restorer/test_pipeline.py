@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import mimdit
 from mimdit.backbone.lora import LoRA
-from mimdit.restorer.blending import blend, feathered
+from mimdit.restorer.blending import blend
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_restorer
@@ -164,6 +164,123 @@ def test_sixteen_bit_gray_with_a_transparent_value_is_refused():
         pipeline()(image)
 
 
+def test_a_tensor_is_an_image_too_and_one_comes_back():
+    pipe, images = pipeline(), torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+    both = pipe(images, output_type="pt", seed=3).images
+    expected = pipe.restorer.restore(images, pipe.restorer.sampling_settings(seed=3))
+    assert [tuple(one.shape) for one in both] == [(3, 20, 28)] * 2
+    torch.testing.assert_close(torch.stack(both), expected, rtol=0, atol=2 / 65535)
+    assert torch.equal(pipe(images[0], output_type="pt", seed=3).images[0], both[0])
+
+
+@pytest.mark.parametrize("image", ["photo.jpg", None, (picture("RGB"), picture("RGB")), [picture("RGB"), "photo.jpg"], 3], ids=repr)
+def test_what_is_no_image_is_named_with_what_is(image):
+    with pytest.raises(ValueError, match=r"image is a (str|NoneType|tuple|int); give a PIL image, .* A file is opened by PIL.Image.open"):
+        pipeline()(image)
+
+
+@pytest.mark.parametrize(
+    "tensor, words",
+    [
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "torch.uint8 and shape .3, 8, 8. is no image"),
+        (torch.zeros(8, 8, 3), "shape .8, 8, 3. is no image"),
+        (torch.full((3, 8, 8), 1.5), "values are in 1.5..1.5; scale them to 0..1"),
+        (torch.full((3, 8, 8), float("nan")), "values are in nan..nan"),
+    ],
+    ids=["uint8", "channels last", "range", "nan"],
+)
+def test_a_tensor_of_another_kind_is_refused(tensor, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline()(tensor)
+
+
+def test_a_generator_decides_the_noise_and_moves_on():
+    pipe, image = pipeline(), picture("RGB")
+    generator = torch.Generator().manual_seed(5)
+    first, second = (np.asarray(pipe(image, generator=generator).images[0]) for _ in range(2))
+    again = np.asarray(pipe(image, generator=torch.Generator().manual_seed(5)).images[0])
+    assert np.array_equal(first, again) and not np.array_equal(first, second)
+    several = pipe([image, image], generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)], output_type="np").images
+    assert np.array_equal(several[0], first) and not np.array_equal(several[1], first)
+    with pytest.raises(ValueError, match="generator has 2 items for 1 images"):
+        pipe(image, generator=[generator, generator])
+
+
+def test_steps_are_another_name_for_num_inference_steps():
+    pipe, image = pipeline(), picture("RGB")
+    outputs = [np.asarray(pipe(image, **options, seed=1).images[0]) for options in ({"num_inference_steps": 3}, {"steps": 3})]
+    assert np.array_equal(*outputs)
+    assert np.array_equal(pipe(image, 3, steps=3, seed=1).images[0], outputs[0])
+    with pytest.raises(ValueError, match="num_inference_steps=3 and steps=4 are two names"):
+        pipe(image, 3, steps=4)
+
+
+def test_a_callback_sees_every_step_as_in_diffusers_and_may_replace_latents():
+    pipe, image, seen = pipeline(), picture("RGB"), []
+
+    def watch(given, step, timestep, kwargs):
+        seen.append((given, step, timestep, sorted(kwargs), tuple(kwargs["latents"].shape)))
+        return kwargs
+
+    plain = np.asarray(pipe(image, 3, seed=1).images[0])
+    watched = np.asarray(pipe(image, 3, seed=1, callback_on_step_end=watch).images[0])
+    assert np.array_equal(plain, watched)
+    assert [entry[1] for entry in seen] == [0, 1, 2] and all(entry[0] is pipe and entry[3] == ["latents"] for entry in seen)
+    assert [entry[2] for entry in seen] == pytest.approx([200, 100, 0]) and seen[0][4][:2] == (1, 3)
+
+    black = pipe(image, 3, callback_on_step_end=lambda _, step, __, kwargs: {"latents": torch.full_like(kwargs["latents"], -1)})
+    assert not np.asarray(black.images[0]).any()
+
+
+def test_a_callback_may_stop_the_sampler():
+    pipe, image, latents = pipeline(), picture("RGB"), []
+
+    def stop(given, step, timestep, kwargs):
+        latents.append(kwargs["latents"].clone())
+        given._interrupt = step == 1
+        return kwargs
+
+    stopped = pipe(image, 4, seed=1, callback_on_step_end=stop, output_type="pt").images[0]
+    assert len(latents) == 2
+    expected = pipe.restorer.backbone.decode(latents[1])[0, :, :20, :28].clamp(0, 1)
+    torch.testing.assert_close(stopped, expected, rtol=0, atol=1 / 255)
+    assert len(pipe(image, 4, seed=1).images) == 1  # the next call samples to its end
+    with pytest.raises(ValueError, match="'prompt_embeds'. are unknown; only latents"):
+        pipe(image, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_amount_and_mask_keep_what_they_should():
+    pipe, image, mask = pipeline(), picture("RGB"), np.zeros((20, 28), np.uint8)
+    mask[:, 14:] = 255
+    original, restored = np.asarray(image), np.asarray(pipe(image, seed=1).images[0])
+    assert np.array_equal(pipe(image, seed=1, amount=0).images[0], original)
+    assert np.array_equal(pipe(image, seed=1, amount=0.5).images[0], blend(restored.copy(), original, amount=0.5))
+    for form in (mask, Image.fromarray(mask), [mask]):
+        half = np.asarray(pipe(image, seed=1, mask_image=form, feather=0).images[0])
+        assert np.array_equal(half[:, :14], original[:, :14]) and np.array_equal(half[:, 14:], restored[:, 14:])
+    with pytest.raises(ValueError, match="the mask has 28x19 pixels and the image 28x20"):
+        pipe(image, mask_image=mask[:19])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"variant": "fp16"}, "variant='fp16' does not exist: .* give torch_dtype"),
+        ({"use_safetensors": False}, "use_safetensors=False cannot be met"),
+        ({"device_map": "sequential"}, "device_map='sequential' is no device; give balanced"),
+    ],
+    ids=["variant", "pickles", "device map"],
+)
+def test_options_of_diffusers_that_cannot_be_met_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        mimdit.MiMDiTPipeline.from_pretrained(**options)
+
+
+def test_options_of_diffusers_that_are_met():
+    pipe = mimdit.MiMDiTPipeline.from_pretrained(use_safetensors=True, device_map="cpu", torch_dtype=torch.bfloat16)
+    assert pipe.device == torch.device("cpu") and pipe.restorer.backbone.transformer.dtype == torch.bfloat16
+
+
 def test_it_moves_and_shows_its_progress(capsys):
     pipe = pipeline()
     assert pipe.to("cpu") is pipe and pipe.device.type == "cpu" and pipe.components["restorer"] is pipe.restorer
@@ -184,35 +301,18 @@ def test_errors_name_the_mistake():
         pipeline(lora=LoRA(rank=2)).save_pretrained("nowhere")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_amount_and_mask_blend_the_colors_and_leave_alpha(mode):
-    pipe, image = pipeline(), picture(mode)
-    mask = np.zeros((20, 28), np.uint8)
-    mask[5:15, 5:20] = 255
-    options = {"seed": 4, "amount": 0.4, "feather": 2}
-    whole, part = pipe(image, seed=4).images[0], pipe(image, mask_image=Image.fromarray(mask), **options).images[0]
-    original, restored, blended = (np.asarray(one).reshape(20, 28, -1) for one in (image, whole, part))
-    colors = slice(None, 3 if mode == "RGBA" else None)
-    expected = blend(original[:, :, colors], restored[:, :, colors], 0.4, feathered(mask, mask.shape, 2))
-    assert np.array_equal(blended[:, :, colors], expected) and np.array_equal(blended[:, :, 3:], original[:, :, 3:])
-    assert np.array_equal(blended[mask == 0], original[mask == 0]) and not np.array_equal(blended, original)
-    assert np.array_equal(pipe(image, seed=4, amount=0).images[0], image)
-
-
-def test_masks_are_arrays_or_pictures_of_any_mode_and_one_for_all_or_one_each():
+def test_a_mask_may_be_an_array_of_any_type_or_a_picture_of_any_mode():
     pipe, image = pipeline(), picture("RGB")
     mask = np.zeros((20, 28), bool)
     mask[:, 9:] = True
     transparent = np.dstack([np.full((20, 28, 3), 255, np.uint8), mask * np.uint8(255)])
     masks = [mask, mask[:, :, None] * 1.0, Image.fromarray(mask), Image.fromarray(mask * np.uint16(65535)), Image.fromarray(transparent)]
-    results = pipe([image] * 5, mask_image=masks).images
+    results = [np.asarray(result) for result in pipe([image] * 5, mask_image=masks, seed=4).images]
     assert all(np.array_equal(result, results[0]) for result in results) and not np.array_equal(results[0], image)
-    assert np.array_equal(pipe([image, image], mask_image=mask).images[1], results[0])
+    assert np.array_equal(results[0][:, :9], np.asarray(image)[:, :9])
 
 
-def test_masks_of_another_size_or_number_are_refused():
-    pipe = pipeline()
-    with pytest.raises(ValueError, match="28x21 pixels and the image, upright, 28x20"):
-        pipe(picture("RGB"), mask_image=np.ones((21, 28), bool))
-    with pytest.raises(ValueError, match="2 masks for 1 images"):
-        pipe(picture("RGB"), mask_image=[None, None])
+@pytest.mark.parametrize("mask, words", [(np.full((20, 28), 2.0), "in 2..2; scale"), (np.zeros((20, 28), int), "the mask is int64; give")])
+def test_a_mask_of_another_type_or_range_is_refused(mask, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline()(picture("RGB"), mask_image=mask)

@@ -14,7 +14,7 @@ from datamodules.degradations.blur import (
     line_kernel,
     motion_kernel,
 )
-from datamodules.degradations.srgb import to_linear, to_srgb
+from mimdit.core.srgb import to_linear, to_srgb
 
 
 def moments(kernel):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from datamodules.degradations.lowlight import darken, lowlight
-from datamodules.degradations.srgb import to_linear
 from datamodules.synthetic.photographs import photograph_crop
+from mimdit.core.srgb import to_linear
 
 
 def test_an_eighth_of_the_light_is_left_at_severity_one():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.degradations.noise import bayer_masks, camera_noise, demosaic, lost_detail, noise, noise_levels, sensor_noise
-from datamodules.degradations.srgb import to_srgb
+from mimdit.core.srgb import to_srgb
 
 
 @pytest.mark.parametrize("light", [0.02, 0.2, 0.8])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.degradations.srgb import to_linear, to_srgb
+from mimdit.core.srgb import to_linear, to_srgb
 
 
 def test_known_values():
