@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -289,7 +289,7 @@ def restore_one(
         photo = tagged(photo, properties)
     seen: list[Routing] = []
     blended = {} if blending is None else {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
-    options = blended if decisions is None else blended | {"decisions": decisions}
+    options: dict[str, Any] = blended if decisions is None else blended | {"decisions": decisions}
     pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:

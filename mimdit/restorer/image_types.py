@@ -21,7 +21,7 @@ def as_list(image: ImageLike | list[Image.Image | np.ndarray]) -> list[ImageLike
     """
     if isinstance(image, torch.Tensor) and image.ndim == 4:
         return list(image)
-    images = image if isinstance(image, list) else [image]
+    images: list[ImageLike] = [*image] if isinstance(image, list) else [image]
     for one in images:
         if not isinstance(one, Image.Image | np.ndarray | torch.Tensor):
             raise ValueError(
