@@ -32,10 +32,15 @@ def find_mask(masks: Path, place: Path) -> Path:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16, upright; that of a color image is the mean of its channels.
+    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16, upright.
+
+    That of a color image is the mean of its channels. What is transparent is black: the colors under it may be anything.
 
     Raises:
         UnreadableImageError: The file is no image that can be read.
     """
-    pixels = read_photo(path).pixels
-    return pixels.mean(axis=2).round().astype(pixels.dtype)
+    photo = read_photo(path)
+    brightness = photo.pixels.mean(axis=2)
+    if photo.alpha is not None:
+        brightness = brightness * (photo.alpha / np.iinfo(photo.alpha.dtype).max)
+    return brightness.round().astype(photo.pixels.dtype)

@@ -209,7 +209,8 @@ def restore(
     if compile:
         restorer.compile_blocks()
     with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        properties = _properties(checkpoint, settings, dtype) if tag else None
+        told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
+        properties = _properties(checkpoint, settings, told) if tag else None
         options: dict[str, Any] = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
         if sequence:
             options["shots"] = Shots(restorer, frames, settings)
@@ -361,8 +362,8 @@ def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> N
         raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
 
 
-def _properties(checkpoint: str | None, settings: SamplingSettings, dtype: str) -> dict[str, str]:
-    own = dataclasses.asdict(settings) | {"dtype": dtype}
+def _properties(checkpoint: str | None, settings: SamplingSettings, told: dict[str, object]) -> dict[str, str]:
+    own = dataclasses.asdict(settings) | told
     return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from mimdit.core.canvas import in_rows
-from mimdit.core.srgb import to_linear, to_srgb
 
 FEATHER = 8
 """Default width of a mask's edge, in pixels."""
@@ -31,9 +30,8 @@ def blend(restored: np.ndarray, original: np.ndarray, *, amount: float = 1.0, ma
         return restored
     most = np.iinfo(original.dtype).max
     for rows in in_rows(*original.shape[:2]):
-        share = np.full((1, 1, 1), amount, np.float32) if mask is None else amount * mask[rows, :, None].astype(np.float32)
-        old, new = (image[rows].astype(np.float32) / most for image in (original, restored))
-        mixed = to_srgb(to_linear(old) + share * (to_linear(new) - to_linear(old)))
+        share = np.full((1, 1, 1), amount, np.float64) if mask is None else amount * mask[rows, :, None].astype(np.float64)
+        mixed = _to_srgb((1 - share) * _to_linear(original[rows] / most) + share * _to_linear(restored[rows] / most))
         mixed = np.round(mixed * most).astype(original.dtype)
         restored[rows] = np.where(share == 0, original[rows], np.where(share == 1, restored[rows], mixed))
     return restored
@@ -73,3 +71,12 @@ def check_amount(amount: float) -> None:
     """Raise ValueError if ``amount`` is outside 0..1."""
     if not 0 <= amount <= 1:
         raise ValueError(f"amount={amount} is outside 0..1; 0 keeps the original, 1 is the restored image")
+
+
+def _to_linear(encoded: np.ndarray) -> np.ndarray:
+    """Decode as `mimdit.core.srgb.to_linear` does, but in fp64: fp32 is a few levels of 16 bits off."""
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+
+
+def _to_srgb(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

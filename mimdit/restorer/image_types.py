@@ -23,7 +23,7 @@ def as_list(image: ImageLike | list[Image.Image | np.ndarray]) -> Sequence[Image
     """
     if isinstance(image, torch.Tensor) and image.ndim == 4:
         return list(image)
-    images = image if isinstance(image, list) else [image]
+    images: list[ImageLike] = [*image] if isinstance(image, list) else [image]
     for one in images:
         if not isinstance(one, Image.Image | np.ndarray | torch.Tensor):
             raise ValueError(
@@ -60,15 +60,34 @@ def to_pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def to_mask(mask: ImageLike) -> np.ndarray:
-    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16; that of a color image is the mean of its channels.
+    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16.
+
+    That of a color image is the mean of its channels. What is transparent is black: the colors under it may be anything. Arrays may also
+    be of bool, or of floats in 0..1.
 
     Raises:
-        ValueError: As for `to_pixels`.
+        ValueError: As for `to_pixels`, or an array is of another type or range.
     """
-    if isinstance(mask, np.ndarray) and mask.ndim == 2:
-        mask = mask[:, :, None]
-    pixels, _ = to_pixels(mask)
-    return pixels.mean(axis=2).round().astype(pixels.dtype)
+    if isinstance(mask, np.ndarray):
+        mask = _integers(mask if mask.ndim == 3 else mask[:, :, None])
+    pixels, alpha = to_pixels(mask)
+    brightness = pixels.mean(axis=2)
+    if alpha is not None:
+        brightness = brightness * (alpha / np.iinfo(alpha.dtype).max)
+    return brightness.round().astype(pixels.dtype)
+
+
+def _integers(mask: np.ndarray) -> np.ndarray:
+    """Return a mask of bool or of floats in 0..1 as uint8 or uint16; others of uint8 or uint16 unchanged."""
+    if mask.dtype == bool:
+        return mask.astype(np.uint8) * 255
+    if mask.dtype.kind == "f":
+        if not (mask.min() >= 0 and mask.max() <= 1):
+            raise ValueError(f"the mask's values are in {mask.min():.3g}..{mask.max():.3g}; scale them to 0..1")
+        return (mask * 65535).round().astype(np.uint16)
+    if mask.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"the mask is {mask.dtype}; give bool, uint8, uint16, or floats in 0..1")
+    return mask
 
 
 def from_pixels(pixels: np.ndarray, alpha: np.ndarray | None, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:

@@ -15,9 +15,12 @@ from PIL import Image
 from datamodules.degradations.compose import degrade
 from datamodules.synthetic.photographs import photograph_crop
 from mimdit import cli
+from mimdit.commands.demo import page
+from mimdit.restorer.blending import feathered
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.commands.browser import CHROMIUM, Page
+from tests.tiny_models import tiny_restorer
 
 GRADIO = int(metadata.version("gradio").partition(".")[0]) if util.find_spec("gradio") else 0
 
@@ -73,3 +76,22 @@ def test_a_photograph_that_is_uploaded_comes_back_restored_with_its_gates(addres
     assert (fetched(after) == restore_pixels(Restorer.from_pretrained(), degraded)).all()
     assert fetched(chart).shape[1] > 300
     assert Image.open(io.BytesIO(shot)).size[0] == 1280
+
+
+@pytest.mark.skipif(GRADIO < 6, reason="there is no gradio 6: pip install '.[demo]'")
+def test_the_amount_and_the_mask_of_the_page_blend_the_result():
+    import gradio
+
+    restorer = tiny_restorer(flow={"start": "degraded", "sigma_start": 0.5}).eval()
+    settings = restorer.sampling_settings()
+    (click,) = page(restorer, settings).fns.values()
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[:, 16:] = 255
+    options = [settings.steps, settings.start, "", 0.5, Image.fromarray(mask)]
+    (before, after), _ = click.fn(Image.fromarray(image), *options)
+    expected = restore_pixels(restorer, image, settings, amount=0.5, mask=feathered(mask))
+    assert (np.asarray(before) == image).all() and (np.asarray(after) == expected).all() and (expected != image).any()
+    assert [type(component) for component in click.inputs[-2:]] == [gradio.Slider, gradio.Image]
+    with pytest.raises(gradio.Error, match="24x32 pixels and the image 32x24"):
+        click.fn(Image.fromarray(image), *options[:-1], Image.fromarray(mask.T))

@@ -299,3 +299,20 @@ def test_errors_name_the_mistake():
         pipe(np.zeros((2, 2, 3)))
     with pytest.raises(ValueError, match="holds no adapters"):
         pipeline(lora=LoRA(rank=2)).save_pretrained("nowhere")
+
+
+def test_a_mask_may_be_an_array_of_any_type_or_a_picture_of_any_mode():
+    pipe, image = pipeline(), picture("RGB")
+    mask = np.zeros((20, 28), bool)
+    mask[:, 9:] = True
+    transparent = np.dstack([np.full((20, 28, 3), 255, np.uint8), mask * np.uint8(255)])
+    masks = [mask, mask[:, :, None] * 1.0, Image.fromarray(mask), Image.fromarray(mask * np.uint16(65535)), Image.fromarray(transparent)]
+    results = [np.asarray(result) for result in pipe([image] * 5, mask_image=masks, seed=4).images]
+    assert all(np.array_equal(result, results[0]) for result in results) and not np.array_equal(results[0], image)
+    assert np.array_equal(results[0][:, :9], np.asarray(image)[:, :9])
+
+
+@pytest.mark.parametrize("mask, words", [(np.full((20, 28), 2.0), "in 2..2; scale"), (np.zeros((20, 28), int), "the mask is int64; give")])
+def test_a_mask_of_another_type_or_range_is_refused(mask, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline()(picture("RGB"), mask_image=mask)

@@ -74,3 +74,13 @@ def test_still_scenes_with_noise_flicker_less_and_one_without_not_at_all(options
     assert np.mean(ratios) <= 0.6
     still = in_sequence(restorer, [scene.astype(np.uint8)] * 3, **options)
     assert flicker(still) == 0
+
+
+def test_the_brightness_of_frames_flickers_far_less_than_that_of_frames_by_themselves():
+    restorer, rng, scene = Restorer.from_pretrained(), np.random.default_rng(0), photograph_crop(TEST[0], 96).astype(float)
+    noisy = [np.clip(scene + rng.normal(0, 15, scene.shape), 0, 255).round().astype(np.uint8) for _ in range(4)]
+    shared, alone = (
+        np.std([frame.mean() for frame in frames])
+        for frames in (in_sequence(restorer, noisy), [restore_pixels(restorer, frame) for frame in noisy])
+    )
+    assert shared < alone / 3

@@ -1,0 +1,112 @@
+"""``mimdit restore --amount`` and ``--mask`` on photographs of all kinds."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.images import read_photo
+from mimdit import cli
+from mimdit.commands import restore as command
+from tests.commands.made_restorers import Identity
+from tests.datamodules.images.made_images import deep, encoded, exif
+
+
+class Negative(Identity):
+    """Returns the negative, so that it is seen where an image was restored."""
+
+    def restore(self, images: torch.Tensor, settings: object = None, **options: object) -> torch.Tensor:
+        return 1 - super().restore(images, settings, **options)
+
+
+@pytest.fixture(autouse=True)
+def negative(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = Negative()
+    made.to = lambda device: made
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
+
+
+def run(*args):
+    """The exit code."""
+    try:
+        cli.main(["restore", *map(str, args)])
+    except SystemExit as left:
+        return left.code
+    return 0
+
+
+def put(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def half(height=24, width=40):
+    """White on the right half."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 255
+    return mask
+
+
+def mixed(original, share):
+    """The original and its negative, mixed by the definition of sRGB in double precision."""
+    most = np.iinfo(original.dtype).max
+
+    def light(pixels):
+        values = pixels.astype(np.float64) / most
+        return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+    linear = (1 - share) * light(original) + share * light(most - original)
+    return most * np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("name, data", [("a.png", encoded("PNG", "RGBA")), ("a.jpg", encoded("JPEG", "L")), ("a.tif", deep(".tif", 4))])
+def test_the_colors_of_each_depth_are_mixed_and_alpha_stays(tmp_path, name, data):
+    put(tmp_path / "in" / name, data)
+    source = read_photo(tmp_path / "in" / name)
+    for amount in (0, 0.3, 1):
+        assert run("in", f"out{amount}", "--amount", amount) == 0
+        result = read_photo(tmp_path / f"out{amount}" / "a.png")
+        assert result.pixels.dtype == source.pixels.dtype and result.pixels.shape == source.pixels.shape
+        assert np.abs(result.pixels - mixed(source.pixels, amount)).max() <= 0.51
+        assert (result.alpha is None) if source.alpha is None else np.array_equal(result.alpha, source.alpha)
+    assert np.array_equal(read_photo(tmp_path / "out0" / "a.png").pixels, source.pixels)
+
+
+@pytest.mark.parametrize("kind", ["L", "1", "RGB", "P", "I;16", "LA", "transparent"])
+def test_a_mask_of_any_mode_restores_its_white_only(tmp_path, kind):
+    put(tmp_path / "a.png", encoded("PNG"))
+    white = Image.fromarray(half())
+    made = {
+        "I;16": Image.fromarray(half().astype(np.uint16) * 257),
+        "LA": Image.merge("LA", [white, Image.new("L", white.size, 255)]),
+        "transparent": Image.merge("LA", [Image.new("L", white.size, 255), white]),
+    }
+    made.get(kind, white if kind not in ("1", "RGB", "P") else white.convert(kind)).save("mask.png")
+    assert run("a.png", "out", "--mask", "mask.png", "--feather", 3) == 0
+    source, result = (read_photo(tmp_path / name).pixels for name in ("a.png", "out/a.png"))
+    assert np.array_equal(result[:, :20], source[:, :20]) and np.array_equal(result[:, 23:], 255 - source[:, 23:])
+    for column, share in ((20, 0.25), (21, 0.5), (22, 0.75)):
+        assert np.abs(result[:, column] - mixed(source[:, column], share)).max() <= 0.51
+
+
+def test_a_mask_has_the_size_of_the_upright_image(tmp_path, capsys):
+    put(tmp_path / "a.jpg", encoded("JPEG", exif=exif(6).tobytes()))
+    Image.fromarray(half(40, 24)).save("upright.png")
+    Image.fromarray(half(24, 40)).save("lying.png")
+    assert run("a.jpg", "out", "--mask", "upright.png", "--feather", 0) == 0
+    source, result = (read_photo(tmp_path / name).pixels for name in ("a.jpg", "out/a.png"))
+    assert np.array_equal(result, np.concatenate([source[:, :12], 255 - source[:, 12:]], axis=1))
+    assert run("a.jpg", "other", "--mask", "lying.png") == 1 and not list(tmp_path.glob("other/*"))
+    assert "40x24 pixels, the image 24x40" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_tag_tells_what_was_blended(tmp_path):
+    put(tmp_path / "a.png", encoded("PNG"))
+    Image.fromarray(half()).save("mask.png")
+    assert run("a.png", "out", "--tag", "--amount", 0.5, "--mask", "mask.png") == 0
+    packet = read_photo(tmp_path / "out/a.png").xmp.decode()
+    told = json.loads(packet[packet.index("{") : packet.rindex("}") + 1].replace("&quot;", '"'))
+    assert told["amount"] == 0.5 and told["mask"] == "mask.png" and told["feather"] == 8 and told["sequence"] is False
