@@ -17,7 +17,7 @@ STARTS = ("noise", "degraded", "estimate")
 SAMPLERS = ("euler", "heun")
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-OnStep = Callable[[int, float, torch.Tensor], torch.Tensor | None]
+OnStep = Callable[[int, float, torch.Tensor], bool]
 
 
 class FlowMatching:
@@ -139,8 +139,8 @@ class FlowMatching:
             sigma_start: Noise level of ``latents``.
             steps: Number of steps.
             sampler: ``euler`` or ``heun``; None for the flow's own.
-            on_step: Called after each step with its index, the noise level that it reached, and the latents. The sampler goes on with the
-                latents that it returns, or ends there if it returns None.
+            on_step: Called after each step with its index, the noise level that the step began at, and the latents, which it may overwrite
+                in place. Sampling ends there if it returns false.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float32)
@@ -150,11 +150,8 @@ class FlowMatching:
                 ahead = torch.add(latents, slope, alpha=following - sigma)
                 slope = (slope + velocity(ahead, _per_image(following, latents)).float()) / 2
             latents.add_(slope, alpha=following - sigma)
-            if on_step is not None:
-                replaced = on_step(step, following, latents)
-                if replaced is None:
-                    break
-                latents = replaced
+            if on_step is not None and not on_step(step, sigma, latents):
+                break
         return latents
 
 

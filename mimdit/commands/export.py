@@ -16,9 +16,11 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.int8 import is_int8
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.pruning import prune
+from mimdit.core.hub import CARD
 from mimdit.distributed.loading import load_trained
 from mimdit.evaluation.metrics import psnr
-from mimdit.restorer.model_card import Measured, write_model_card
+from mimdit.evaluation.results import read_results
+from mimdit.restorer.model_card import Measured, Told, write_model_card
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.steering import MeasuredGates
@@ -41,6 +43,8 @@ def export(
     int8: bool = False,
     license: str | None = None,
     trained_on: str | None = None,
+    datasets: list[str] | None = None,
+    results: str | None = None,
 ) -> None:
     """Write a checkpoint's weights as a folder that from_pretrained reads.
 
@@ -61,14 +65,18 @@ def export(
             with data, prints the loss in quality.
         license: License of the weights for the folder's model card, as the Hugging Face hub names it, such as apache-2.0.
         trained_on: Description of the training data for the model card.
+        datasets: Repositories of the training data on the hub for the model card, owner/name; repeat the option for several.
+        results: Folder with the results.json of a test of these weights, such as the run's, for the model card.
 
     Raises:
-        ValueError: The checkpoint does not suit the options, or experts is given without data.
+        ValueError: The checkpoint does not suit the options, experts is given without data, or results holds none.
     """
+    test_sets = {} if results is None else read_results(Path(results)).summaries
     module, name = _load(checkpoint)
     if not isinstance(module, Restorer):
-        if complete or int8 or data is not None or experts is not None:
-            raise ValueError(f"{checkpoint} holds a {name}; complete, data, experts and int8 are for restorers")
+        if complete or int8 or any(option is not None for option in (data, experts, license, trained_on, datasets, results)):
+            others = "complete, data, experts, int8 and the model card's license, trained_on, datasets and results"
+            raise ValueError(f"{checkpoint} holds a {name}; {others} are for restorers")
         module.save_pretrained(folder, dtype=_DTYPES[dtype])
         print(f"wrote {folder} ({name})")
         return
@@ -93,7 +101,10 @@ def export(
         MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
     else:
         module.save_pretrained(folder, dtype=_DTYPES[dtype])
-    write_model_card(Path(folder), module, license=license, trained_on=trained_on, measured=None if found is None else found.quality)
+    measured = None if found is None else found.quality
+    told = Told(license=license, trained_on=trained_on, datasets=datasets or (), measured=measured, test_sets=test_sets)
+    if not write_model_card(Path(folder), module, told=told):
+        print(f"kept {Path(folder) / CARD}, which may describe earlier weights; delete it for a new one")
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 2**20:.1f} MiB)")
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Unpack, cast
 
 import lightning as L
 import torch
@@ -26,7 +26,7 @@ from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.core.files import replace_when_whole
-from mimdit.core.hub import PushToHub, local_folder
+from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.routing.router import router_features
 from mimdit.routing.routing import Gates, Routing
 
@@ -335,12 +335,12 @@ class MoEConditioner(PushToHub, L.LightningModule):
             path.write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **hub: Any) -> MoEConditioner:
+    def from_pretrained(cls, folder: str | Path, **hub: Unpack[HubOptions]) -> MoEConditioner:
         """Load a conditioner from a folder written by `save_pretrained`.
 
         Args:
             folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
-            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
+            **hub: Options of a repository, such as ``revision``; see `mimdit.core.hub.HubOptions`.
 
         Raises:
             ValueError: A file is missing from ``folder``.

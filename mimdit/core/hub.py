@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+CARD = "README.md"
+"""File of a repository's model card."""
 
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """Error of the library that huggingface_hub sends requests with, which differs by version: a refused connection, for one."""
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
+class HubOptions(TypedDict, total=False):
+    """Options of reading from the hub.
 
-def local_folder(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
-    """Return the folder of a saved model: ``name`` if it is a folder, else the downloaded repository ``owner/name``.
-
-    Args:
-        name: A folder, which comes first, or a repository on the hub.
+    Attributes:
         revision: Branch, tag or commit of the repository.
         token: Access token; None for that of ``hf auth login``.
         cache_dir: Folder for downloads; None for the hub's own.
         local_files_only: If true, use what was downloaded earlier, without a connection.
         force_download: If true, download again.
+    """
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+    force_download: bool
+
+
+def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
+    """Return the folder of a saved model: ``name`` if it is a folder, else the downloaded repository ``owner/name``.
+
+    Args:
+        name: A folder, which comes first, or a repository on the hub.
+        **options: See `HubOptions`.
 
     Raises:
-        ValueError: There is neither such a folder nor such a repository, or the hub cannot be reached.
+        ValueError: There is neither such a folder nor such a repository, the hub cannot be reached, an option is unknown, or ``revision``
+            is given for a folder.
     """
-    if Path(name).exists() or not _REPOSITORY.fullmatch(str(name)):
+    if unknown := sorted(options.keys() - HubOptions.__optional_keys__):
+        known = ", ".join(sorted(HubOptions.__optional_keys__))
+        raise ValueError(f"from_pretrained has no option {', '.join(unknown)}; leave it out. Those of the hub are {known}")
+    revision = options.get("revision")
+    if Path(name).exists() or not _is_repository(str(name)):
+        if revision is not None:
+            raise ValueError(f"revision {revision!r} belongs to a repository on the hub, but {name} is a folder's path; leave revision out")
         return Path(name)
-    places = {"cache_dir": cache_dir, "local_files_only": local_files_only, "force_download": force_download}
+    local_files_only = options["local_files_only"] = bool(options.get("local_files_only"))  # None, the default of diffusers, is false
     try:
-        return Path(snapshot_download(str(name), revision=revision, token=token, **places))
+        return Path(snapshot_download(str(name), **options))
+    except GatedRepoError as error:
+        remedy = "accept its terms on its page there, and give token, or log in with `hf auth login`"
+        raise ValueError(f"{name} is not a folder here, and the hub's repository of that name is gated: {remedy}") from error
     except RepositoryNotFoundError as error:
         remedy = "check the name; for a private repository give token, or log in with `hf auth login`"
         raise ValueError(f"{name} is neither a folder nor a repository on the hub that can be read; {remedy}") from error
@@ -55,8 +72,20 @@ def local_folder(
         ) from error
 
 
+def _is_repository(name: str) -> bool:
+    """Return true if the hub allows a repository of this name, ``owner/name``."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 class PushToHub:
     """Upload of a model that has ``save_pretrained(folder)``."""
+
+    def write_card(self, folder: Path, title: str) -> None:
+        """Write a model card to a folder that is about to be uploaded; nothing, unless a class has a card."""
 
     def push_to_hub(
         self,
@@ -70,6 +99,8 @@ class PushToHub:
         **saving: Any,
     ) -> str:
         """Upload what ``save_pretrained`` writes to a repository, which is created if there is none; return the commit's address.
+
+        A repository that has a model card keeps it.
 
         Args:
             repo_id: Repository, ``owner/name``.
@@ -89,6 +120,8 @@ class PushToHub:
             try:
                 api = HfApi(token=token)
                 repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                if not api.file_exists(repo_id, CARD, revision=revision):
+                    self.write_card(Path(folder), repo_id)
                 commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
             except (HTTPError, OSError) as error:
                 raise ValueError(

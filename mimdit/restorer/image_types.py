@@ -16,14 +16,14 @@ ImageLike = Image.Image | np.ndarray | torch.Tensor
 
 
 def as_list(image: ImageLike | list[Image.Image | np.ndarray]) -> Sequence[ImageLike]:
-    """Return the single images of a pipeline's input: of a list, of a batch ``[B, 3, H, W]``, or the one image itself.
+    """Return the single images of a pipeline's input: of a list, of batches ``[B, 3, H, W]``, or the one image itself.
 
     Raises:
         ValueError: The input is of another type.
     """
-    if isinstance(image, torch.Tensor) and image.ndim == 4:
-        return list(image)
-    images: list[ImageLike] = [*image] if isinstance(image, list) else [image]
+    images: list[ImageLike] = []
+    for one in image if isinstance(image, list) else [image]:
+        images += [*one] if isinstance(one, torch.Tensor) and one.ndim == 4 else [one]
     for one in images:
         if not isinstance(one, Image.Image | np.ndarray | torch.Tensor):
             raise ValueError(
@@ -90,18 +90,35 @@ def _integers(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
+def check_output(images: Sequence[ImageLike], output_type: str) -> None:
+    """Refuse arrays of 16-bit color where Pillow images are to come back: Pillow has none of these.
+
+    Raises:
+        ValueError: ``output_type`` is unknown, or cannot hold an image.
+    """
+    if output_type not in ("pil", "np", "pt"):
+        raise ValueError(f"output_type {output_type!r} is unknown; choose pil, np or pt")
+    if output_type == "pil" and any(isinstance(one, np.ndarray) and one.dtype == np.uint16 and one.shape[2:] == (3,) for one in images):
+        raise ValueError("Pillow has no 16-bit color, which an array here is; give output_type='np' or 'pt'")
+
+
 def from_pixels(pixels: np.ndarray, alpha: np.ndarray | None, output_type: str) -> Image.Image | np.ndarray | torch.Tensor:
-    """Return pixels ``[H, W, 1 or 3]`` as a Pillow image with alpha (``pil``), unchanged (``np``) or as ``[C, H, W]`` in 0..1 (``pt``)."""
+    """Return pixels ``[H, W, 1 or 3]`` as a Pillow image with alpha (``pil``), unchanged (``np``) or as ``[C, H, W]`` in 0..1 (``pt``).
+
+    Color of 16 bits, which a tensor has, becomes a Pillow image of 8 bits, as in diffusers.
+    """
     if output_type == "np":
         return pixels
     if output_type == "pt":
         return torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).permute(2, 0, 1)
+    if pixels.dtype == np.uint16 and pixels.shape[2] == 3:
+        pixels = (pixels / 257).round().astype(np.uint8)
     together = pixels if alpha is None else np.dstack([pixels, alpha])
     return Image.fromarray(together[:, :, 0] if together.shape[2] == 1 else together)
 
 
 def _of_tensor(image: torch.Tensor) -> np.ndarray:
-    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+    if image.ndim != 3 or len(image) != 3 or not image.numel() or not image.is_floating_point():
         raise ValueError(
             f"a tensor of {image.dtype} and shape {list(image.shape)} is no image; give floats [3, H, W] or [B, 3, H, W] in 0..1"
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from mimdit.core.files import replace_when_whole
-from mimdit.restorer.restorer import Restorer
+from mimdit.core.hub import CARD
 
-NAME = "README.md"
+if TYPE_CHECKING:
+    from mimdit.restorer.restorer import Restorer
+
 TAGS = ["image-restoration", "mixture-of-experts", "diffusion", "mim-dit"]
 _UNKNOWN = "Not stated. Ask whoever trained it before you rely on it."
 
@@ -32,34 +36,53 @@ class Measured:
     after: float
 
 
-def write_model_card(
-    folder: Path, restorer: Restorer, *, license: str | None = None, trained_on: str | None = None, measured: Measured | None = None
-) -> None:
-    """Write ``README.md`` to a restorer's folder, unless there is one, which may have been edited.
+@dataclass(frozen=True)
+class Told:
+    """Statements of a model card that the weights do not hold.
+
+    Attributes:
+        license: License of the weights, as the hub names it, such as ``apache-2.0``; None to leave it open.
+        trained_on: Description of the training data.
+        datasets: Repositories of the training data on the hub, ``owner/name``.
+        measured: Quality measured at the export.
+        test_sets: Means of each test set, as `mimdit.evaluation.results.read_results` gives them.
+    """
+
+    license: str | None = None
+    trained_on: str | None = None
+    datasets: Sequence[str] = ()
+    measured: Measured | None = None
+    test_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def write_model_card(folder: Path, restorer: Restorer, *, title: str | None = None, told: Told | None = None) -> bool:
+    """Write ``README.md`` to a restorer's folder, unless there is one, which may have been edited; return true if it was written.
 
     Args:
         folder: The folder.
         restorer: The restorer in it.
-        license: License of the weights, as the hub names it, such as ``apache-2.0``; None to leave it open.
-        trained_on: Description of the training data.
-        measured: Measured quality.
+        title: Repository of the model; None for the folder's name.
+        told: Further statements.
     """
-    if (folder / NAME).exists():
-        return
-    data = ModelCardData(library_name="mimdit", pipeline_tag="image-to-image", license=license, tags=TAGS)
+    if (folder / CARD).exists():
+        return False
+    told = told or Told()
+    base = _base_model(restorer, folder)
+    metadata = {"license": told.license, "tags": TAGS, "datasets": [*told.datasets] or None, "base_model": base}
+    data = ModelCardData(library_name="mimdit", pipeline_tag="image-to-image", **metadata)
     counts = restorer.conditioner.parameter_counts()
     text = f"""---
 {data.to_yaml()}
 ---
 
-# {folder.resolve().name}
+# {title or folder.resolve().name}
 
 Image restoration by a diffusion transformer that a mixture of experts steers (MiM-DiT, arXiv 2603.02710).
 
 ```python
 from mimdit import MiMDiTPipeline
 
-MiMDiTPipeline.from_pretrained("owner/name")(image).images[0]
+MiMDiTPipeline.from_pretrained("{title or "owner/name"}")(image).images[0]
 ```
 
 The conditioner has {counts.stored:,} parameters, of which {counts.active:,} are active for one image. Sampling starts from
@@ -70,20 +93,26 @@ The conditioner has {counts.stored:,} parameters, of which {counts.active:,} are
 Restoring photographs with haze, blur, noise, JPEG blocks, rain, raindrops, darkness, or several of them. Compare before you keep a result:
 a restoration can shift tones or invent detail. Not for forensics, medicine, or any use where that does harm.
 
+## Limits
+
+A restorer learns the degradations of its training data. On others, and on photographs that need nothing, it may do harm, which scores on
+data like its training's do not show. It does not enlarge images, and it does not fill in what is missing.
+
 ## Training data
 
-{trained_on or _UNKNOWN}
+{_training_data(told)}
 
 ## License
 
-{f"`{license}`" if license else _UNKNOWN}
+{f"`{told.license}`" if told.license else _UNKNOWN}
 
 ## Results
 
-{_results(measured)}
+{_results(told)}
 """
-    with replace_when_whole(folder / NAME) as path:
+    with replace_when_whole(folder / CARD) as path:
         ModelCard(text).save(path)
+    return True
 
 
 def _backbone(restorer: Restorer, folder: Path) -> str:
@@ -93,8 +122,40 @@ def _backbone(restorer: Restorer, folder: Path) -> str:
     return f"The transformer is not in the folder: it is `{frozen['source']}`."
 
 
-def _results(measured: Measured | None) -> str:
-    if measured is None:
-        return "Not measured (`mimdit export --data PAIRS` measures)."
-    cells = (f"`{Path(measured.data).name}`", str(measured.images), f"{measured.before:.2f}", f"{measured.after:.2f}")
-    return f"| pairs | images | PSNR of the input, dB | of the result, dB |\n|---|---:|---:|---:|\n| {' | '.join(cells)} |"
+def _base_model(restorer: Restorer, folder: Path) -> str | None:
+    """Return the hub's repository of the transformer, if it is not in the folder and comes from the hub, and so has a revision."""
+    frozen = restorer.backbone.frozen_identity.get("transformer")
+    if frozen is None or (folder / "backbone").is_dir():
+        return None
+    return frozen["source"] if frozen["revision"] is not None else None
+
+
+def _training_data(told: Told) -> str:
+    links = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in told.datasets)
+    return "\n\n".join(part for part in (told.trained_on, links and f"Data sets: {links}.") if part) or _UNKNOWN
+
+
+def _results(told: Told) -> str:
+    """Return the tables of results, or a sentence where there are none."""
+    parts = []
+    if told.measured is not None:
+        cells = [f"`{Path(told.measured.data).name}`", str(told.measured.images)]
+        cells += [f"{told.measured.before:.2f}", f"{told.measured.after:.2f}"]
+        parts.append(_table(["pairs", "images", "PSNR of the input, dB", "of the result, dB"], 1, [cells]))
+    if told.test_sets:
+        metrics = [*dict.fromkeys(name for means in told.test_sets.values() for name in means["mean_of_images"].get("output", {}))]
+        heads = ["test set", "images", *(f"{metric} of the {of}" for metric in metrics for of in ("input", "result"))]
+        rows = [[name, *_scores(summary["mean_of_images"], metrics)] for name, summary in told.test_sets.items()]
+        parts.append(f"Means of images in a test of the weights that were exported:\n\n{_table(heads, 1, rows)}")
+    return "\n\n".join(parts) or "Not measured (`mimdit export --data PAIRS` measures, `--results RUN` takes those of a test)."
+
+
+def _scores(means: Mapping[str, Any], metrics: list[str]) -> list[str]:
+    values = (means.get(side, {}).get(metric) for metric in metrics for side in ("input", "output"))
+    return [str(means["images"]), *("-" if value is None else f"{value:.{2 if abs(value) >= 10 else 4}f}" for value in values)]
+
+
+def _table(heads: list[str], left: int, rows: list[list[str]]) -> str:
+    """Return a Markdown table whose first ``left`` columns are words."""
+    rule = ["---"] * left + ["---:"] * (len(heads) - left)
+    return "\n".join(f"|{'|'.join(rule)}|" if cells is rule else f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import lightning as L
 import torch
@@ -21,10 +21,11 @@ from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
-from mimdit.core.hub import PushToHub, local_folder
+from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
+from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
 from mimdit.restorer.steering import MeasuredGates, gains
@@ -63,8 +64,8 @@ class Restorer(PushToHub, L.LightningModule):
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
-        pretrained: Folder of `save_pretrained` whose conditioner weights, and adapters if there are any, to start from; ``embedded`` for
-            the one that comes with the package; None for random weights.
+        pretrained: Folder of `save_pretrained`, or the ``owner/name`` of one on the Hugging Face hub, whose conditioner weights, and
+            adapters if there are any, to start from; ``embedded`` for the one that comes with the package; None for random weights.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
             embedding covers.
         overlap: Minimum overlap of tiles, in latent pixels.
@@ -122,7 +123,7 @@ class Restorer(PushToHub, L.LightningModule):
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
         self.test_ablations, self.test_tile = test_ablations, test_tile
         if pretrained is not None:
-            start_from(self, EMBEDDED_RESTORER if pretrained == "embedded" else Path(pretrained))
+            start_from(self, EMBEDDED_RESTORER if pretrained == "embedded" else local_folder(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -405,6 +406,10 @@ class Restorer(PushToHub, L.LightningModule):
             write_weights(self, folder, dtype)
         write_settings(self, folder)
 
+    def write_card(self, folder: Path, title: str) -> None:
+        """Write a model card for `push_to_hub`."""
+        write_model_card(folder, self, title=title)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -412,7 +417,7 @@ class Restorer(PushToHub, L.LightningModule):
         *,
         backbone: DiTBackbone | None = None,
         torch_dtype: torch.dtype | None = None,
-        **hub: Any,
+        **hub: Unpack[HubOptions],
     ) -> Restorer:
         """Read a folder written by `save_pretrained` for inference; by default the one that comes with the package.
 
@@ -422,11 +427,14 @@ class Restorer(PushToHub, L.LightningModule):
                 are any. None for the folder's own, or else the embedded one.
             torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
                 int8 transformer as it is.
-            **hub: Options of `mimdit.core.hub.local_folder`, such as ``revision``.
+            **hub: Options of a repository, such as ``revision``; see `mimdit.core.hub.HubOptions`.
 
         Raises:
-            ValueError: The folder lacks a file, or the frozen parts of the backbone are not the ones it was trained on.
+            ValueError: The folder lacks a file, ``torch_dtype`` is no torch.dtype, or the frozen parts of the backbone are not the ones
+                that it was trained on.
         """
+        if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
+            raise ValueError(f"torch_dtype={torch_dtype!r} is no torch.dtype; give torch.float32, torch.bfloat16 or torch.float16")
         folder = local_folder(folder, **hub)
         parts = read_parts(folder, backbone)
         restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)

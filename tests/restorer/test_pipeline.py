@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
+from diffusers.callbacks import SDCFGCutoffCallback
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
@@ -171,6 +172,12 @@ def test_a_tensor_is_an_image_too_and_one_comes_back():
     assert [tuple(one.shape) for one in both] == [(3, 20, 28)] * 2
     torch.testing.assert_close(torch.stack(both), expected, rtol=0, atol=2 / 65535)
     assert torch.equal(pipe(images[0], output_type="pt", seed=3).images[0], both[0])
+    pictures = pipe(images, seed=3).images
+    assert all(
+        np.abs(np.asarray(one) - 255 * other.permute(1, 2, 0).numpy()).max() <= 0.501 for one, other in zip(pictures, both, strict=True)
+    )
+    listed = pipe([images[:1], images[1]], output_type="pt", seed=3).images
+    assert all(torch.equal(one, other) for one, other in zip(listed, both, strict=True))
 
 
 @pytest.mark.parametrize("image", ["photo.jpg", None, (picture("RGB"), picture("RGB")), [picture("RGB"), "photo.jpg"], 3], ids=repr)
@@ -186,12 +193,21 @@ def test_what_is_no_image_is_named_with_what_is(image):
         (torch.zeros(8, 8, 3), "shape .8, 8, 3. is no image"),
         (torch.full((3, 8, 8), 1.5), "values are in 1.5..1.5; scale them to 0..1"),
         (torch.full((3, 8, 8), float("nan")), "values are in nan..nan"),
+        (torch.zeros(3, 0, 8), "shape .3, 0, 8. is no image"),
     ],
-    ids=["uint8", "channels last", "range", "nan"],
+    ids=["uint8", "channels last", "range", "nan", "empty"],
 )
 def test_a_tensor_of_another_kind_is_refused(tensor, words):
     with pytest.raises(ValueError, match=words):
         pipeline()(tensor)
+
+
+def test_an_array_of_sixteen_bit_color_comes_back_as_an_array_or_tensor_only():
+    pipe, deep = pipeline(), np.asarray(picture("RGB")).astype(np.uint16) * 257
+    (array,), (tensor,) = (pipe(deep, 2, seed=1, output_type=kind).images for kind in ("np", "pt"))
+    assert array.dtype == np.uint16 and np.array_equal((tensor.permute(1, 2, 0).numpy() * 65535).round(), array)
+    with pytest.raises(ValueError, match="Pillow has no 16-bit color, .* give output_type='np' or 'pt'"):
+        pipe(deep, 2)
 
 
 def test_a_generator_decides_the_noise_and_moves_on():
@@ -226,7 +242,7 @@ def test_a_callback_sees_every_step_as_in_diffusers_and_may_replace_latents():
     watched = np.asarray(pipe(image, 3, seed=1, callback_on_step_end=watch).images[0])
     assert np.array_equal(plain, watched)
     assert [entry[1] for entry in seen] == [0, 1, 2] and all(entry[0] is pipe and entry[3] == ["latents"] for entry in seen)
-    assert [entry[2] for entry in seen] == pytest.approx([200, 100, 0]) and seen[0][4][:2] == (1, 3)
+    assert [entry[2] for entry in seen] == pytest.approx([300, 200, 100]) and seen[0][4][:2] == (1, 3) and pipe.num_timesteps == 3
 
     black = pipe(image, 3, callback_on_step_end=lambda _, step, __, kwargs: {"latents": torch.full_like(kwargs["latents"], -1)})
     assert not np.asarray(black.images[0]).any()
@@ -241,12 +257,56 @@ def test_a_callback_may_stop_the_sampler():
         return kwargs
 
     stopped = pipe(image, 4, seed=1, callback_on_step_end=stop, output_type="pt").images[0]
-    assert len(latents) == 2
+    assert len(latents) == 2 and pipe.interrupt
     expected = pipe.restorer.backbone.decode(latents[1])[0, :, :20, :28].clamp(0, 1)
     torch.testing.assert_close(stopped, expected, rtol=0, atol=1 / 255)
     assert len(pipe(image, 4, seed=1).images) == 1  # the next call samples to its end
     with pytest.raises(ValueError, match="'prompt_embeds'. are unknown; only latents"):
         pipe(image, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_latents_that_a_callback_keeps_or_returns_are_its_own():
+    pipe, image, kept, copies, returned = pipeline(), picture("RGB"), [], [], []
+
+    def keep(_, step, __, kwargs):
+        kept.append(kwargs["latents"])
+        copies.append(kwargs["latents"].clone())
+        returned.append(torch.zeros_like(kwargs["latents"], dtype=torch.float16))
+        return {"latents": returned[-1]}
+
+    pipe(image, 3, seed=1, callback_on_step_end=keep)
+    assert all(torch.equal(one, other) for one, other in zip(kept, copies, strict=True)) and not torch.equal(kept[0], kept[1])
+    assert not any(latents.any() for latents in returned)
+
+
+def test_an_interruption_keeps_the_latents_of_its_step_and_leaves_out_images_not_begun():
+    pipe, images, steps = pipeline(), [picture("RGB")] * 3, []
+
+    def stop(given, step, timestep, kwargs):
+        steps.append(step)
+        given._interrupt = len(steps) == 4
+        return {"latents": torch.full_like(kwargs["latents"], -1)} if given._interrupt else kwargs
+
+    restored = pipe(images, 3, seed=1, callback_on_step_end=stop).images
+    assert steps == [0, 1, 2, 0] and len(restored) == 2
+    assert np.array_equal(restored[0], pipe(images[0], 3, seed=1).images[0]) and not np.asarray(restored[1]).any()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"callback_on_step_end": lambda *_: None}, "returned a NoneType; return the dictionary that is its last argument"),
+        ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(2, 3)}}, r"of shape \[2, 3\]; they must keep theirs, \[1, 3, "),
+        ({"callback_on_step_end": SDCFGCutoffCallback(cutoff_step_ratio=0.4)}, "'prompt_embeds'. are unknown; only latents"),
+        ({"generator": 7}, r"generator is a int; give torch.Generator\(\)"),
+        ({"generator": [torch.Generator()] * 2}, "generator has 2 items for 1 images"),
+        ({"generator": torch.Generator(), "seed": 7}, "generator and seed=7 both decide the noise"),
+    ],
+    ids=["nothing returned", "shape", "unknown tensors", "number", "too many", "seed too"],
+)
+def test_a_callback_or_generator_that_cannot_be_used_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        pipeline()(picture("RGB"), 2, **options)
 
 
 def test_amount_and_mask_keep_what_they_should():
@@ -268,8 +328,14 @@ def test_amount_and_mask_keep_what_they_should():
         ({"variant": "fp16"}, "variant='fp16' does not exist: .* give torch_dtype"),
         ({"use_safetensors": False}, "use_safetensors=False cannot be met"),
         ({"device_map": "sequential"}, "device_map='sequential' is no device; give balanced"),
+        ({"device_map": {"": "cpu"}}, "device_map={'': 'cpu'} is no device; give balanced"),
+        ({"device_map": "cuda:99"}, "device_map='cuda:99' is not there"),
+        ({"torch_dtype": "bfloat16"}, "torch_dtype='bfloat16' is no torch.dtype; give torch.float32"),
+        ({"torch_dtype": torch.float32, "dtype": torch.float16}, "are two names for one option"),
+        ({"low_cpu_mem_usage": True}, "has no option low_cpu_mem_usage; leave it out"),
+        ({"revision": "v1"}, "revision 'v1' belongs to a repository on the hub"),
     ],
-    ids=["variant", "pickles", "device map"],
+    ids=["variant", "pickles", "device map", "map by module", "no such device", "name of a precision", "both", "unknown", "revision"],
 )
 def test_options_of_diffusers_that_cannot_be_met_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
@@ -279,6 +345,8 @@ def test_options_of_diffusers_that_cannot_be_met_are_refused(options, words):
 def test_options_of_diffusers_that_are_met():
     pipe = mimdit.MiMDiTPipeline.from_pretrained(use_safetensors=True, device_map="cpu", torch_dtype=torch.bfloat16)
     assert pipe.device == torch.device("cpu") and pipe.restorer.backbone.transformer.dtype == torch.bfloat16
+    pipe = mimdit.MiMDiTPipeline.from_pretrained(dtype=torch.bfloat16, device_map="balanced", local_files_only=None, token=False)
+    assert pipe.restorer.backbone.transformer.dtype == torch.bfloat16
 
 
 def test_it_moves_and_shows_its_progress(capsys):
