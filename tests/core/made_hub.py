@@ -15,12 +15,14 @@ class MadeHub:
     Attributes:
         files: Contents of each repository, by path.
         requests: Method, path and access token of each request.
+        gated: Repositories whose terms have not been accepted.
         url: Address of the server.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.gated: set[str] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -56,7 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, self.path, self.headers.get("authorization")))
         words = self.path.split("?")[0].strip("/").split("/")
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if words[:3] == ["api", "repos", "create"]:
+        if not self.hub.gated.isdisjoint({"/".join(words[:2]), "/".join(words[2:4])}):
+            self._send(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+        elif words[:3] == ["api", "repos", "create"]:
             made = json.loads(body)
             name = f"{made.get('organization') or 'someone'}/{made['name']}"
             self.hub.files.setdefault(name, {})

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from mimdit.core.hub import local_folder
 from tests.core.made_hub import MadeHub
@@ -19,6 +20,7 @@ randomize(restorer.conditioner, 1, scale=0.1)
 restorer.ema.restart()
 torch.save(restorer.restore(torch.full((1, 3, 20, 28), 0.5)), "expected.pt")
 print(MiMDiTPipeline(restorer).push_to_hub("someone/whole", token="hf_secret"))
+print(restorer.push_to_hub("someone/restorer"))
 print(restorer.conditioner.push_to_hub("someone/conditioner"))
 """
 READ = """
@@ -28,8 +30,31 @@ images, expected = torch.full((1, 3, 20, 28), 0.5), torch.load("expected.pt")
 restorer = Restorer.from_pretrained("someone/whole", revision="main")
 assert torch.equal(restorer.restore(images), expected)
 assert torch.equal(MiMDiTPipeline.from_pretrained("someone/whole", local_files_only=True).restorer.restore(images), expected)
+backbone = restorer.backbone
+assert torch.equal(Restorer.from_pretrained("someone/restorer", backbone=backbone, cache_dir="elsewhere").restore(images), expected)
 own, other = restorer.conditioner.state_dict(), MoEConditioner.from_pretrained("someone/conditioner").state_dict()
 assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+print("equal")
+"""
+
+AGAIN = """
+from mimdit import MiMDiTPipeline
+MiMDiTPipeline.from_pretrained("someone/whole").push_to_hub("someone/whole")
+"""
+START = """
+import torch
+from mimdit import Restorer
+from mimdit.backbone.lora import LoRA
+from tests.tiny_models import randomize, tiny_restorer
+made = tiny_restorer(backbone={"lora": LoRA(rank=2)}, anchor="degraded")
+randomize(made, 1, scale=0.1)
+made.ema.restart()
+made.push_to_hub("someone/adapted")
+fresh = tiny_restorer(backbone={"lora": LoRA(rank=2)}, anchor="degraded", pretrained="someone/adapted")
+expected = {name: weight for name, weight in made.named_parameters() if weight.requires_grad}
+assert {"output_layer", "conditioner", "backbone"} == {name.split(".")[0] for name in expected}, expected.keys()
+found = dict(fresh.named_parameters())
+assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
 print("equal")
 """
 
@@ -53,11 +78,27 @@ def test_what_one_process_pushed_another_reads(tmp_path):
         assert any(token == "Bearer hf_secret" for _, _, token in hub.requests)
         found = run(READ, hub.url, tmp_path)
         assert found.returncode == 0 and found.stdout.strip().endswith("equal"), found.stderr[-2000:]
+        assert (tmp_path / "elsewhere" / "models--someone--restorer").is_dir()
+        card = ModelCard(hub.files["someone/whole"]["README.md"].decode())
+        assert card.data.library_name == "mimdit" and 'MiMDiTPipeline.from_pretrained("someone/whole")' in card.text
+        hub.files["someone/whole"]["README.md"] = b"edited"
+        again = run(AGAIN, hub.url, tmp_path)
+        assert again.returncode == 0, again.stderr[-2000:]
+        assert hub.files["someone/whole"]["README.md"] == b"edited" and "README.md" not in hub.files["someone/conditioner"]
+
+
+def test_training_starts_from_the_adapters_and_the_output_layer_in_a_repository_too(tmp_path):
+    with MadeHub() as hub:
+        started = run(START, hub.url, tmp_path)
+        assert started.returncode == 0 and started.stdout.strip().endswith("equal"), started.stderr[-2000:]
+        assert {"output_layer.safetensors", "lora/pytorch_lora_weights.safetensors"} <= hub.files["someone/adapted"].keys()
 
 
 def test_an_unknown_repository_or_revision_and_a_hub_that_cannot_be_reached_are_named(tmp_path):
     with MadeHub() as hub:
-        hub.files["someone/here"] = {"config.json": b"{}"}
+        hub.files |= {"someone/here": {"config.json": b"{}"}, "someone/gated": {}}
+        hub.gated.add("someone/gated")
+        assert "repository of that name is gated: accept its terms" in read("someone/gated", hub.url, tmp_path).stderr
         assert "someone/gone is neither a folder nor a repository on the hub" in read("someone/gone", hub.url, tmp_path).stderr
         assert "someone/here has no revision 'v9'" in read("someone/here", hub.url, tmp_path, ", revision='v9'").stderr
         downloaded = read("someone/here", hub.url, tmp_path)
@@ -67,9 +108,16 @@ def test_an_unknown_repository_or_revision_and_a_hub_that_cannot_be_reached_are_
     assert "check the connection and HF_ENDPOINT" in read("someone/never", hub.url, tmp_path).stderr
 
 
-@pytest.mark.parametrize("name", ["someone/model", "model", "/not/there", "a/b/c"])
+@pytest.mark.parametrize("name", ["someone/model", "model", "/not/there", "a/b/c", "../model", "./model", "~/model", "runs/", "a..b/c"])
 def test_a_folder_comes_first_and_what_is_no_repositorys_name_is_a_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name == "someone/model":
         (tmp_path / name).mkdir(parents=True)
     assert local_folder(name) == Path(name)
+    with pytest.raises(ValueError, match="revision 'v1' belongs to a repository on the hub, but .* leave revision out"):
+        local_folder(name, revision="v1")
+
+
+def test_an_unknown_option_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="no option resume_download; leave it out. Those of the hub are cache_dir, force_download, local_"):
+        local_folder("someone/model", resume_download=True)

@@ -17,10 +17,7 @@ def these_tests_are_ours(monkeypatch):
 
 
 def refuse() -> None:
-    raise ValueError(
-        "k = 5 is above E = 4;\n"
-        "    choose k <= 4"
-    )
+    raise ValueError("k = 5 is above E = 4;\n    choose k <= 4")
 
 
 def stumble() -> None:
