@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -66,10 +66,11 @@ def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
     except RevisionNotFoundError as error:
         raise ValueError(f"the repository {name} has no revision {revision!r}; name a branch, a tag or a commit") from error
     except (HTTPError, OSError) as error:
-        remedy = "connect once, or give a folder" if local_files_only else "check the connection and HF_ENDPOINT, or give a folder"
-        raise ValueError(
-            f"{name} is not a folder here, and the hub's repository of that name could not be read: {error}; {remedy}"
-        ) from error
+        if local_files_only or constants.HF_HUB_OFFLINE:
+            fault = f"was not downloaded to {options.get('cache_dir') or constants.HF_HUB_CACHE}; connect once, or give a folder"
+        else:
+            fault = f"could not be read ({_first_line(error)}); check the connection and HF_ENDPOINT, or give a folder"
+        raise ValueError(f"{name} is not a folder here, and the hub's repository of that name {fault}") from error
 
 
 def _is_repository(name: str) -> bool:
@@ -79,6 +80,11 @@ def _is_repository(name: str) -> bool:
     except HFValidationError:
         return False
     return "/" in name
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message; the hub's client writes paragraphs."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 class PushToHub:
@@ -123,8 +129,8 @@ class PushToHub:
                 if not api.file_exists(repo_id, CARD, revision=revision):
                     self.write_card(Path(folder), repo_id)
                 commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
-            except (HTTPError, OSError) as error:
+            except (HTTPError, OSError, HFValidationError) as error:
                 raise ValueError(
-                    f"{repo_id} could not be uploaded: {error}; check the name, the connection and the token's rights"
+                    f"{repo_id} could not be uploaded: {_first_line(error)}; check the name, the connection and the token's rights"
                 ) from error
         return commit.pr_url or commit.commit_url

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from mimdit import cli
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.conditioner.pruning import prune
+from mimdit.evaluation.results import Results, write_results
+from mimdit.evaluation.summary import summarize
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
@@ -55,10 +57,13 @@ def trained(tmp_path, monkeypatch):
     return fit
 
 
-def test_an_adapted_backbone_fitted_alone_becomes_a_folder_of_adapters(trained):
+def test_an_adapted_backbone_fitted_alone_becomes_a_folder_of_adapters(trained, capsys):
     checkpoint, base = trained(None)
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["state_dict"] and all(".lora_" in name for name in saved["state_dict"]) and "transformer" in saved["frozen"]
+    with pytest.raises(SystemExit):
+        cli.main(["export", checkpoint, "adapters", "--license=mit"])
+    assert "model card's license, trained_on, datasets and results are for restorers" in capsys.readouterr().err
     cli.main(["export", checkpoint, "adapters"])
     told = DiTBackbone(base, lora=LoRA(rank=2, targets=["to_q", "to_v"], pretrained="adapters"))
     for name, tensor in saved["state_dict"].items():
@@ -100,7 +105,7 @@ def test_a_complete_folder_needs_nothing_else(tmp_path, dtype):
     assert torch.equal(restored, model.restore(images)) == (dtype == "bfloat16")
 
 
-def test_a_folder_has_a_model_card_that_the_hub_reads_and_an_edited_one_stays(tmp_path):
+def test_a_folder_has_a_model_card_that_the_hub_reads_and_an_edited_one_stays(tmp_path, capsys):
     MiMDiTPipeline(estimating()[0]).save_pretrained(tmp_path / "own")
     cli.main(["export", str(tmp_path / "own"), str(tmp_path / "card"), "--license=apache-2.0", "--trained_on=A thousand pairs."])
     card = ModelCard.load(tmp_path / "card" / "README.md")
@@ -108,10 +113,26 @@ def test_a_folder_has_a_model_card_that_the_hub_reads_and_an_edited_one_stays(tm
     assert all(words in card.text for words in ("A thousand pairs.", "## Intended use", "Not measured", "`apache-2.0`"))
     (tmp_path / "card" / "README.md").write_text("mine")
     cli.main(["export", str(tmp_path / "own"), str(tmp_path / "card")])
-    assert (tmp_path / "card" / "README.md").read_text() == "mine"
+    assert (
+        tmp_path / "card" / "README.md"
+    ).read_text() == "mine" and "README.md, which may describe earlier weights" in capsys.readouterr().out
     cli.main(["export", str(tmp_path / "own"), str(tmp_path / "open")])
     card = ModelCard.load(tmp_path / "open" / "README.md")
     assert card.data.license is None and card.text.count("Not stated.") == 2
+
+
+def test_a_model_card_names_data_sets_and_takes_the_results_of_a_test(tmp_path, capsys):
+    MiMDiTPipeline(estimating()[0]).save_pretrained(tmp_path / "own")
+    scores = {"degradations": ["noise"], "identical_input": False, "notes": {}, "input": {"psnr": 20.0}, "output": {"psnr": 25.0}}
+    rows = [{"test_set": "made", "group": "05Noise", "key": key} | scores for key in "ab"]
+    write_results(tmp_path / "run" / "results.json", Results(summarize(rows), rows))
+    told = ["--datasets=someone/pairs", "--datasets=other/pairs", f"--results={tmp_path / 'run'}"]
+    cli.main(["export", str(tmp_path / "own"), str(tmp_path / "card"), *told])
+    card = ModelCard.load(tmp_path / "card" / "README.md")
+    assert card.data.datasets == ["someone/pairs", "other/pairs"] and "| made | 2 | 20.00 | 25.00 |" in card.text
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(tmp_path / "own"), str(tmp_path / "none"), f"--results={tmp_path / 'own'}"])
+    assert "holds neither results.jsonl nor results.json" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_pruning_leaves_what_no_image_chose_and_changes_nothing():

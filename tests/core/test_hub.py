@@ -1,6 +1,7 @@
 """Models on the hub: pushed by one process, read by another, through the hub's own client and a server on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from mimdit.core.hub import local_folder
 from tests.core.made_hub import MadeHub
+from tests.tiny_models import tiny_restorer
 
 PUSH = """
 import torch
@@ -104,8 +106,9 @@ def test_an_unknown_repository_or_revision_and_a_hub_that_cannot_be_reached_are_
         downloaded = read("someone/here", hub.url, tmp_path)
         assert (Path(downloaded.stdout.strip()) / "config.json").read_bytes() == b"{}", downloaded.stderr[-2000:]
     never = read("someone/never", hub.url, tmp_path, ", local_files_only=True")
-    assert "connect once, or give a folder" in never.stderr
-    assert "check the connection and HF_ENDPOINT" in read("someone/never", hub.url, tmp_path).stderr
+    assert re.search(r"name was not downloaded to \S+/hub; connect once, or give a folder$", never.stderr)
+    unreached = read("someone/never", hub.url, tmp_path).stderr
+    assert re.search(r"name could not be read \([^\n]+\); check the connection and HF_ENDPOINT, or give a folder$", unreached)
 
 
 @pytest.mark.parametrize("name", ["someone/model", "model", "/not/there", "a/b/c", "../model", "./model", "~/model", "runs/", "a..b/c"])
@@ -116,6 +119,11 @@ def test_a_folder_comes_first_and_what_is_no_repositorys_name_is_a_folder(name, 
     assert local_folder(name) == Path(name)
     with pytest.raises(ValueError, match="revision 'v1' belongs to a repository on the hub, but .* leave revision out"):
         local_folder(name, revision="v1")
+
+
+def test_a_name_that_no_repository_may_have_is_refused_on_pushing():
+    with pytest.raises(ValueError, match="some one/model could not be uploaded: Repo id must use alphanumeric chars, .*; check the name"):
+        tiny_restorer().push_to_hub("some one/model", token="hf_secret")
 
 
 def test_an_unknown_option_is_named_with_those_there_are():
