@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import gradio
 
 _ABOUT = "One model for haze, blur, noise, JPEG blocks, rain, raindrops and darkness. Everything stays on this machine. " + (
-    "The embedded weights were trained on synthetic scenes and can make real photographs worse."
+    "The embedded weights were trained on synthetic degradations and can make real photographs worse."
 )
 _STEER_HELP = "Factors of the gates: channel=0 disables the channel group, se=2 doubles the weight of se; empty changes nothing."
 

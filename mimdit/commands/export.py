@@ -183,5 +183,12 @@ def _measure(restorer: Restorer, data: str, images: int, title: str) -> _Measure
         before.append(psnr(batch["lq"], batch["gt"]))
         counts.update(seen[0], batch["degradation"])
         records.append((seen[0], batch["degradation"]))
-    quality = Measured(data, len(scores), *(float(torch.cat(each).mean()) for each in (before, scores)))
+    quality = _quality(data, torch.cat(before), torch.cat(scores))
     return _Measurement(quality, utilization(counts).load_MGE, MeasuredGates.over(records))
+
+
+def _quality(data: str, before: torch.Tensor, after: torch.Tensor) -> Measured:
+    """Return the means over the degraded images; those that equal their truths, 100 dB, would hide all others."""
+    degraded = before < 100
+    degraded = degraded if degraded.any() else torch.ones_like(degraded)
+    return Measured(data, int(degraded.sum()), float(before[degraded].mean()), float(after[degraded].mean()))

@@ -55,8 +55,8 @@ _MEMORY_SHARE = 0.25
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
 
 EMBEDDED_NOTICE = (
-    "The embedded weights were trained on synthetic scenes and can make real photographs worse: compare before you keep a result, or give "
-    "--checkpoint with weights trained on your own pairs."
+    "The embedded weights were trained on synthetic degradations and can make real photographs worse: compare before you keep a result, or "
+    "give --checkpoint with weights trained on your own pairs."
 )
 
 

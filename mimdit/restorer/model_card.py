@@ -21,7 +21,7 @@ _UNKNOWN = "Not stated. Ask whoever trained it before you rely on it."
 
 @dataclass(frozen=True)
 class Measured:
-    """PSNR in dB, a mean over images, before and after restoring.
+    """PSNR in dB, a mean over the images that differ from their truths, before and after restoring.
 
     Attributes:
         data: Shards or folder of the pairs.
@@ -85,8 +85,8 @@ from mimdit import MiMDiTPipeline
 MiMDiTPipeline.from_pretrained("{title or "owner/name"}")(image).images[0]
 ```
 
-The conditioner has {counts.stored:,} parameters, of which {counts.active:,} are active for one image. Sampling starts from
-`{restorer.flow.start}` and takes {restorer.flow.steps} steps. {_backbone(restorer, folder)}
+The conditioner has {counts.stored:,} parameters, of which {counts.active:,} are active for one image. {_sampling(restorer)}
+{_backbone(restorer, folder)}
 
 ## Intended use
 
@@ -113,6 +113,12 @@ data like its training's do not show. It does not enlarge images, and it does no
     with replace_when_whole(folder / CARD) as path:
         ModelCard(text).save(path)
     return True
+
+
+def _sampling(restorer: Restorer) -> str:
+    if restorer.flow.steps == 0 and restorer.flow.start == "estimate":
+        return "The result is the conditioner's own estimate; the transformer does not run."
+    return f"Sampling starts from `{restorer.flow.start}` and takes {restorer.flow.steps} steps."
 
 
 def _backbone(restorer: Restorer, folder: Path) -> str:

@@ -180,7 +180,10 @@ def test_a_tensor_is_an_image_too_and_one_comes_back():
     assert all(torch.equal(one, other) for one, other in zip(listed, both, strict=True))
 
 
-@pytest.mark.parametrize("image", ["photo.jpg", None, (picture("RGB"), picture("RGB")), [picture("RGB"), "photo.jpg"], 3], ids=repr)
+NO_IMAGES = ["photo.jpg", None, (picture("RGB"), picture("RGB")), [picture("RGB"), "photo.jpg"], 3]
+
+
+@pytest.mark.parametrize("image", NO_IMAGES, ids=["str", "None", "tuple", "list", "int"])
 def test_what_is_no_image_is_named_with_what_is(image):
     with pytest.raises(ValueError, match=r"image is a (str|NoneType|tuple|int); give a PIL image, .* A file is opened by PIL.Image.open"):
         pipeline()(image)
