@@ -157,9 +157,12 @@ def main() -> None:
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; known are {', '.join(ROWS)}")
     names = arguments.rows or list(ROWS)
     if arguments.action == "run":
-        for seed in arguments.seeds:
-            for name in names:
-                run(arguments.root, name, seed, arguments.option)
+        try:
+            for seed in arguments.seeds:
+                for name in names:
+                    run(arguments.root, name, seed, arguments.option)
+        except subprocess.CalledProcessError as error:  # the command has told its mistake
+            sys.exit(error.returncode)
         return
     rows = [row for name in names if (row := read_row(arguments.root, name, arguments.seeds)) is not None]
     text = table(rows)
