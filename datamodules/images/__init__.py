@@ -2,7 +2,7 @@
 
 from datamodules.images.fitting import TooLargeImageError, check_size, lost_in
 from datamodules.images.formats import ImageFormat, UnreadableImageError, format_of
-from datamodules.images.masks import find_mask, read_mask
+from datamodules.images.masks import find_mask
 from datamodules.images.photo import Photo
 from datamodules.images.reading import read_photo, read_size
 from datamodules.images.shots import find_shots
@@ -20,7 +20,6 @@ __all__ = [
     "find_shots",
     "format_of",
     "lost_in",
-    "read_mask",
     "read_photo",
     "read_size",
     "tagged",

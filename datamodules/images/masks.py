@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from datamodules.images.formats import UnreadableImageError, has_image_suffix
-from datamodules.images.reading import read_photo
 
 
 def find_mask(masks: Path, place: Path) -> Path:
@@ -29,18 +26,3 @@ def find_mask(masks: Path, place: Path) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise UnreadableImageError(f"one mask named {place}, with the suffix of an image, must be in {masks}; found {names}")
     return found[0]
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16, upright.
-
-    That of a color image is the mean of its channels. What is transparent is black: the colors under it may be anything.
-
-    Raises:
-        UnreadableImageError: The file is no image that can be read.
-    """
-    photo = read_photo(path)
-    brightness = photo.pixels.mean(axis=2)
-    if photo.alpha is not None:
-        brightness = brightness * (photo.alpha / np.iinfo(photo.alpha.dtype).max)
-    return brightness.round().astype(photo.pixels.dtype)

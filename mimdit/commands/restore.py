@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,6 @@ from datamodules.images import (
     find_mask,
     find_shots,
     lost_in,
-    read_mask,
     read_photo,
     read_size,
     tagged,
@@ -39,7 +38,7 @@ from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
-from mimdit.restorer.blending import FEATHER, check_amount, feathered
+from mimdit.restorer.blending import FEATHER, brightness, check_amount, feathered
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -62,7 +61,7 @@ EMBEDDED_NOTICE = (
 
 @dataclass(frozen=True)
 class Blending:
-    """How to blend results with their originals.
+    """Blending of results with their originals.
 
     Attributes:
         output: Folder of the results; a photograph's place in it is that of its mask in ``masks``.
@@ -96,7 +95,8 @@ class Blending:
             return None
         place = Path(os.path.relpath(job.target, self.output)) if job.target != self.output else Path(job.target.name)
         path = find_mask(self.masks, place.with_suffix(""))
-        mask = read_mask(path)
+        photo = read_photo(path)
+        mask = brightness(photo.pixels, photo.alpha)
         if mask.shape != pixels.shape[:2]:
             (height, width), (rows, columns) = mask.shape, pixels.shape[:2]
             raise UnreadableImageError(f"its mask {path} has {width}x{height} pixels, the image {columns}x{rows}; make them equal")
@@ -196,25 +196,22 @@ def restore(
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
     _check_quality(quality, jobs, same_format)
     blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
-    frames = find_shots(jobs) if sequence else []
+    frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
     )  # fmt: skip
-    kind = restorer.device.type
-    if dtype == "bfloat16" and kind == "cpu" and emulates_bfloat16():
-        print("this CPU has no bf16 instructions: --dtype=float32 is several times faster", file=sys.stderr)
     if compile:
         restorer.compile_blocks()
-    with torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-        told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
-        properties = _properties(checkpoint, settings, told) if tag else None
-        options: dict[str, Any] = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
-        if sequence:
-            options["shots"] = Shots(restorer, frames, settings)
-        failed = restore_all(restorer, todo, settings, **options)
+    told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
+    properties = _properties(checkpoint, settings, told) if tag else None
+    shots = None if frames is None else Shots(restorer, frames, settings)
+    with _precision(dtype, restorer.device.type):
+        failed = restore_all(
+            restorer, todo, settings, explain=explain, quality=quality, properties=properties, blending=blending, shots=shots
+        )  # fmt: skip
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
     if checkpoint is None and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
@@ -323,6 +320,15 @@ def tile_for_free_memory(device: torch.device) -> int:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     side = int((free * _MEMORY_SHARE / _BYTES_PER_PIXEL) ** 0.5) // 64 * 64
     return max(_SMALLEST_TILE, min(side, _LARGEST_TILE.get(device.type, side)))
+
+
+def _precision(dtype: str, device: str) -> AbstractContextManager:
+    """Return the context of a precision on a kind of device; warn where a CPU emulates it."""
+    if dtype != "bfloat16":
+        return nullcontext()
+    if device == "cpu" and emulates_bfloat16():
+        print("this CPU has no bf16 instructions: --dtype=float32 is several times faster", file=sys.stderr)
+    return torch.autocast(device, torch.bfloat16)
 
 
 def _forecast(restorer: Restorer, sizes: list[int], settings: SamplingSettings | None) -> Forecast | None:

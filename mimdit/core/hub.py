@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 CARD = "README.md"
 """File of a repository's model card."""
-
-HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
-"""Error of the library that huggingface_hub sends requests with, which differs by version: a refused connection, for one."""
 
 
 class HubOptions(TypedDict, total=False):

@@ -3,14 +3,17 @@
 import numpy as np
 
 
-def to_linear(image: np.ndarray) -> np.ndarray:
-    """Decode sRGB values in 0..1 to linear light in 0..1, float32 of any shape (IEC 61966-2-1)."""
-    curve = np.power((np.maximum(image, 0.04045) + 0.055) / 1.055, np.float32(2.4), dtype=np.float32)
-    return np.where(image <= 0.04045, image / 12.92, curve).astype(np.float32, copy=False)
+def to_linear(image: np.ndarray, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """Decode sRGB values in 0..1 to linear light in 0..1, of any shape (IEC 61966-2-1).
+
+    ``dtype`` is the type of the computation and of the result; float32 is a few levels of 16 bits off.
+    """
+    curve = np.power((np.maximum(image, 0.04045) + 0.055) / 1.055, dtype(2.4), dtype=dtype)
+    return np.where(image <= 0.04045, image / 12.92, curve).astype(dtype, copy=False)
 
 
-def to_srgb(light: np.ndarray) -> np.ndarray:
-    """Encode linear light as sRGB values, clipped to 0..1, float32 of any shape (IEC 61966-2-1)."""
+def to_srgb(light: np.ndarray, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """Encode linear light as sRGB values, clipped to 0..1, of any shape; the inverse of `to_linear`."""
     light = np.clip(light, 0.0, 1.0)
-    curve = 1.055 * np.power(np.maximum(light, 0.0031308), np.float32(1.0 / 2.4), dtype=np.float32) - 0.055
-    return np.where(light <= 0.0031308, light * 12.92, curve).astype(np.float32, copy=False)
+    curve = 1.055 * np.power(np.maximum(light, 0.0031308), dtype(1.0 / 2.4), dtype=dtype) - 0.055
+    return np.where(light <= 0.0031308, light * 12.92, curve).astype(dtype, copy=False)

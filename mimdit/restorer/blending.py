@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from mimdit.core.canvas import in_rows
+from mimdit.core.srgb import to_linear, to_srgb
 
 FEATHER = 8
 """Default width of a mask's edge, in pixels."""
@@ -31,10 +32,21 @@ def blend(restored: np.ndarray, original: np.ndarray, *, amount: float = 1.0, ma
     most = np.iinfo(original.dtype).max
     for rows in in_rows(*original.shape[:2]):
         share = np.full((1, 1, 1), amount, np.float64) if mask is None else amount * mask[rows, :, None].astype(np.float64)
-        mixed = _to_srgb((1 - share) * _to_linear(original[rows] / most) + share * _to_linear(restored[rows] / most))
-        mixed = np.round(mixed * most).astype(original.dtype)
+        old, new = (to_linear(image[rows] / most, dtype=np.float64) for image in (original, restored))
+        mixed = np.round(to_srgb((1 - share) * old + share * new, dtype=np.float64) * most).astype(original.dtype)
         restored[rows] = np.where(share == 0, original[rows], np.where(share == 1, restored[rows], mixed))
     return restored
+
+
+def brightness(pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """Return a mask ``[H, W]`` from an image ``[H, W, C]`` of uint8 or uint16: the mean of its channels.
+
+    What is transparent by ``alpha [H, W]`` is black: the colors under it may be anything.
+    """
+    mean = pixels.mean(axis=2)
+    if alpha is not None:
+        mean = mean * (alpha / np.iinfo(alpha.dtype).max)
+    return mean.round().astype(pixels.dtype)
 
 
 def feathered(mask: np.ndarray, width: int = FEATHER) -> np.ndarray:
@@ -71,12 +83,3 @@ def check_amount(amount: float) -> None:
     """Raise ValueError if ``amount`` is outside 0..1."""
     if not 0 <= amount <= 1:
         raise ValueError(f"amount={amount} is outside 0..1; 0 keeps the original, 1 is the restored image")
-
-
-def _to_linear(encoded: np.ndarray) -> np.ndarray:
-    """Decode as `mimdit.core.srgb.to_linear` does, but in fp64: fp32 is a few levels of 16 bits off."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-
-
-def _to_srgb(light: np.ndarray) -> np.ndarray:
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

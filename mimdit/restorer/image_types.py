@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from mimdit.restorer.blending import brightness
+
 _DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N")
 _REFUSED = ("I", "F", "LAB", "HSV")
 """Pillow's modes whose values have another range or meaning, which a conversion would clip or take for RGB."""
@@ -60,21 +62,14 @@ def to_pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def to_mask(mask: ImageLike) -> np.ndarray:
-    """Return the brightness ``[H, W]`` of a mask, uint8 or uint16.
-
-    That of a color image is the mean of its channels. What is transparent is black: the colors under it may be anything. Arrays may also
-    be of bool, or of floats in 0..1.
+    """Return the `brightness` ``[H, W]`` of a mask, uint8 or uint16; arrays may also be of bool, or of floats in 0..1.
 
     Raises:
         ValueError: As for `to_pixels`, or an array is of another type or range.
     """
     if isinstance(mask, np.ndarray):
         mask = _integers(mask if mask.ndim == 3 else mask[:, :, None])
-    pixels, alpha = to_pixels(mask)
-    brightness = pixels.mean(axis=2)
-    if alpha is not None:
-        brightness = brightness * (alpha / np.iinfo(alpha.dtype).max)
-    return brightness.round().astype(pixels.dtype)
+    return brightness(*to_pixels(mask))
 
 
 def _integers(mask: np.ndarray) -> np.ndarray:

@@ -103,6 +103,14 @@ def test_a_mask_has_the_size_of_the_upright_image(tmp_path, capsys):
     assert "40x24 pixels, the image 24x40" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_mask_is_turned_upright(tmp_path):
+    put(tmp_path / "a.png", encoded("PNG"))
+    Image.fromarray(half()).save("turned.png", exif=exif(3))  # upside down: white is on the left
+    assert run("a.png", "out", "--mask", "turned.png", "--feather", 0) == 0
+    source, result = (read_photo(tmp_path / name).pixels for name in ("a.png", "out/a.png"))
+    assert np.array_equal(result, np.concatenate([255 - source[:, :20], source[:, 20:]], axis=1))
+
+
 def test_the_tag_tells_what_was_blended(tmp_path):
     put(tmp_path / "a.png", encoded("PNG"))
     Image.fromarray(half()).save("mask.png")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimdit.restorer.blending import blend, feathered
+from mimdit.restorer.blending import blend, brightness, feathered
 
 
 def images(dtype, height=9, width=11):
@@ -42,6 +42,14 @@ def test_a_mask_keeps_black_and_replaces_white_exactly_and_mixes_gray():
     result = blend(restored.copy(), original, mask=mask)
     assert np.array_equal(result[:, :4], original[:, :4]) and np.array_equal(result[:, 7:], restored[:, 7:])
     assert np.array_equal(result[:, 4:7], blend(restored.copy(), original, amount=0.5)[:, 4:7])
+
+
+def test_a_masks_brightness_is_the_mean_of_the_channels_and_black_where_it_is_transparent():
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, 0], pixels[1, 2] = (255, 255, 255), (90, 30, 0)
+    assert brightness(pixels).tolist() == [[255, 0, 0], [0, 0, 40]]
+    alpha = np.array([[0, 255, 255], [255, 255, 51]], np.uint8)
+    assert brightness(pixels, alpha).tolist() == [[0, 0, 0], [0, 0, 8]]
 
 
 def test_a_feathered_edge_rises_on_the_white_side_with_the_distance_from_black():

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import UnreadableImageError, find_mask, read_mask
+from datamodules.images import UnreadableImageError, find_mask
 
 
 def test_a_file_is_the_mask_of_every_image(tmp_path):
@@ -29,12 +28,3 @@ def test_no_mask_and_two_masks_are_named(tmp_path):
     for place, words in (("c", "found none"), ("b", "found b.jpg, b.png"), ("no/folder", "found none")):
         with pytest.raises(UnreadableImageError, match=words):
             find_mask(tmp_path, Path(place))
-
-
-def test_brightness_is_the_mean_of_the_channels_and_the_mask_stands_upright(tmp_path):
-    pixels = np.zeros((2, 3, 3), np.uint8)
-    pixels[0, 0], pixels[1, 2] = (255, 255, 255), (90, 30, 0)
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(pixels).save(tmp_path / "mask.png", exif=exif)
-    assert read_mask(tmp_path / "mask.png").tolist() == [[40, 0, 0], [0, 0, 255]]
