@@ -47,9 +47,9 @@ def check_losses(flow_loss_on: str, flow_norm: str, estimate_norm: str, sigma_mi
         ValueError: One is unknown, or ``sigma_min`` is outside (0, 1).
     """
     check_flow_loss(flow_loss_on, sigma_min)
-    for name, value, allowed in (("flow_norm", flow_norm, ("mse", "rmse")), ("estimate_norm", estimate_norm, ("rmse", "psnr"))):
+    for name, value, allowed in (("flow_norm", flow_norm, ("mse", "rmse", "psnr")), ("estimate_norm", estimate_norm, ("rmse", "psnr"))):
         if value not in allowed:
-            raise ValueError(f"{name} {value!r} is unknown; choose {' or '.join(allowed)}")
+            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 
 def check_heads(
@@ -73,6 +73,18 @@ def check_heads(
             "estimate_weight > 0 and flow source 'estimate' need conditioner.estimate: true; "
             "switch it on, or use estimate_weight: 0 and source: noise"
         )
+
+
+def check_harm(harm_weight: float, estimate_weight: float) -> None:
+    """Check the weight of the penalty on harm.
+
+    Raises:
+        ValueError: It is negative, or the estimate, which it limits, is not trained.
+    """
+    if harm_weight < 0:
+        raise ValueError(f"harm_weight={harm_weight} is negative; use 0 for no penalty")
+    if harm_weight > 0 and estimate_weight == 0:
+        raise ValueError("harm_weight > 0 limits the training of the estimate; set estimate_weight too, or use harm_weight: 0")
 
 
 def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:

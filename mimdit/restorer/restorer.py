@@ -23,7 +23,7 @@ from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoECondi
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep, draw_path
-from mimdit.restorer.checks import check_heads, check_losses, check_parts, check_settings, tile_of
+from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.sampling import SamplingSettings
@@ -33,7 +33,7 @@ from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing, uniform_routing
 from mimdit.training.ema import ExponentialMovingAverage
-from mimdit.training.losses import estimate_loss, flow_error, identify_loss
+from mimdit.training.losses import estimate_loss, flow_error, harm_loss, identify_loss, log_error
 from mimdit.training.optimization import optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER
 
@@ -52,7 +52,8 @@ class Restorer(PushToHub, L.LightningModule):
         flow_images: Images of each micro-batch in the flow loss; 0 for all. Where the DiT costs much more than the conditioner, a few
             suffice. Not in the paper.
         flow_loss_on: Quantity of the flow loss, ``velocity`` or ``sample``: the clean latent that the velocity implies.
-        flow_norm: ``mse`` per element (SD3), or ``rmse`` per image, which weights easy and hard images equally (not in the paper).
+        flow_norm: ``mse`` per element (SD3), ``rmse`` per image, which weights easy and hard images equally, or ``psnr``, as for
+            ``estimate_norm``. The last two are not in the paper.
         anchor: Latent that the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
             transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction is
             the anchor. Not in the paper.
@@ -61,6 +62,8 @@ class Restorer(PushToHub, L.LightningModule):
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
         estimate_norm: ``rmse``, Charbonnier plus RMSE per image, or ``psnr``, the log of the MSE per image, which weights relative gains
             equally and so preserves images that are nearly right already. Not in the paper.
+        harm_weight: Weight of the penalty on estimates that are worse than the degraded image (`mimdit.training.losses.harm_loss`): the
+            larger, the surer the model must be to change something. Not in the paper.
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
@@ -94,6 +97,7 @@ class Restorer(PushToHub, L.LightningModule):
         identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
+        harm_weight: float = 0.0,
         ema_decay: float = 0.999,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
@@ -108,6 +112,7 @@ class Restorer(PushToHub, L.LightningModule):
         check_parts(backbone, conditioner, flow)
         check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
+        check_harm(harm_weight, estimate_weight)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
         self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
         self.anchor = anchor
@@ -117,7 +122,7 @@ class Restorer(PushToHub, L.LightningModule):
         self.flow_weight, self.flow_loss_on, self.flow_norm = flow_weight, flow_loss_on, flow_norm
         self.flow_images = flow_images or None
         self.identify_weight = identify_weight
-        self.estimate_weight, self.estimate_norm = estimate_weight, estimate_norm
+        self.estimate_weight, self.estimate_norm, self.harm_weight = estimate_weight, estimate_norm, harm_weight
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if test_tile is not None and test_tile < 1:
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
@@ -158,6 +163,8 @@ class Restorer(PushToHub, L.LightningModule):
             losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws)
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
+        if self.harm_weight:
+            losses["harm"] = self.harm_weight * harm_loss(conditioning.estimate, degraded, clean)
         if self.identify_weight:
             losses["identify"] = self.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
         losses |= self._routing_losses(conditioning, batch["degradation"], last)
@@ -200,6 +207,8 @@ class Restorer(PushToHub, L.LightningModule):
         velocity = self.backbone.velocity(latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=self.output_layer)
         least = self.backbone.least_divisor(anchored=self.anchor != "none")
         error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
+        if self.flow_norm == "psnr":
+            return log_error(error)
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
 
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:

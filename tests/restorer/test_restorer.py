@@ -64,7 +64,7 @@ def test_residuals_of_zero_times_any_scale_change_nothing_and_others_do():
     assert not torch.allclose(steered, restorer.backbone.velocity(latents(), sigma), rtol=1e-2)
 
 
-@pytest.mark.parametrize("norm", ["mse", "rmse"])
+@pytest.mark.parametrize("norm", ["mse", "rmse", "psnr"])
 @pytest.mark.parametrize("options", [{}, FROM_ESTIMATE])
 def test_flow_loss_is_the_velocity_error_of_each_image_on_its_path(options, norm):
     restorer, batch = living(**options, flow_norm=norm, seed=4), tiny_batch(3)
@@ -83,16 +83,16 @@ def test_flow_loss_is_the_velocity_error_of_each_image_on_its_path(options, norm
         found = restorer.backbone.velocity((x + sigma * target)[None], sigma[None], residuals)[0]
         errors.append((found - target).square().mean())
     errors = torch.stack(errors)
-    expected = errors.mean() if norm == "mse" else (errors + 1e-6).sqrt().mean()
+    expected = {"mse": errors, "rmse": (errors + 1e-6).sqrt(), "psnr": 0.05 * (errors + 4e-4).log()}[norm].mean()
     torch.testing.assert_close(restorer.flow_loss(degraded, clean, conditioning, batch["key"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_total_loss_is_the_sum_of_those_logged_by_name():
-    restorer = living(**ESTIMATE, balance={"specialization": 0.5}, flow_weight=3.0)
+    restorer = living(**ESTIMATE, balance={"specialization": 0.5}, flow_weight=3.0, harm_weight=2.0)
     trainer = train(restorer, [tiny_batch()])
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     parts = {name.removeprefix("train/loss/"): value for name, value in logged.items() if name.startswith("train/loss/")}
-    assert set(parts) == {"flow", "estimate", "balance", "z", "importance", "specialization"}
+    assert set(parts) == {"flow", "estimate", "harm", "balance", "z", "importance", "specialization"}
     assert logged["train/loss"] == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
@@ -342,8 +342,10 @@ def test_parts_that_do_not_fit_are_named():
     [
         ({"estimate_weight": 1.0}, r"need conditioner.estimate: true; switch it on"),
         ({"flow": {"source": "estimate", "sigma_start": 0.5}}, r"need conditioner.estimate: true; switch it on"),
-        ({"flow_norm": "l1"}, r"flow_norm 'l1' is unknown; choose mse or rmse"),
-        ({"estimate_norm": "l1"}, r"estimate_norm 'l1' is unknown; choose rmse or psnr"),
+        ({"flow_norm": "l1"}, r"flow_norm 'l1' is unknown; choose one of mse, rmse, psnr"),
+        ({"estimate_norm": "l1"}, r"estimate_norm 'l1' is unknown; choose one of rmse, psnr"),
+        ({"harm_weight": -1.0}, r"harm_weight=-1.0 is negative"),
+        ({"harm_weight": 1.0}, r"set estimate_weight too, or use harm_weight: 0"),
         ({"ema_decay": 1.0}, r"ema_decay=1.0 is outside"),
         ({"flow": {"guidance": 3.0}}, r"flow guidance=3.0 needs the prompt '' beside another one"),
     ],
