@@ -40,14 +40,12 @@ def test_every_measurement_runs_and_writes_its_figures(tmp_path):
 
 @pytest.mark.long
 def test_a_training_goes_on_from_the_parts_of_its_checkpoint(tmp_path):
-    fit = ["--fit=--trainer.accelerator=cpu", "--fit=--trainer.logger=false", "--fit=--trainer.callbacks=[]"]
-    fit += ["--fit=--trainer.callbacks+=callbacks.EMAUpdate", "--fit=--trainer.callbacks+=callbacks.CompleteCheckpoint"]
-    assert run(tmp_path / "first", "train", *fit).returncode == 0
+    assert run(tmp_path / "first", "train").returncode == 0
     first = read(tmp_path / "first", "train")
     assert first["global_step"] == 2 and len(first["parts"]) > 1
     assert all((tmp_path / "first" / part).stat().st_size < 16 << 20 for part in first["parts"])
     again = ["train", "--resume", str(tmp_path / "first"), "--data", str(tmp_path / "first" / "data")]
-    assert run(tmp_path / "second", *again, *fit, "--fit=--trainer.max_steps=3").returncode == 0
+    assert run(tmp_path / "second", *again, "--fit=--trainer.max_steps=3").returncode == 0
     assert read(tmp_path / "second", "train")["global_step"] == 3
 
 
