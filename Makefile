@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-long | lint | docs | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
+# make setup | quickstart | test | test-long | gpu | lint | docs | clean | distclean     (PYTHON=… chooses the interpreter, VENV=… the folder)
 # Everything runs in $(VENV), which is created if missing and updated after a change of pyproject.toml or constraints.txt.
 
 VENV ?= .venv
@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(VENV)/bin/python -m pytest tests
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long lint docs clean distclean
+.PHONY: help setup quickstart test test-long gpu lint docs clean distclean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -25,6 +25,11 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(PYTEST) -m long
+
+# What needs a GPU, about half an hour: tests, measurements and a short training, each with its figures in a file of GPU_OUT.
+GPU_OUT ?= runs/gpu
+gpu: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.gpu all --out $(GPU_OUT)
 
 # Style, spelling (American), the order of the packages, types.
 lint: $(STAMP)

@@ -22,6 +22,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flops-size", choices=SIZES, default="full", help="size at which FLOPs are counted")
     parser.add_argument("--time-size", choices=[*SIZES, "none"], default="small", help="size at which time and memory are measured")
     parser.add_argument("--batch-size", type=int, default=1, help="images where time and memory are measured")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of time and memory; bf16 is autocast, and a bf16 backbone")
     parser.add_argument("--rounds", type=int, default=5, help="times that each variant is timed")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()
@@ -160,11 +162,14 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     size, device = SIZES[options.time_size], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in make_batch(size, options.batch_size).items()}
     variants = make_variants(size, options.config, device)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.precision == "bf16")
+    if options.precision == "bf16":
+        variants["backbone alone"].backbone.transformer.to(torch.bfloat16)
     work: dict[str, dict[str, Callable[[], None]]] = {}
     for name, variant in variants.items():
         optimizer = torch.optim.AdamW(variant.trained() or [nn.Parameter(torch.zeros(1, device=device))])
-        work[name] = {"step": _step(variant, optimizer, batch), "restoration": lambda v=variant: v.restore(batch["lq"], STEPS)}
-    brief = {name: runs | {"restoration": lambda v=variants[name]: v.restore(batch["lq"], 2)} for name, runs in work.items()}
+        work[name] = {"step": _step(variant, optimizer, batch, autocast), "restoration": _restoration(variant, batch, STEPS, autocast)}
+    brief = {name: runs | {"restoration": _restoration(variants[name], batch, 2, autocast)} for name, runs in work.items()}
     # Memory first: forked processes inherit the allocations of this one, which has run nothing yet. All sampler steps take the same memory,
     # so two suffice.
     found = {name: {"peak_mib": {what: peak_mib(run, device) for what, run in runs.items()}} for name, runs in brief.items()}
@@ -184,9 +189,19 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     return found
 
 
-def _step(variant: Bare, optimizer: torch.optim.Optimizer, batch: Batch) -> Callable[[], None]:
+def _restoration(variant: Bare, batch: Batch, steps: int, autocast: Callable) -> Callable[[], None]:
     def run() -> None:
-        variant.loss(batch).backward()
+        with autocast():
+            variant.restore(batch["lq"], steps)
+
+    return run
+
+
+def _step(variant: Bare, optimizer: torch.optim.Optimizer, batch: Batch, autocast: Callable) -> Callable[[], None]:
+    def run() -> None:
+        with autocast():
+            loss = variant.loss(batch)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

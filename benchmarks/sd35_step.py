@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16, help="images of a step")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16-mixed", help="the Trainer's name for it")
-    parser.add_argument("--compile", action="store_true", help="compile each block of the transformer, and the conditioner")
+    parser.add_argument("--compile", action="store_true", help="compile each block of the transformer and of the conditioner")
     parser.add_argument("--checkpoint", action="store_true", help="recompute the transformer's activations in its backward pass")
     parser.add_argument("--text-tokens", type=int, help="text tokens; 77 by default")
     parser.add_argument("--steps", type=int, default=10, help="steps without a wait between them in one round")
@@ -69,9 +69,7 @@ class Training:
             transformer.enable_gradient_checkpointing()
         self.flops, self.transformer_flops = self._count(size, options)
         if options.compile:
-            for block in transformer.transformer_blocks:
-                block.compile()
-            self.restorer.conditioner.compile()
+            self.restorer.compile_blocks()
         trained = [parameter for parameter in self.restorer.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
         self.autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
@@ -81,6 +79,7 @@ class Training:
             residuals = self.restorer.conditioner(self.batch["lq"]).residuals
         self.residuals = [torch.randn_like(residual).requires_grad_() for residual in residuals]
         self.sigma = torch.rand(options.batch_size, device=device)
+        self.peak_gib: dict[str, float] = {}
 
     def _count(self, size, options: argparse.Namespace) -> tuple[int, int]:
         """Return the FLOPs of a whole step for one image, and of only the transformer, forward and backward to the residuals."""
@@ -166,7 +165,14 @@ def measure(training: Training, options: argparse.Namespace) -> dict[str, float]
     }
     seconds: dict[str, list[float]] = {name: [] for name in ["step in a row", *parts]}
     for _ in range(options.rounds + 1):
+        if training.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(training.device)
         seconds["step in a row"].append(_seconds(lambda: [training.step() for _ in range(options.steps)], training.device) / options.steps)
+        if training.device.type == "cuda":
+            training.peak_gib = {
+                "peak_memory_gib": torch.cuda.max_memory_allocated(training.device) / 2**30,
+                "reserved_memory_gib": torch.cuda.max_memory_reserved(training.device) / 2**30,
+            }
         for name, part in parts.items():
             seconds[name].append(_seconds(part, training.device))
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
@@ -195,9 +201,7 @@ def summary(training: Training, seconds: dict[str, float], options: argparse.Nam
     figures["options"] = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     if peak:
         figures |= {"mfu": figures["flops_per_second"] / peak, "transformer_mfu": figures["transformer_flops_per_second"] / peak}
-    if device.type == "cuda":
-        figures["peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return figures
+    return figures | training.peak_gib
 
 
 def report(figures: dict) -> str:
@@ -220,7 +224,7 @@ def report(figures: dict) -> str:
     else:
         lines.append("no MFU: the peak of this device is not known; give --peak-tflops")
     if "peak_memory_gib" in figures:
-        lines.append(f"peak memory {figures['peak_memory_gib']:.2f} GiB")
+        lines.append(f"peak memory {figures['peak_memory_gib']:.2f} GiB, reserved {figures['reserved_memory_gib']:.2f} GiB")
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""Where CI=true or MIMDIT_NO_SKIPS=1 is set, a skipped test fails unless allowed_skips.txt names it with a reason."""
+"""Where CI=true or MIMDIT_NO_SKIPS=1 is set, a skipped test fails unless allowed_skips.txt names it with a reason.
+
+Tests marked `cuda` are skipped on machines without a CUDA device.
+"""
 
 import os
 from fnmatch import fnmatchcase
@@ -25,6 +28,18 @@ def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, strict: bo
         report.outcome = "failed"
         remedy = f"install what the test needs, or name it in tests/{LIST.name} with the reason"
         report.longrepr = f"{reason}\nNothing may be skipped here: {remedy}."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `cuda` where there is no CUDA device, unless MIMDIT_TEST_DEVICE=cpu tries them on the CPU."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked or os.environ.get("MIMDIT_TEST_DEVICE") == "cpu":
+        return
+    import torch  # takes seconds, and only these tests need it here
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

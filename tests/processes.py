@@ -1,4 +1,4 @@
-"""Run a function in gloo processes that meet over a file, as the ranks of a Trainer would."""
+"""Run a function in processes that meet over a file, as the ranks of a Trainer would."""
 
 import os
 from collections.abc import Callable
@@ -9,17 +9,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def run_in_processes(function: Callable[[int], object], folder: Path, count: int = 2) -> list:
+def run_in_processes(function: Callable[[int], object], folder: Path, count: int = 2, backend: str = "gloo") -> list:
     """What ``function(rank)`` returned on each of ``count`` ranks; it must be importable."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_work, (function, str(folder), count), nprocs=count)
+    mp.spawn(_work, (function, str(folder), count, backend), nprocs=count)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def _work(rank: int, function: Callable[[int], object], folder: str, count: int) -> None:
+def _work(rank: int, function: Callable[[int], object], folder: str, count: int, backend: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}  # a Trainer of several devices then knows that it is one of them
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     torch.save(function(rank), f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

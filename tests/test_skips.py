@@ -3,10 +3,12 @@
 import fnmatch
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tests.conftest import allowed_skips, fail_if_skipped
+from tests.conftest import allowed_skips, fail_if_skipped, pytest_collection_modifyitems
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -38,3 +40,20 @@ def test_elsewhere_skips_stay_skips_and_expected_failures_are_none():
     report.wasxfail = "known"
     fail_if_skipped(report, strict=True)
     assert report.skipped
+
+
+def test_every_test_of_the_cuda_folder_is_marked_and_listed():
+    files = sorted((REPOSITORY / "tests/cuda").glob("test_*.py"))
+    assert files and all("\npytestmark = pytest.mark.cuda\n" in file.read_text() for file in files)
+    listed = {pattern for pattern in allowed_skips() if pattern.startswith("tests/cuda/")}
+    assert listed == {f"tests/cuda/{file.name}::*" for file in files}
+
+
+def test_a_test_for_cuda_is_skipped_only_without_a_device(monkeypatch):
+    for available, device, skipped in ((False, "cuda", True), (True, "cuda", False), (False, "cpu", False)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        monkeypatch.setenv("MIMDIT_TEST_DEVICE", device)
+        added = []
+        item = SimpleNamespace(get_closest_marker=lambda name: name == "cuda", add_marker=added.append)
+        pytest_collection_modifyitems([item])
+        assert [mark.kwargs["reason"] for mark in added] == ["needs a CUDA device"] * skipped

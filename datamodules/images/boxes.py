@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import imagecodecs
-
 _SIGNATURES = (b"jP  ", b"JXL ")
 _UUID_XMP = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac").bytes
 _UUID_EXIF = b"JpgTiffExif->JP2"
@@ -45,6 +43,8 @@ def box_metadata(data: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, content in boxes(data):
         if name == b"brob":
+            import imagecodecs
+
             name, content = content[:4], bytes(imagecodecs.brotli_decode(content[4:]))
         if name == b"Exif":
             found["exif"] = content[4 + int.from_bytes(content[:4], "big") :].removeprefix(b"Exif\0\0")

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import imagecodecs
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
@@ -159,6 +158,8 @@ def _read_png(data: bytes) -> Photo:
     metadata = png.png_metadata(parts, remarks)
     clean = png.without_metadata(parts)
     if data[24] == 16:
+        import imagecodecs  # only deep images need it
+
         # Transparency by a key color is that of every other depth; imagecodecs would make it a channel.
         pixels = imagecodecs.png_decode(png.without_metadata([part for part in parts if part[0] != b"tRNS"]))
         pixels = pixels.reshape(*pixels.shape[:2], -1)
@@ -232,6 +233,8 @@ def _frames_remark(frames: int) -> list[str]:
 
 def _decode_deep(data: bytes, kind: ImageFormat) -> np.ndarray:
     """Decode JPEG XL, and JPEG 2000 of 16 bits, as ``[H, W, 1..4]``."""
+    import imagecodecs
+
     if kind is JXL:
         pixels = imagecodecs.jpegxl_decode(data)
         if pixels.dtype not in (np.uint8, np.uint16):

@@ -6,7 +6,6 @@ import dataclasses
 import io
 from typing import Any
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -39,6 +38,8 @@ def encode_photo(photo: Photo, pixels: np.ndarray, kind: ImageFormat = PNG, *, q
     if kind is TIFF:
         return encode_tiff(photo, together)
     if kind is PNG and together.dtype == np.uint16:
+        import imagecodecs  # only 16-bit images need it
+
         return inserted(bytes(imagecodecs.png_encode(together)), metadata_chunks(photo))
     image = Image.fromarray(together[:, :, 0] if together.shape[2] == 1 else together)
     if kind is PNG:
