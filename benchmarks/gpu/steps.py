@@ -181,7 +181,7 @@ def train(processes: Processes) -> dict:
         processes.run("-m", "mimdit", "shards", "quickstart", str(data), *few)
     further: list[str] = []
     if options.tiny:
-        further += ["--trainer.max_steps=2", "--data.batch_size=1", "--data.crop=64", "--trainer.limit_val_batches=1", "--data.num_workers=0"]
+        further += ["--trainer.max_steps=2", "--data.batch_size=1", "--data.crop=64", "--trainer.limit_val_batches=1", "--data.num_workers=0", "--data.weights=null"]
         further.append("--model.init_args.scheduler.init_args.total_steps=2000")
     if options.resume is not None:
         with tempfile.TemporaryDirectory() as folder:
