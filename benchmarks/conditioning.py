@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flops-size", choices=SIZES, default="full", help="size at which FLOPs are counted")
     parser.add_argument("--time-size", choices=[*SIZES, "none"], default="small", help="size at which time and memory are measured")
     parser.add_argument("--batch-size", type=int, default=1, help="images where time and memory are measured")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of time and memory; bf16 is autocast, and a bf16 backbone")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of time and memory; bf16 is autocast")
     parser.add_argument("--rounds", type=int, default=5, help="times that each variant is timed")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()

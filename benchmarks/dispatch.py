@@ -7,8 +7,9 @@ chosen by gates drawn from a seed. Three implementations with the same weights t
 - ``loop``: one ordinary module per sub-expert, each called on the rows routed to it (also on none, as DDP requires), outputs summed.
 - ``dense``: the same modules, each called on all rows, outputs weighted by gates that are mostly zero.
 
-First, output and gradients of ``ours`` and ``loop`` are compared with those of ``dense``; the program fails at its end if any differ by more
-than rounding. On a CPU, times are CPU times of the process, which others affect less, and freed memory is kept: a model of one layer would
+First, output and gradients of ``ours`` and ``loop`` are compared with those of ``dense``; the program fails at its end if any differ by
+more than rounding.
+On a CPU, times are CPU times of the process, which others affect less, and freed memory is kept: a model of one layer would
 otherwise return it to the system and fault it in again in every step (see ``--trim``). AdamW's step, and the memory of weights, gradients
 and moments, grow with E whatever the dispatch; they are reported for the fewest and the most sub-experts.
 

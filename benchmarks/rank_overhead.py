@@ -1,7 +1,8 @@
 """Cost of the strategies by themselves: the same training on one rank without a strategy, under DDP and under FSDP2.
 
-SD3.5-medium's conditioner on a frozen bf16 backbone with random weights, as in ``sd35_step.py``, trained by Lightning's Trainer in a process
-group of one rank (NCCL on CUDA, gloo on a CPU): nothing is sent, so the difference is what gathering, bucketing and hooks cost. Losses of
+SD3.5-medium's conditioner on a frozen bf16 backbone with random weights, as in ``sd35_step.py``, trained by Lightning's Trainer in a
+process group of one rank
+(NCCL on CUDA, gloo on a CPU): nothing is sent, so the difference is what gathering, bucketing and hooks cost. Losses of
 all strategies must agree, as seeds and images are the same.
 
     python benchmarks/rank_overhead.py [--batch-size 8] [--steps 8] [--tiny] [--json rank_overhead.json]

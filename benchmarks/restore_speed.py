@@ -54,7 +54,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[dict]:
                     seconds.append(time.perf_counter() - start)
                 assert restored.shape == photograph.shape and restored.isfinite().all()
                 median = statistics.median(seconds[1:])
-                row = {"precision": precision, "megapixels": pixels, "steps": steps, "seconds": median, "seconds_per_megapixel": median / pixels}
+                row = {"precision": precision, "megapixels": pixels, "steps": steps, "seconds": median}
+                row["seconds_per_megapixel"] = median / pixels
                 if device.type == "cuda":
                     row["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
                 rows.append(row)

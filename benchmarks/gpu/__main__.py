@@ -19,7 +19,9 @@ from benchmarks.gpu.steps import STEPS, Options, run_step
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("steps", nargs="+", choices=[*STEPS, "all"], metavar="STEP", help=f"{', '.join(STEPS)}, or all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, also for a CPU")
@@ -28,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", default="configs/default.yaml", help="train: its config")
     parser.add_argument("--data", help="train: folder with train/ and validation/ shards; made in FOLDER/data if left out")
     parser.add_argument("--resume", type=Path, help="train: FOLDER of an earlier training to continue")
-    parser.add_argument("--fit", action="append", default=[], metavar="OPTION", help="train: further option of mimdit fit, as --fit=--data.crop=96")
+    parser.add_argument(
+        "--fit", action="append", default=[], metavar="OPTION", help="train: further option of mimdit fit, as --fit=--data.crop=96"
+    )
     return parser.parse_args()
 
 
@@ -36,7 +40,14 @@ def main() -> None:
     """Run the steps; exit with 1 if one failed."""
     given = arguments()
     options = Options(
-        given.out.resolve(), given.tiny, given.limit, given.seconds, given.config, given.data, given.resume and given.resume.resolve(), tuple(given.fit)
+        given.out.resolve(),
+        given.tiny,
+        given.limit,
+        given.seconds,
+        given.config,
+        given.data,
+        given.resume and given.resume.resolve(),
+        tuple(given.fit),
     )
     names = list(STEPS) if "all" in given.steps else list(dict.fromkeys(given.steps))
     failed = [name for name in names if not run_step(name, options)]

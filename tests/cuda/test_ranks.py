@@ -17,7 +17,12 @@ STEPS = 2
 def losses(strategy, precision):
     recorded = Losses()
     trainer = train(
-        make_restorer(), of_rank(0, 1, 1, STEPS), callbacks=[recorded], accelerator=DEVICE.type, precision=precision, **settings(strategy, 1)
+        make_restorer(),
+        of_rank(0, 1, 1, STEPS),
+        callbacks=[recorded],
+        accelerator=DEVICE.type,
+        precision=precision,
+        **settings(strategy, 1),
     )
     assert trainer.global_step == STEPS and trainer.strategy.root_device.type == DEVICE.type
     return recorded.steps(1)
