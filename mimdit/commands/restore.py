@@ -34,7 +34,7 @@ from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.progress_display import ProgressDisplay
-from mimdit.conditioner.moe_conditioner import Decisions
+from mimdit.commands.shots import Shots
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
@@ -43,7 +43,6 @@ from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.restorer.sequence import decide_for_shot, reference_frames
 from mimdit.restorer.steering import parse_steer
 from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
@@ -103,29 +102,6 @@ class Blending:
         return feathered(mask, self.feather)
 
 
-class Shots:
-    """Gates and tone of each shot, decided when its first frame comes.
-
-    Args:
-        restorer: The restorer.
-        frames: The frames of each shot, in order; `datamodules.images.find_shots`.
-        settings: How to restore.
-    """
-
-    def __init__(self, restorer: Restorer, frames: list[list[Job]], settings: SamplingSettings) -> None:
-        self._restorer, self._settings = restorer, settings
-        self._shot_of = {job.source: shot for shot in frames for job in shot}
-        self._last: tuple[list[Job], Decisions] | None = None
-
-    def decisions(self, job: Job) -> Decisions:
-        """Return those of the shot that has ``job`` as a frame."""
-        shot = self._shot_of[job.source]
-        if self._last is None or self._last[0] is not shot:
-            references = [read_photo(shot[index].source).pixels for index in reference_frames(len(shot))]
-            self._last = shot, decide_for_shot(self._restorer, references, self._settings)
-        return self._last[1]
-
-
 def restore(
     inputs: list[str],
     output: str,
@@ -143,6 +119,7 @@ def restore(
     mask: str | None = None,
     feather: int = 8,
     sequence: bool = False,
+    smooth: int = 2,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -178,7 +155,9 @@ def restore(
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.
         feather: Width of the mask's soft edge in pixels, on its white side.
-        sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames.
+        sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames,
+            and still pixels are averaged.
+        smooth: With sequence, frames on each side that a frame's still pixels are averaged with; 0 for none.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
@@ -205,9 +184,9 @@ def restore(
     )  # fmt: skip
     if compile:
         restorer.compile_blocks()
-    told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence}
+    told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence, "smooth": smooth}
     properties = _properties(checkpoint, settings, told) if tag else None
-    shots = None if frames is None else Shots(restorer, frames, settings)
+    shots = None if frames is None else Shots(restorer, frames, settings, smooth=smooth)
     with _precision(dtype, restorer.device.type):
         failed = restore_all(
             restorer, todo, settings, explain=explain, quality=quality, properties=properties, blending=blending, shots=shots
@@ -244,7 +223,7 @@ def restore_all(
         blending: Blending with the originals; None for the restored images themselves.
         shots: Shots that the jobs are frames of; None for single photographs.
     """
-    options = {"explain": explain, "quality": quality, "properties": properties, "blending": blending}
+    options: dict[str, Any] = {"explain": explain, "quality": quality, "properties": properties, "blending": blending, "shots": shots}
     failed, sized = [], []
     for job in jobs:
         try:
@@ -258,8 +237,7 @@ def restore_all(
             display.begin(job.source, size)
             problem = None
             try:
-                decisions = None if shots is None else shots.decisions(job)
-                for remark in restore_one(restorer, job, settings, progress=display.advance, decisions=decisions, **options):
+                for remark in restore_one(restorer, job, settings, progress=display.advance, **options):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
                 problem = _reason(error)
@@ -278,17 +256,18 @@ def restore_one(
     quality: int | None = None,
     properties: Mapping[str, str] | None = None,
     blending: Blending | None = None,
-    decisions: Decisions | None = None,
+    shots: Shots | None = None,
 ) -> tuple[str, ...]:
     """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
     photo = read_photo(job.source)
     if properties:
         photo = tagged(photo, properties)
     seen: list[Routing] = []
-    options: dict[str, Any] = {} if decisions is None else {"decisions": decisions}
+    options: dict[str, Any] = {} if shots is None else {"decisions": shots.decisions(job), "original": photo.pixels}
     if blending is not None:
         options |= {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
-    pixels = restore_pixels(restorer, photo.pixels, settings, explain=seen.append, progress=progress, **options)
+    source = photo.pixels if shots is None else shots.averaged(job, photo.pixels)
+    pixels = restore_pixels(restorer, source, settings, explain=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if explain:
         _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))

@@ -22,6 +22,7 @@ def restore_pixels(
     *,
     amount: float = 1.0,
     mask: np.ndarray | None = None,
+    original: np.ndarray | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Restore one image of uint8 or uint16; shape and type stay.
@@ -32,6 +33,7 @@ def restore_pixels(
         settings: How to restore; None for the restorer's own settings.
         amount: Share of the restored image in the result, 0..1; see `mimdit.restorer.blending.blend`.
         mask: Further shares ``[H, W]`` in 0..1, such as those of `mimdit.restorer.blending.feathered`.
+        original: Image to blend with, of the same shape and type; None for ``pixels``.
         **options: Other arguments of `Restorer.restore`.
 
     Raises:
@@ -48,4 +50,4 @@ def restore_pixels(
     for rows in in_rows(*pixels.shape[:2]):
         piece = restored[:, rows] if pixels.shape[2] == 3 else restored[:, rows].mean(dim=0, keepdim=True)
         result[rows] = piece.mul(most).round_().permute(1, 2, 0).numpy()
-    return blend(result, pixels, amount=amount, mask=mask)
+    return blend(result, pixels if original is None else original, amount=amount, mask=mask)

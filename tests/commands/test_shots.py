@@ -1,0 +1,83 @@
+"""``mimdit restore --sequence``: the average of a shot's still pixels, by the command line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimdit import cli
+from mimdit.commands import restore as command
+from mimdit.commands import shots
+from mimdit.restorer.temporal import average_still
+from tests.commands.made_restorers import Identity
+
+COUNT = 7
+
+
+@pytest.fixture
+def frames(monkeypatch, tmp_path):
+    """Noisy frames of a still scene in the folder ``in``, and a restorer that changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    made = Identity()
+    made.to = lambda device: made
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
+    monkeypatch.setattr(shots, "decide_for_shot", lambda restorer, frames, settings: None)
+    rng = np.random.default_rng(0)
+    written = [np.clip(120 + rng.normal(0, 10, (48, 64, 3)), 0, 255).astype(np.uint8) for _ in range(COUNT)]
+    (tmp_path / "in").mkdir()
+    for index, frame in enumerate(written):
+        Image.fromarray(frame).save(f"in/{index}.png")
+    return written
+
+
+def run(*args):
+    """The exit code."""
+    try:
+        cli.main(["restore", *map(str, args)])
+    except SystemExit as left:
+        return left.code
+    return 0
+
+
+def result(folder, index):
+    return np.asarray(Image.open(f"{folder}/{index}.png"))
+
+
+@pytest.mark.parametrize("smooth", [1, 2])
+def test_a_frame_is_averaged_with_its_neighbors_within_the_shot(frames, smooth):
+    assert run("in", "out", "--sequence", "--smooth", smooth) == 0
+    for index, frame in enumerate(frames):
+        near = [frames[other] for other in range(COUNT) if 0 < abs(other - index) <= smooth]
+        assert np.array_equal(result("out", index), average_still(frame, near)) and not np.array_equal(result("out", index), frame)
+
+
+@pytest.mark.parametrize("options", [("--sequence", "--smooth=0"), ()], ids=["no smoothing", "no sequence"])
+def test_frames_are_left_as_they_are(frames, options):
+    assert run("in", "out", *options) == 0
+    assert all(np.array_equal(result("out", index), frame) for index, frame in enumerate(frames))
+
+
+def test_a_result_does_not_depend_on_those_that_are_there(frames, tmp_path):
+    assert run("in", "out", "--sequence") == 0
+    whole = result("out", 3)
+    for index in (2, 3, 4):
+        (tmp_path / "out" / f"{index}.png").unlink()
+    Image.new("RGB", (64, 48), "red").save("out/2.png")  # kept, and not read
+    assert run("in", "out", "--sequence") == 0 and np.array_equal(result("out", 3), whole)
+
+
+def test_amount_blends_with_the_frame_itself(frames):
+    assert run("in", "out", "--sequence", "--amount=0") == 0
+    assert all(np.array_equal(result("out", index), frame) for index, frame in enumerate(frames))
+
+
+def test_a_damaged_frame_is_named_and_left_out_of_its_neighbors(frames, tmp_path, capsys):
+    data = (tmp_path / "in" / "3.png").read_bytes()
+    (tmp_path / "in" / "3.png").write_bytes(data[: len(data) // 2])
+    assert run("in", "out", "--sequence", "--smooth=1") == 1
+    assert "in/3.png" in capsys.readouterr().err and not (tmp_path / "out" / "3.png").exists()
+    assert np.array_equal(result("out", 2), average_still(frames[2], [frames[1]]))
+
+
+def test_a_negative_number_of_frames_is_refused(frames, capsys):
+    assert run("in", "out", "--sequence", "--smooth=-1") == 2
+    assert "smooth=-1 is negative; use 0" in capsys.readouterr().err
