@@ -383,6 +383,7 @@ def _properties(checkpoint: str | None, settings: SamplingSettings, told: dict[s
 
 
 def reason_of(error: BaseException) -> str:
+    """Return why an image could not be read or restored, for the list of those that failed."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return "there is not enough memory for it; give a smaller --tile"
     return str(error)

@@ -32,8 +32,8 @@ def check_identifies(restorer: Restorer) -> None:
     """
     if restorer.conditioner.identification is None:
         raise ValueError(
-            "these weights cannot tell which degradation an image has: their conditioner has identify: false. Leave --checkpoint out for the "
-            "embedded weights, or train with configs/ablation/identify.yaml (conditioner.identify: true, identify_weight above 0)"
+            "these weights cannot tell which degradation an image has: their conditioner has identify: false. Leave --checkpoint out for "
+            "the embedded weights, or train with configs/ablation/identify.yaml (conditioner.identify: true, identify_weight above 0)"
         )
 
 
