@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.figures import write_figures
 from datamodules.degradations import CLEAN
 from datamodules.images import read_photo
 from datamodules.images.finding import list_images
@@ -53,7 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--untouched", type=Path, help="folder of photographs that need nothing")
     parser.add_argument("--limit", type=int, default=100, help="photographs of --untouched, the first by name")
     parser.add_argument("--checkpoint", help="a .ckpt or a folder of mimdit export; by default the embedded weights")
-    parser.add_argument("--json", type=Path, help="write the figures here, and the table beside it as .md")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--table", type=Path, help="write the table here, in Markdown")
     return parser.parse_args()
 
 
@@ -151,10 +153,10 @@ def main() -> None:
     if asked.untouched is not None:
         figures["untouched"] = counted(restorer, [path for path, _ in list_images([asked.untouched])][: asked.limit])
     print(table(figures))
-    if asked.json is not None:
-        for path, text in ((asked.json, json.dumps(figures, indent=1) + "\n"), (asked.json.with_suffix(".md"), table(figures))):
-            with replace_when_whole(path) as temporary:
-                temporary.write_text(text)
+    write_figures(asked.json, figures)
+    if asked.table is not None:
+        with replace_when_whole(asked.table) as temporary:
+            temporary.write_text(table(figures))
 
 
 if __name__ == "__main__":

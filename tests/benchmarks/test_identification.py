@@ -55,7 +55,9 @@ def run(monkeypatch, tmp_path):
             monkeypatch.setattr(f"mimdit.restorer.identification.{name}", value)
         monkeypatch.setattr("mimdit.restorer.identification.check_identifies", lambda restorer: None)
         monkeypatch.setattr("mimdit.distributed.loading.load_restorer", lambda checkpoint: None)
-        monkeypatch.setattr(sys, "argv", ["identification", *arguments, "--json", str(tmp_path / "a.json")])
+        monkeypatch.setattr(
+            sys, "argv", ["identification", *arguments, "--json", str(tmp_path / "a.json"), "--table", str(tmp_path / "a.md")]
+        )
         runpy.run_module("benchmarks.identification", run_name="__main__")
         return json.loads((tmp_path / "a.json").read_text()), (tmp_path / "a.md").read_text()
 

@@ -17,7 +17,7 @@ from tests.datamodules.images.made_images import deep, encoded
 from tests.tiny_models import randomize, tiny_restorer
 
 
-def run(*args: str) -> int:
+def run(*args: str):
     """The exit code."""
     try:
         cli.main(["identify", *args])
