@@ -6,6 +6,7 @@ import torch
 from callbacks import Identification
 from mimdit.evaluation.identification import average_precision
 from tests.callbacks.dummy import DummyRestorer, loader, samples, trainer
+from tests.tiny_models import tiny_restorer
 
 
 def logits_of(keys: list[str]) -> torch.Tensor:
@@ -51,3 +52,10 @@ def test_a_second_validation_forgets_the_first(tmp_path):
     run.validate(Identifying(), loader(5), verbose=False)
     fresh.validate(Identifying(), loader(5), verbose=False)
     assert run.callback_metrics == fresh.callback_metrics
+
+
+def test_a_restorer_that_identifies_is_scored(tmp_path):
+    restorer = tiny_restorer(conditioner={"identify": True}, flow={"start": "degraded", "sigma_start": 0.5, "steps": 0})
+    run = trainer(tmp_path, Identification())
+    run.validate(restorer, loader(12), verbose=False)
+    assert 0 < run.callback_metrics["val/identification_map"] <= 1
