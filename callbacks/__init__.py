@@ -1,8 +1,9 @@
-"""Callbacks of a run: checkpoints, faults, expert utilization, scores, images, speed, memory and the moving average."""
+"""Callbacks of a run: checkpoints, faults, expert utilization, scores, identification, images, speed, memory and the moving average."""
 
 from callbacks.checkpoint import CompleteCheckpoint
 from callbacks.ema import EMAUpdate
 from callbacks.expert_utilization import ExpertUtilization
+from callbacks.identification import Identification
 from callbacks.memory import Memory
 from callbacks.mfu import MFU
 from callbacks.non_finite import NonFiniteGuard
@@ -19,6 +20,7 @@ __all__ = [
     "CompleteCheckpoint",
     "EMAUpdate",
     "ExpertUtilization",
+    "Identification",
     "ImageGrid",
     "MFU",
     "Memory",

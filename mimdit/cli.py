@@ -30,6 +30,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "doctor": "mimdit.commands.doctor:doctor",
     "restore": "mimdit.commands.restore:restore",
+    "identify": "mimdit.commands.identify:identify",
     "report": "mimdit.commands.report:report",
     "demo": "mimdit.commands.demo:demo",
     "export": "mimdit.commands.export:export",

@@ -47,25 +47,46 @@ def plan(inputs: Iterable[Path], output: Path, *, same_format: bool = False) -> 
     Raises:
         ValueError: An input is missing, a result would replace a source, or nothing there looks like an image.
     """
-    inputs = list(inputs)
-    for path in inputs:
-        if not path.exists() and not path.is_symlink():
-            raise ValueError(f"{path} does not exist; give image files or folders of them")
+    inputs = _existing(inputs)
     if len(inputs) == 1 and not inputs[0].is_dir() and has_image_suffix(output) and not output.is_dir():
         jobs = [Job(inputs[0], output, _written_format(output), _problem(inputs[0]))]
     else:
         found = list(_found(inputs, output))
         stems = Counter(_without_suffix(place) for _, place in found)
         jobs = [_job(source, output / place, stems[_without_suffix(place)] > 1, same_format) for source, place in found]
-    if not jobs:
-        raise ValueError(f"{', '.join(map(str, inputs))}: nothing in there looks like an image")
+    _check_some(inputs, len(jobs))
     _check_apart(jobs)
     return jobs
 
 
-def _found(inputs: list[Path], output: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each image and its place under the output."""
-    aside = output.resolve()
+def list_images(inputs: Iterable[Path]) -> list[tuple[Path, str | None]]:
+    """Return the images that `plan` finds, each once and with the reason why it cannot be read, if known; nothing is to be written.
+
+    Raises:
+        ValueError: An input is missing, or nothing there looks like an image.
+    """
+    inputs = _existing(inputs)
+    sources = list(dict.fromkeys(source for source, _ in _found(inputs, None)))
+    _check_some(inputs, len(sources))
+    return [(source, _problem(source)) for source in sources]
+
+
+def _existing(inputs: Iterable[Path]) -> list[Path]:
+    inputs = list(inputs)
+    for path in inputs:
+        if not path.exists() and not path.is_symlink():
+            raise ValueError(f"{path} does not exist; give image files or folders of them")
+    return inputs
+
+
+def _check_some(inputs: list[Path], count: int) -> None:
+    if not count:
+        raise ValueError(f"{', '.join(map(str, inputs))}: nothing in there looks like an image")
+
+
+def _found(inputs: list[Path], output: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yield each image and its place under the output, whose contents are skipped."""
+    aside = None if output is None else output.resolve()
     for path in inputs:
         if not path.is_dir():
             yield path, Path(path.name)

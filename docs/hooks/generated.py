@@ -59,6 +59,7 @@ ON_SITE = {
     "slurm/README.md": "guides/slurm.md",
     "benchmarks/RESULTS.md": "results/RESULTS.md",
     "benchmarks/scaling.md": "results/scaling.md",
+    "benchmarks/identification.md": "results/identification.md",
 }
 """Files of the repository and the pages that show them: links in docs/ name the file, so that they work without the site too."""
 

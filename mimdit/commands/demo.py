@@ -10,16 +10,17 @@ import numpy as np
 from PIL import Image
 
 from mimdit.commands.restore import device_named, tile_for_free_memory
+from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.distributed.loading import load_restorer
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.blending import check_blending, feathered
+from mimdit.restorer.identification import probabilities_of
 from mimdit.restorer.image_types import to_mask
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.steering import parse_steer
-from mimdit.routing.routing import Routing
 
 if TYPE_CHECKING:
     import gradio
@@ -76,10 +77,10 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
         amount: float = 1.0,
         mask: Image.Image | None = None,
         progress: gradio.Progress = progress_bar,
-    ) -> tuple[tuple[Image.Image, Image.Image], Image.Image]:
+    ) -> tuple[tuple[Image.Image, Image.Image], Image.Image, dict[str, float] | None]:
         if image is None:
             raise gradio.Error("Upload a photograph first.", print_exception=False)
-        seen: list[Routing] = []
+        seen: list[Decisions] = []
         done = 0.0
 
         def advance(fraction: float) -> None:
@@ -96,8 +97,8 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
         with one_at_a_time:
-            result = restore_pixels(restorer, pixels, chosen, explain=seen.append, progress=advance, **blended)
-        return (image, Image.fromarray(result)), gate_chart(seen[0])
+            result = restore_pixels(restorer, pixels, chosen, on_decisions=seen.append, progress=advance, **blended)
+        return (image, Image.fromarray(result)), gate_chart(seen[0].routing), probabilities_of(seen[0])
 
     with gradio.Blocks(title="MiM-DiT", analytics_enabled=False) as blocks:
         gradio.Markdown(f"# MiM-DiT: restore a photograph\n{_ABOUT}")
@@ -118,7 +119,9 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                 shown = {"type": "pil", "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
                 compared = gradio.ImageSlider(label="before | after", max_height=420, elem_id="compared", **shown)
                 chart = gradio.Image(label="experts in use, % of each block's sum", elem_id="gates", **shown)
-        button.click(restored, [given, steps, start, steer, amount, mask], [compared, chart])
+                identifies = restorer.conditioner.identification is not None
+                named = gradio.Label(label="degradations, each with its probability", elem_id="degradations", visible=identifies)
+        button.click(restored, [given, steps, start, steer, amount, mask], [compared, chart, named])
     return blocks
 
 

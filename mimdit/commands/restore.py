@@ -39,12 +39,12 @@ from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.blending import FEATHER, brightness, check_amount, feathered
+from mimdit.restorer.identification import as_text, probabilities_of
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.steering import parse_steer
-from mimdit.routing.routing import Routing
 from mimdit.training.devices import emulates_bfloat16
 
 _BYTES_PER_PIXEL = 2048
@@ -158,7 +158,8 @@ def restore(
         sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames,
             and still pixels are averaged.
         smooth: With sequence, frames on each side that a frame's still pixels are averaged with; 0 for none.
-        explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights.
+        explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights, and the probability of
+            each degradation, which is also printed.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
         device: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
         dtype: bfloat16 computes in mixed precision, which is faster on GPUs.
@@ -229,7 +230,7 @@ def restore_all(
         try:
             sized.append((job, _num_pixels(job)))
         except (UnreadableImageError, TooLargeImageError, OSError) as error:
-            failed.append((job.source, _reason(error)))
+            failed.append((job.source, reason_of(error)))
     total = sum(size for _, size in sized)
     cost = _forecast(restorer, [size for _, size in sized], settings) if sized else None
     with ProgressDisplay(len(sized), total, cost) as display:
@@ -240,7 +241,7 @@ def restore_all(
                 for remark in restore_one(restorer, job, settings, progress=display.advance, **options):
                     display.remark(f"{job.source}: {remark}")
             except (UnreadableImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-                problem = _reason(error)
+                problem = reason_of(error)
                 failed.append((job.source, problem))
             display.end(failed=problem is not None)
     return failed
@@ -258,22 +259,30 @@ def restore_one(
     blending: Blending | None = None,
     shots: Shots | None = None,
 ) -> tuple[str, ...]:
-    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true; return remarks on anything not kept."""
+    """Read, restore and write one photograph, with its `gate_chart` if ``explain`` is true.
+
+    Returns:
+        Remarks on anything not kept, after the probabilities of the degradations if ``explain`` is true.
+    """
     photo = read_photo(job.source)
     if properties:
         photo = tagged(photo, properties)
-    seen: list[Routing] = []
+    seen: list[Decisions] = []
     options: dict[str, Any] = {} if shots is None else {"decisions": shots.decisions(job), "original": photo.pixels}
     if blending is not None:
         options |= {"amount": blending.amount, "mask": blending.shares(job, photo.pixels)}
     source = photo.pixels if shots is None else shots.averaged(job, photo.pixels)
-    pixels = restore_pixels(restorer, source, settings, explain=seen.append, progress=progress, **options)
+    pixels = restore_pixels(restorer, source, settings, on_decisions=seen.append, progress=progress, **options)
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    said: tuple[str, ...] = ()
     if explain:
-        _write_chart(gate_chart(seen[0], title=job.source.name), job.target.with_name(f"{job.target.stem}.gates.png"))
+        probabilities = probabilities_of(seen[0])
+        said = () if probabilities is None else (as_text(probabilities),)
+        chart = gate_chart(seen[0].routing, title=job.source.name, footer=" ".join(said))
+        _write_chart(chart, job.target.with_name(f"{job.target.stem}.gates.png"))
     with replace_when_whole(job.target) as path:
         path.write_bytes(encode_photo(photo, pixels, job.kind, quality=quality))
-    return (*photo.remarks, *lost_in(photo, job.kind))
+    return (*said, *photo.remarks, *lost_in(photo, job.kind))
 
 
 def device_named(name: str) -> torch.device:
@@ -352,7 +361,8 @@ def _properties(checkpoint: str | None, settings: SamplingSettings, told: dict[s
     return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return why an image could not be read or restored, for the list of those that failed."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return "there is not enough memory for it; give a smaller --tile"
     return str(error)

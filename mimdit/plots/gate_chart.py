@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 import numpy as np
 import torch
@@ -13,25 +14,31 @@ from PIL import Image
 from mimdit.routing.routing import Routing
 from mimdit.routing.utilization import group_labels
 
+_LETTER, _LINE = 0.072, 0.17
+"""Width of a letter and height of a line of the footer, in inches."""
+
 
 def expert_shares(routing: Routing, image: int = 0) -> torch.Tensor:
     """Return each sub-expert's share of a block's sum for one image, ``[M, G, E]``: the weight of its group times its own."""
     return (routing.inter.weights[:, image, :, None] * routing.intra.weights[:, :, image]).cpu()
 
 
-def gate_chart(routing: Routing, image: int = 0, *, title: str = "", dpi: int = 100) -> Image.Image:
+def gate_chart(routing: Routing, image: int = 0, *, title: str = "", footer: str = "", dpi: int = 100) -> Image.Image:
     """Draw the gates of one image in percent: a row per block, a column per sub-expert, empty where a sub-expert was not chosen.
 
-    The mean weight of an expert group over the blocks is above its columns.
+    The mean weight of an expert group over the blocks is above its columns; ``footer``, such as the probabilities of the degradations, is
+    below the table.
     """
     shares_MGE, mask_GE = expert_shares(routing, image), routing.mask_GE.cpu()
     columns = [(group, expert) for group in range(len(mask_GE)) for expert in range(int(mask_GE[group].sum()))]
     table = np.array([[float(block[group, expert]) for group, expert in columns] for block in shares_MGE])
     rows, count = table.shape
-    figure = Figure(figsize=(1.0 + 0.42 * count, 1.15 + 0.3 * rows), dpi=dpi)
+    lines = textwrap.wrap(footer, width=max(20, int((1.0 + 0.42 * count) / _LETTER)))
+    below = _LINE * len(lines)
+    figure = Figure(figsize=(1.0 + 0.42 * count, 1.15 + 0.3 * rows + below), dpi=dpi)
     FigureCanvasAgg(figure)
     width, height = figure.get_size_inches()
-    axis = figure.add_axes((0.85 / width, 0.35 / height, 0.42 * count / width, 0.3 * rows / height))
+    axis = figure.add_axes((0.85 / width, (0.35 + below) / height, 0.42 * count / width, 0.3 * rows / height))
     axis.imshow(table, vmin=0, vmax=max(0.5, table.max()), cmap="Blues", aspect="auto", interpolation="nearest")
     for (row, column), share in np.ndenumerate(table):
         if share > 0:
@@ -47,6 +54,7 @@ def gate_chart(routing: Routing, image: int = 0, *, title: str = "", dpi: int = 
         if index:
             axis.axvline(places[0] - 0.5, color="black", linewidth=0.8)
     figure.text(0.01, 0.99, title or "share of each block's sum, %", fontsize=8, va="top")
+    figure.text(0.01, 0.04 / height, "\n".join(lines), fontsize=8, va="bottom")
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return Image.open(out).convert("RGB")

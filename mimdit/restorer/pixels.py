@@ -15,6 +15,23 @@ from mimdit.restorer.sampling import SamplingSettings
 _RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
+def images_of(pixels: np.ndarray) -> torch.Tensor:
+    """Return one image of uint8 or uint16 as fp32 ``[1, 3, H, W]`` in 0..1, a large one in a file (`mimdit.core.canvas`).
+
+    Args:
+        pixels: ``[H, W, 1 or 3]``, gray or RGB. Gray becomes three equal channels.
+
+    Raises:
+        ValueError: The array is of another type or shape.
+    """
+    if pixels.dtype not in _RANGE or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; give uint8 or uint16 of [H, W, 1 or 3]")
+    most, images = _RANGE[pixels.dtype], canvas(1, 3, *pixels.shape[:2])
+    for rows in in_rows(*pixels.shape[:2]):
+        images[0, :, rows] = torch.from_numpy(pixels[rows].astype(np.float32) / most).permute(2, 0, 1)
+    return images
+
+
 def restore_pixels(
     restorer: Restorer,
     pixels: np.ndarray,
@@ -39,13 +56,9 @@ def restore_pixels(
     Raises:
         ValueError: The array is of another type or shape, or a setting is out of range.
     """
-    if pixels.dtype not in _RANGE or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
-        raise ValueError(f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; give uint8 or uint16 of [H, W, 1 or 3]")
+    images = images_of(pixels)
     check_blending(pixels, amount, mask)
-    most = _RANGE[pixels.dtype]
-    images, result = canvas(1, 3, *pixels.shape[:2]), np.empty_like(pixels)
-    for rows in in_rows(*pixels.shape[:2]):
-        images[0, :, rows] = torch.from_numpy(pixels[rows].astype(np.float32) / most).permute(2, 0, 1)
+    most, result = _RANGE[pixels.dtype], np.empty_like(pixels)
     restored = restorer.restore(images, settings, **options)[0]
     for rows in in_rows(*pixels.shape[:2]):
         piece = restored[:, rows] if pixels.shape[2] == 3 else restored[:, rows].mean(dim=0, keepdim=True)

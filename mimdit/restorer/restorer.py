@@ -264,6 +264,7 @@ class Restorer(PushToHub, L.LightningModule):
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
+        on_decisions: Callable[[Decisions], None] = ignore,
         on_step: OnStep | None = None,
         **overrides: Any,
     ) -> torch.Tensor:
@@ -278,6 +279,7 @@ class Restorer(PushToHub, L.LightningModule):
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
             explain: Called with the routing once the gates have decided.
+            on_decisions: Called with all that was decided for the image, routing and identification, at the same time.
             on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
@@ -292,6 +294,7 @@ class Restorer(PushToHub, L.LightningModule):
         settings = self.sampling_settings(settings, **overrides)
         restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
+        on_decisions(restoration.conditioning.decisions)
         return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 
     def velocity(
@@ -346,7 +349,8 @@ class Restorer(PushToHub, L.LightningModule):
         """Restore the images ``lq [B, 3, H, W]`` with the flow's settings.
 
         Returns:
-            ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, and ``routing``.
+            ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, ``routing``, and ``identified``, the logits
+            ``[B, A]`` of the degradations (None without an identification head).
         """
         return _outputs(Restoration(self, _degraded_images(batch), self.sampling_settings()))
 
@@ -465,4 +469,4 @@ def _outputs(restoration: Restoration) -> dict:
     """Return the outputs that validation and test share."""
     conditioning = restoration.conditioning
     estimate = None if conditioning.estimate is None else restoration.decode(conditioning.estimate)
-    return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing}
+    return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing, "identified": conditioning.identified}

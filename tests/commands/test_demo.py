@@ -17,6 +17,7 @@ from datamodules.synthetic.photographs import photograph_crop
 from mimdit import cli
 from mimdit.commands.demo import page
 from mimdit.restorer.blending import feathered
+from mimdit.restorer.identification import identify_pixels
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.commands.browser import CHROMIUM, Page
@@ -89,9 +90,20 @@ def test_the_amount_and_the_mask_of_the_page_blend_the_result():
     mask = np.zeros((24, 32), np.uint8)
     mask[:, 16:] = 255
     options = [settings.steps, settings.start, "", 0.5, Image.fromarray(mask)]
-    (before, after), _ = click.fn(Image.fromarray(image), *options)
+    (before, after), _, named = click.fn(Image.fromarray(image), *options)
     expected = restore_pixels(restorer, image, settings, amount=0.5, mask=feathered(mask))
     assert (np.asarray(before) == image).all() and (np.asarray(after) == expected).all() and (expected != image).any()
+    assert named is None and not click.outputs[-1].visible  # the tiny restorer does not identify
     assert [type(component) for component in click.inputs[-2:]] == [gradio.Slider, gradio.Image]
     with pytest.raises(gradio.Error, match="24x32 pixels and the image 32x24"):
         click.fn(Image.fromarray(image), *options[:-1], Image.fromarray(mask.T))
+
+
+@pytest.mark.skipif(GRADIO < 6, reason="there is no gradio 6: pip install '.[demo]'")
+def test_the_page_shows_the_probabilities_of_the_degradations():
+    restorer = tiny_restorer(conditioner={"identify": True}, flow={"start": "degraded", "sigma_start": 0.5}).eval()
+    settings = restorer.sampling_settings()
+    (click,) = page(restorer, settings).fns.values()
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    *_, named = click.fn(Image.fromarray(image), settings.steps, settings.start, "")
+    assert named == identify_pixels(restorer, image) and click.outputs[-1].visible

@@ -29,6 +29,7 @@ from mimdit.commands import restore as command
 from mimdit.conditioner import MoEConditioner
 from mimdit.distributed.loading import load_restorer
 from mimdit.restorer.blending import blend
+from mimdit.restorer.identification import as_text, identify_pixels
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
@@ -119,6 +120,21 @@ def test_a_forecast_comes_first_and_progress_advances_within_an_image(tmp_path, 
     assert re.match(r"1 image, 0\.0 megapixels: about 1 s \([\d.]+ $", forecast) and "100%" in bar
     assert (command.read_photo(tmp_path / "out/a.png").pixels == whole).all()
     assert sorted(os.listdir("out")) == ["a.gates.png", "a.png"] and Image.open("out/a.gates.png").width > 300
+
+
+def test_explain_prints_the_probabilities_of_the_degradations_and_adds_them_to_the_chart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    heights = []
+    for identify in (False, True):
+        model = tiny_restorer(conditioner={"estimate": True, "identify": identify}, overlap=8).eval()
+        monkeypatch.setattr(command, "load_restorer", lambda checkpoint, model=model: model)
+        assert run("in", "out", "--explain", "--overwrite") == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("in/a.png: ")]
+        expected = as_text(identify_pixels(model, command.read_photo(tmp_path / "in/a.png").pixels)) if identify else ""
+        assert (f"in/a.png: {expected}" in said) is identify and any(" %, " in line for line in said) is identify
+        heights.append(Image.open("out/a.gates.png").height)
+    assert heights[1] > heights[0]
 
 
 def test_without_a_terminal_each_image_has_one_line(stub, tmp_path, capsys):

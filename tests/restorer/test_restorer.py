@@ -153,7 +153,7 @@ def test_after_a_few_steps_the_residuals_and_the_gates_matter():
     conditioning = restorer.conditioner(latents())
     assert not torch.allclose(restorer.velocity(latents(), sigma, conditioning), restorer.velocity(latents(), sigma, None), rtol=1e-2)
     outputs = restorer.test_step(tiny_batch(), 0)
-    assert set(outputs) == {"restored", "estimate", "routing", "residuals_zeroed", "gates_uniform"}
+    assert set(outputs) == {"restored", "estimate", "identified", "routing", "residuals_zeroed", "gates_uniform"}
     for name in ("residuals_zeroed", "gates_uniform"):
         assert (outputs[name] - outputs["restored"]).abs().max() > 1e-3, name
 

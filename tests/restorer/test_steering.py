@@ -1,5 +1,6 @@
 """Steering the gates by expert group and by degradation."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,3 +104,12 @@ def test_the_chart_shows_shares_that_make_a_whole():
     assert ((shares > 0).sum(dim=2) == 2).all()  # top_k
     chart = gate_chart(routing, title="a.png")
     assert chart.mode == "RGB" and 300 < chart.width < 900 and chart.height > 100
+
+
+def test_the_footer_lies_below_the_chart_and_changes_nothing_above():
+    _, routing = restored(restorer())
+    plain = gate_chart(routing, title="a.png")
+    noted = gate_chart(routing, title="a.png", footer=", ".join(f"degradation{index} {index} %" for index in range(7)))
+    below = np.asarray(noted.crop((0, plain.height, *noted.size)))
+    assert noted.width == plain.width and noted.height > plain.height + 10 and (below < 128).any()
+    assert (below[:, -3:] == 255).all()  # it is wrapped

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.images.finding import plan
+from datamodules.images.finding import list_images, plan
 from tests.datamodules.images.made_images import encoded
 
 
@@ -134,3 +134,14 @@ def test_nothing_to_do_is_told(in_a_folder):
         plan([Path("in")], Path("out"))
     with pytest.raises(ValueError, match="gone does not exist"):
         plan([Path("gone")], Path("out"))
+
+
+def test_images_without_results_are_listed_once_each_with_their_problem(in_a_folder):
+    make(in_a_folder, "out/b.png", "in/a.png")
+    make(in_a_folder, "in/c.nef", data=b"II*\0rest")
+    found = dict(list_images([Path("in"), Path("in/a.png"), Path("out/b.png")]))
+    assert list(found) == [Path("in/a.png"), Path("in/c.nef"), Path("out/b.png")]
+    assert found[Path("in/a.png")] is found[Path("out/b.png")] is None and "RAW" in found[Path("in/c.nef")]
+    Path("empty").mkdir()
+    with pytest.raises(ValueError, match="empty: nothing in there looks like an image"):
+        list_images([Path("empty")])
