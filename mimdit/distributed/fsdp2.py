@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard, zeros
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from torch.utils._pytree import tree_map
 
 from mimdit.distributed.checkpoint_files import read_checkpoint_file
@@ -108,7 +108,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Read this rank's slices of a folder, or a whole single file."""
         path = self.broadcast(checkpoint_path)
         if Path(path).is_dir():
-            return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
+            return read_sharded(path, self._zeros)
         return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -134,9 +134,16 @@ class FSDP2Strategy(ModelParallelStrategy):
         whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
         return local_slice(value, self._mesh) if whole and isinstance(live, DTensor) and value.shape == live.shape else value
 
+    def _zeros(self, size: torch.Size, dtype: torch.dtype) -> DTensor:
+        """Return zeros sharded as `shard` shards a weight of this size."""
+        return zeros(size, dtype=dtype, device_mesh=self._mesh, placements=placements(size, self._mesh))
+
 
 def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
-    """Shard ``module`` over the ranks of a 1-D ``mesh``; a module that is already sharded is left unchanged.
+    """Shard ``module`` over the ranks of ``mesh``; a module that is already sharded is left unchanged.
+
+    Each weight is sharded over `shard_dimension`. A 1-D mesh shards over all its ranks. A 2-D mesh shards over its second dimension and
+    keeps a copy for each index of its first.
 
     ``module.shard_units()`` lists the units: each is a list of sub-modules whose weights are gathered only while they run. Trainable
     weights outside all units are gathered for the whole step. Frozen weights outside all units stay whole on every rank (the codec, whose
@@ -158,7 +165,12 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
     _start_alike(module, mesh)
     # The root is also resharded after its forward pass. In validation no backward pass would do it, and the moving average could not be
     # swapped with gathered weights.
-    options = {"mesh": mesh, "reshard_after_forward": True}
+    ranks = mesh.size(-1)
+    options = {
+        "mesh": mesh,
+        "reshard_after_forward": True,
+        "shard_placement_fn": lambda parameter: Shard(shard_dimension(parameter.shape, ranks)),
+    }
     for unit in units:
         fully_shard(unit if len(unit) > 1 else unit[0], **options)
     whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)}
@@ -168,13 +180,28 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
             register_fsdp_forward_method(module, name)
 
 
+def shard_dimension(size: Sequence[int], ranks: int) -> int:
+    """Return the first dimension of ``size`` that ``ranks`` divides, so that gathers need no padding; 0 if there is none.
+
+    FSDP2 pads only dimension 0, so that is also the one with the least padding where none divides. A stack of 8 experts
+    ``[8, out, in]`` would be padded eightfold on 64 ranks if it were sharded over dimension 0.
+    """
+    return next((dimension for dimension, length in enumerate(size) if length % ranks == 0), 0)
+
+
+def placements(size: Sequence[int], mesh: DeviceMesh) -> list[Placement]:
+    """Return the placements on ``mesh`` of a weight of ``size``: sharded over its last dimension, replicated over any other."""
+    return [*[Replicate()] * (mesh.ndim - 1), Shard(shard_dimension(size, mesh.size(-1)))]
+
+
 def local_slice(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
     """Return this rank's slice of a whole ``tensor``, sharded as `shard` shards weights; a copy, without communication."""
     tensor = tensor.contiguous()
-    slices, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
+    ranks, rank = mesh.size(-1), mesh.get_local_rank(mesh.ndim - 1)
+    slices = tensor.chunk(ranks, dim=shard_dimension(tensor.shape, ranks))
     own = slices[rank] if rank < len(slices) else tensor[:0]
-    own = own.to(mesh.device_type, copy=True)
-    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
+    own = own.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
+    return DTensor.from_local(own, mesh, placements(tensor.shape, mesh), run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def _start_alike(module: L.LightningModule, mesh: DeviceMesh) -> None:
