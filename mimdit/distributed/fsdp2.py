@@ -1,4 +1,4 @@
-"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks."""
+"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks, or over groups of them (HSDP)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from torch.utils._pytree import tree_map
@@ -31,7 +31,9 @@ STEPS = ("training_step", "validation_step", "test_step", "predict_step", "resto
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
+    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks or inside nodes.
+
+    It is for models whose full copy does not fit on one rank.
 
     Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
     line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A
@@ -44,15 +46,41 @@ class FSDP2Strategy(ModelParallelStrategy):
     Args:
         process_group_backend: ``nccl`` or ``gloo``; None selects by device.
         timeout_minutes: Minutes that a rank waits for the others before the process group fails.
+        shard_over: Ranks that share one copy of the weights. ``all`` shards over all ranks. ``node`` shards over the ranks of a node and
+            keeps a copy on each node (HSDP): gathers stay inside nodes, and only gradients cross. A number shards over as many consecutive
+            ranks; it must divide the number of ranks.
+
+    Raises:
+        ValueError: ``shard_over`` is neither ``all``, ``node`` nor a positive number, or, at the start, does not divide the ranks.
     """
 
-    def __init__(self, *, process_group_backend: str | None = None, timeout_minutes: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        process_group_backend: str | None = None,
+        timeout_minutes: float = 30.0,
+        shard_over: Literal["all", "node"] | int = "all",
+    ) -> None:
+        if shard_over not in ("all", "node") and not (isinstance(shard_over, int) and shard_over > 0):
+            raise ValueError(f"shard_over={shard_over!r} is neither all, node nor a positive number of ranks")
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
+        self.shard_over = shard_over
+        self._shard_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
-        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples."""
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples.
+
+        Raises:
+            ValueError: ``shard_over`` does not divide the number of ranks.
+        """
+        world = self.num_nodes * self.num_processes
+        copies = copies_of_weights(self.shard_over, world, self.num_processes)
+        self._data_parallel_size, self._tensor_parallel_size = world, 1
         super().setup_environment()
+        self._shard_mesh = self.device_mesh["data_parallel"]
+        if copies > 1:
+            shape, names = (copies, world // copies), ("replicate", "shard")
+            self._shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
 
     def setup(self, trainer: L.Trainer) -> None:
         """Shard the model, then build its optimizer, because sharding replaces the parameters."""
@@ -77,7 +105,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @property
     def _mesh(self) -> DeviceMesh:
-        return self.device_mesh["data_parallel"]
+        assert self._shard_mesh is not None, "setup_environment has made it"
+        return self._shard_mesh
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -137,6 +166,18 @@ class FSDP2Strategy(ModelParallelStrategy):
     def _zeros(self, size: torch.Size, dtype: torch.dtype) -> DTensor:
         """Return zeros sharded as `shard` shards a weight of this size."""
         return zeros(size, dtype=dtype, device_mesh=self._mesh, placements=placements(size, self._mesh))
+
+
+def copies_of_weights(shard_over: Literal["all", "node"] | int, world: int, ranks_of_node: int) -> int:
+    """Return how many copies of the weights ``world`` ranks hold, each sharded over ``shard_over`` of them.
+
+    Raises:
+        ValueError: ``shard_over`` does not divide ``world``.
+    """
+    ranks = shard_over if isinstance(shard_over, int) else {"all": world, "node": ranks_of_node}[shard_over]
+    if world % ranks:
+        raise ValueError(f"shard_over={ranks} does not divide the {world} ranks; give a divisor, node or all")
+    return world // ranks
 
 
 def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
