@@ -22,12 +22,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from torch.utils._pytree import tree_map
 
+from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import read_checkpoint_file
+from mimdit.distributed.gathered_evaluation import STEPS, GatheredEvaluation
 from mimdit.distributed.optimizer_states import by_name, by_number, check_names, parameter_names
 from mimdit.distributed.sharded_checkpoint import read_sharded, write_sharded
-
-STEPS = ("training_step", "validation_step", "test_step", "predict_step", "restore")
-"""Methods called instead of ``forward`` by Lightning or a user; FSDP2 hooks must be registered for them."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -41,7 +40,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
     number of ranks and single files of any strategy can be read.
 
-    Every forward pass is a collective, so all ranks must run the same number of them: in validation, use images of one size or no tiling.
+    In training every forward pass is a collective, so all ranks must run the same number of them. In validation, test and prediction the
+    weights are gathered once, before the first batch, so that ranks may have images of other sizes and in other numbers.
 
     Args:
         process_group_backend: ``nccl`` or ``gloo``; None selects by device.
@@ -49,6 +49,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         shard_over: Ranks that share one copy of the weights. ``all`` shards over all ranks. ``node`` shards over the ranks of a node and
             keeps a copy on each node (HSDP): gathers stay inside nodes, and only gradients cross. A number shards over as many consecutive
             ranks; it must divide the number of ranks.
+        gather_for_validation: If true, gather the weights once for a whole validation, test or prediction. Each rank then holds a full
+            copy of the weights that forward passes read: 4 bytes each in fp32, 2 in bf16, without gradients, optimizer states and average.
+            If false, weights are gathered in every forward pass, for models whose copy does not fit on a rank; then the ranks must have
+            equally many images of equal sizes, or they wait for each other until ``timeout_minutes`` have passed.
 
     Raises:
         ValueError: ``shard_over`` is neither ``all``, ``node`` nor a positive number, or, at the start, does not divide the ranks.
@@ -60,11 +64,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout_minutes: float = 30.0,
         shard_over: Literal["all", "node"] | int = "all",
+        gather_for_validation: bool = True,
     ) -> None:
         if shard_over not in ("all", "node") and not (isinstance(shard_over, int) and shard_over > 0):
             raise ValueError(f"shard_over={shard_over!r} is neither all, node nor a positive number of ranks")
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
-        self.shard_over = shard_over
+        self.shard_over, self.gather_for_validation = shard_over, gather_for_validation
         self._shard_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
@@ -88,6 +93,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         shard(self._connected_module, self._mesh)
+        callbacks = connected(trainer).callbacks
+        if self.gather_for_validation and not any(isinstance(callback, GatheredEvaluation) for callback in callbacks):
+            callbacks.insert(0, GatheredEvaluation())
         self.model_to_device()
         self.barrier()
         fitting = trainer.state.fn == TrainerFn.FITTING
