@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from torch.utils._pytree import tree_map
 
@@ -53,6 +53,9 @@ class FSDP2Strategy(ModelParallelStrategy):
             copy of the weights that forward passes read: 4 bytes each in fp32, 2 in bf16, without gradients, optimizer states and average.
             If false, weights are gathered in every forward pass, for models whose copy does not fit on a rank; then the ranks must have
             equally many images of equal sizes, or they wait for each other until ``timeout_minutes`` have passed.
+        bf16_gathers: If true, gather the weights of the units in bf16, which halves the bytes of fp32 weights; gradients are still reduced
+            in fp32, and weights outside all units, such as the routers, are still gathered in fp32. Results change within the rounding of
+            bf16. Needs ``trainer.precision: bf16-mixed``.
 
     Raises:
         ValueError: ``shard_over`` is neither ``all``, ``node`` nor a positive number, or, at the start, does not divide the ranks.
@@ -65,11 +68,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         timeout_minutes: float = 30.0,
         shard_over: Literal["all", "node"] | int = "all",
         gather_for_validation: bool = True,
+        bf16_gathers: bool = False,
     ) -> None:
         if shard_over not in ("all", "node") and not (isinstance(shard_over, int) and shard_over > 0):
             raise ValueError(f"shard_over={shard_over!r} is neither all, node nor a positive number of ranks")
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
-        self.shard_over, self.gather_for_validation = shard_over, gather_for_validation
+        self.shard_over, self.gather_for_validation, self.bf16_gathers = shard_over, gather_for_validation, bf16_gathers
         self._shard_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
@@ -88,11 +92,18 @@ class FSDP2Strategy(ModelParallelStrategy):
             self._shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Shard the model, then build its optimizer, because sharding replaces the parameters."""
+        """Shard the model, then build its optimizer, because sharding replaces the parameters.
+
+        Raises:
+            ValueError: The model has no ``shard_units()``, or ``bf16_gathers`` is true in another precision than bf16-mixed.
+        """
+        if self.bf16_gathers and self.precision_plugin.precision != "bf16-mixed":
+            precision = self.precision_plugin.precision
+            raise ValueError(f"bf16_gathers needs trainer.precision: bf16-mixed, which casts inputs to the weights; it is {precision}")
         assert self.accelerator is not None and self.model is not None, "the Trainer connects both before it sets up its strategy"
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
-        shard(self._connected_module, self._mesh)
+        shard(self._connected_module, self._mesh, bf16_gathers=self.bf16_gathers)
         callbacks = connected(trainer).callbacks
         if self.gather_for_validation and not any(isinstance(callback, GatheredEvaluation) for callback in callbacks):
             callbacks.insert(0, GatheredEvaluation())
@@ -188,7 +199,7 @@ def copies_of_weights(shard_over: Literal["all", "node"] | int, world: int, rank
     return world // ranks
 
 
-def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
+def shard(module: L.LightningModule, mesh: DeviceMesh, *, bf16_gathers: bool = False) -> None:
     """Shard ``module`` over the ranks of ``mesh``; a module that is already sharded is left unchanged.
 
     Each weight is sharded over `shard_dimension`. A 1-D mesh shards over all its ranks. A 2-D mesh shards over its second dimension and
@@ -196,7 +207,7 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
 
     ``module.shard_units()`` lists the units: each is a list of sub-modules whose weights are gathered only while they run. Trainable
     weights outside all units are gathered for the whole step. Frozen weights outside all units stay whole on every rank (the codec, whose
-    methods are not ``forward``).
+    methods are not ``forward``). With ``bf16_gathers`` units are gathered in bf16 and their gradients reduced in fp32.
 
     Raises:
         ValueError: The module has no ``shard_units()``.
@@ -220,8 +231,11 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
         "reshard_after_forward": True,
         "shard_placement_fn": lambda parameter: Shard(shard_dimension(parameter.shape, ranks)),
     }
+    # Inputs stay as they are: autocast casts them where a product needs it, and noise levels would lose most of their digits in bf16.
+    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = bf16 if bf16_gathers else MixedPrecisionPolicy()
     for unit in units:
-        fully_shard(unit if len(unit) > 1 else unit[0], **options)
+        fully_shard(unit if len(unit) > 1 else unit[0], mp_policy=policy, **options)
     whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)}
     fully_shard(module, ignored_params=whole, **options)
     for name in STEPS:
