@@ -35,6 +35,7 @@ from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.progress_display import ProgressDisplay
 from mimdit.commands.shots import Shots
+from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart

@@ -7,5 +7,8 @@ from mimdit.distributed.fsdp2 import FSDP2Strategy
 
 __all__ = ["FSDP2Strategy", "WholeCheckpointIO"]
 
-# For --trainer.strategy=fsdp2: on the command line Lightning accepts only registered names, not a class_path.
+# For --trainer.strategy=fsdp2 and hsdp: on the command line Lightning accepts only registered names, not a class_path.
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded data parallelism over all ranks", override=True)
+StrategyRegistry.register(
+    "hsdp", FSDP2Strategy, description="Sharded data parallelism inside nodes, with a copy on each", override=True, shard_over="node"
+)

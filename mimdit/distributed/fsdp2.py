@@ -1,12 +1,12 @@
-"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks."""
+"""FSDP2Strategy: weights, gradients, optimizer states and the moving average sharded over all ranks, or over groups of them (HSDP)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -17,21 +17,22 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard, zeros
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from torch.utils._pytree import tree_map
 
+from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import read_checkpoint_file
+from mimdit.distributed.gathered_evaluation import STEPS, GatheredEvaluation
 from mimdit.distributed.optimizer_states import by_name, by_number, check_names, parameter_names
 from mimdit.distributed.sharded_checkpoint import read_sharded, write_sharded
 
-STEPS = ("training_step", "validation_step", "test_step", "predict_step", "restore")
-"""Methods called instead of ``forward`` by Lightning or a user; FSDP2 hooks must be registered for them."""
-
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks, for models whose full copy does not fit on one rank.
+    """Fully sharded data parallelism (FSDP2, arXiv 2304.11277) over all ranks or inside nodes.
+
+    It is for models whose full copy does not fit on one rank.
 
     Set ``trainer.strategy: {class_path: mimdit.distributed.FSDP2Strategy}`` in a config, or ``--trainer.strategy=fsdp2`` on the command
     line. The model's ``shard_units()`` lists the modules that are gathered together. The model is sharded before the optimizer is built. A
@@ -39,27 +40,73 @@ class FSDP2Strategy(ModelParallelStrategy):
     ``trainer.precision: bf16-mixed`` computes in bf16. Checkpoints are folders (`mimdit.distributed.sharded_checkpoint`); folders of any
     number of ranks and single files of any strategy can be read.
 
-    Every forward pass is a collective, so all ranks must run the same number of them: in validation, use images of one size or no tiling.
+    In training every forward pass is a collective, so all ranks must run the same number of them. In validation, test and prediction the
+    weights are gathered once, before the first batch, so that ranks may have images of other sizes and in other numbers.
 
     Args:
         process_group_backend: ``nccl`` or ``gloo``; None selects by device.
         timeout_minutes: Minutes that a rank waits for the others before the process group fails.
+        shard_over: Ranks that share one copy of the weights. ``all`` shards over all ranks. ``node`` shards over the ranks of a node and
+            keeps a copy on each node (HSDP): gathers stay inside nodes, and only gradients cross. A number shards over as many consecutive
+            ranks; it must divide the number of ranks.
+        gather_for_validation: If true, gather the weights once for a whole validation, test or prediction. Each rank then holds a full
+            copy of the weights that forward passes read: 4 bytes each in fp32, 2 in bf16, without gradients, optimizer states and average.
+            If false, weights are gathered in every forward pass, for models whose copy does not fit on a rank; then the ranks must have
+            equally many images of equal sizes, or they wait for each other until ``timeout_minutes`` have passed.
+        bf16_gathers: If true, gather the weights of the units in bf16, which halves the bytes of fp32 weights; gradients are still reduced
+            in fp32, and weights outside all units, such as the routers, are still gathered in fp32. Results change within the rounding of
+            bf16. Needs ``trainer.precision: bf16-mixed``.
+
+    Raises:
+        ValueError: ``shard_over`` is neither ``all``, ``node`` nor a positive number, or, at the start, does not divide the ranks.
     """
 
-    def __init__(self, *, process_group_backend: str | None = None, timeout_minutes: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        process_group_backend: str | None = None,
+        timeout_minutes: float = 30.0,
+        shard_over: Literal["all", "node"] | int = "all",
+        gather_for_validation: bool = True,
+        bf16_gathers: bool = False,
+    ) -> None:
+        if shard_over not in ("all", "node") and not (isinstance(shard_over, int) and shard_over > 0):
+            raise ValueError(f"shard_over={shard_over!r} is neither all, node nor a positive number of ranks")
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
+        self.shard_over, self.gather_for_validation, self.bf16_gathers = shard_over, gather_for_validation, bf16_gathers
+        self._shard_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
-        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples."""
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        """Put all ranks into one data-parallel group; with Lightning's defaults all ranks of a node would get the same samples.
+
+        Raises:
+            ValueError: ``shard_over`` does not divide the number of ranks.
+        """
+        world = self.num_nodes * self.num_processes
+        copies = copies_of_weights(self.shard_over, world, self.num_processes)
+        self._data_parallel_size, self._tensor_parallel_size = world, 1
         super().setup_environment()
+        self._shard_mesh = self.device_mesh["data_parallel"]
+        if copies > 1:
+            shape, names = (copies, world // copies), ("replicate", "shard")
+            self._shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Shard the model, then build its optimizer, because sharding replaces the parameters."""
+        """Shard the model, then build its optimizer, because sharding replaces the parameters.
+
+        Raises:
+            ValueError: The model has no ``shard_units()``, or ``bf16_gathers`` is true in another precision than bf16-mixed.
+        """
+        if self.bf16_gathers and self.precision_plugin.precision != "bf16-mixed":
+            precision = self.precision_plugin.precision
+            raise ValueError(f"bf16_gathers needs trainer.precision: bf16-mixed, which casts inputs to the weights; it is {precision}")
         assert self.accelerator is not None and self.model is not None, "the Trainer connects both before it sets up its strategy"
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
-        shard(self._connected_module, self._mesh)
+        shard(self._connected_module, self._mesh, bf16_gathers=self.bf16_gathers)
+        callbacks = connected(trainer).callbacks
+        if self.gather_for_validation and not any(isinstance(callback, GatheredEvaluation) for callback in callbacks):
+            callbacks.insert(0, GatheredEvaluation())
         self.model_to_device()
         self.barrier()
         fitting = trainer.state.fn == TrainerFn.FITTING
@@ -77,7 +124,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @property
     def _mesh(self) -> DeviceMesh:
-        return self.device_mesh["data_parallel"]
+        assert self._shard_mesh is not None, "setup_environment has made it"
+        return self._shard_mesh
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -108,7 +156,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Read this rank's slices of a folder, or a whole single file."""
         path = self.broadcast(checkpoint_path)
         if Path(path).is_dir():
-            return read_sharded(path, lambda size, dtype: zeros(size, dtype=dtype, device_mesh=self._mesh, placements=[Shard(0)]))
+            return read_sharded(path, self._zeros)
         return read_checkpoint_file(path, weights_only=weights_only is not False, mmap=True)  # slices are copied
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -134,13 +182,32 @@ class FSDP2Strategy(ModelParallelStrategy):
         whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
         return local_slice(value, self._mesh) if whole and isinstance(live, DTensor) and value.shape == live.shape else value
 
+    def _zeros(self, size: torch.Size, dtype: torch.dtype) -> DTensor:
+        """Return zeros sharded as `shard` shards a weight of this size."""
+        return zeros(size, dtype=dtype, device_mesh=self._mesh, placements=placements(size, self._mesh))
 
-def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
-    """Shard ``module`` over the ranks of a 1-D ``mesh``; a module that is already sharded is left unchanged.
+
+def copies_of_weights(shard_over: Literal["all", "node"] | int, world: int, ranks_of_node: int) -> int:
+    """Return how many copies of the weights ``world`` ranks hold, each sharded over ``shard_over`` of them.
+
+    Raises:
+        ValueError: ``shard_over`` does not divide ``world``.
+    """
+    ranks = shard_over if isinstance(shard_over, int) else {"all": world, "node": ranks_of_node}[shard_over]
+    if world % ranks:
+        raise ValueError(f"shard_over={ranks} does not divide the {world} ranks; give a divisor, node or all")
+    return world // ranks
+
+
+def shard(module: L.LightningModule, mesh: DeviceMesh, *, bf16_gathers: bool = False) -> None:
+    """Shard ``module`` over the ranks of ``mesh``; a module that is already sharded is left unchanged.
+
+    Each weight is sharded over `shard_dimension`. A 1-D mesh shards over all its ranks. A 2-D mesh shards over its second dimension and
+    keeps a copy for each index of its first.
 
     ``module.shard_units()`` lists the units: each is a list of sub-modules whose weights are gathered only while they run. Trainable
     weights outside all units are gathered for the whole step. Frozen weights outside all units stay whole on every rank (the codec, whose
-    methods are not ``forward``).
+    methods are not ``forward``). With ``bf16_gathers`` units are gathered in bf16 and their gradients reduced in fp32.
 
     Raises:
         ValueError: The module has no ``shard_units()``.
@@ -158,9 +225,17 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
     _start_alike(module, mesh)
     # The root is also resharded after its forward pass. In validation no backward pass would do it, and the moving average could not be
     # swapped with gathered weights.
-    options = {"mesh": mesh, "reshard_after_forward": True}
+    ranks = mesh.size(-1)
+    options = {
+        "mesh": mesh,
+        "reshard_after_forward": True,
+        "shard_placement_fn": lambda parameter: Shard(shard_dimension(parameter.shape, ranks)),
+    }
+    # Inputs stay as they are: autocast casts them where a product needs it, and noise levels would lose most of their digits in bf16.
+    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = bf16 if bf16_gathers else MixedPrecisionPolicy()
     for unit in units:
-        fully_shard(unit if len(unit) > 1 else unit[0], **options)
+        fully_shard(unit if len(unit) > 1 else unit[0], mp_policy=policy, **options)
     whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not isinstance(parameter, DTensor)}
     fully_shard(module, ignored_params=whole, **options)
     for name in STEPS:
@@ -168,13 +243,28 @@ def shard(module: L.LightningModule, mesh: DeviceMesh) -> None:
             register_fsdp_forward_method(module, name)
 
 
+def shard_dimension(size: Sequence[int], ranks: int) -> int:
+    """Return the first dimension of ``size`` that ``ranks`` divides, so that gathers need no padding; 0 if there is none.
+
+    FSDP2 pads only dimension 0, so that is also the one with the least padding where none divides. A stack of 8 experts
+    ``[8, out, in]`` would be padded eightfold on 64 ranks if it were sharded over dimension 0.
+    """
+    return next((dimension for dimension, length in enumerate(size) if length % ranks == 0), 0)
+
+
+def placements(size: Sequence[int], mesh: DeviceMesh) -> list[Placement]:
+    """Return the placements on ``mesh`` of a weight of ``size``: sharded over its last dimension, replicated over any other."""
+    return [*[Replicate()] * (mesh.ndim - 1), Shard(shard_dimension(size, mesh.size(-1)))]
+
+
 def local_slice(tensor: torch.Tensor, mesh: DeviceMesh) -> DTensor:
     """Return this rank's slice of a whole ``tensor``, sharded as `shard` shards weights; a copy, without communication."""
     tensor = tensor.contiguous()
-    slices, rank = tensor.chunk(mesh.size()), mesh.get_local_rank()
+    ranks, rank = mesh.size(-1), mesh.get_local_rank(mesh.ndim - 1)
+    slices = tensor.chunk(ranks, dim=shard_dimension(tensor.shape, ranks))
     own = slices[rank] if rank < len(slices) else tensor[:0]
-    own = own.to(mesh.device_type, copy=True)
-    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
+    own = own.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
+    return DTensor.from_local(own, mesh, placements(tensor.shape, mesh), run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def _start_alike(module: L.LightningModule, mesh: DeviceMesh) -> None:

@@ -92,6 +92,10 @@ def settings(strategy: str, world: int) -> dict:
     """Of a Trainer on ``world`` ranks of these processes."""
     if strategy == "fsdp2":
         return {"strategy": FSDP2Strategy(), "devices": world}
+    if strategy == "bf16_gathers":
+        return {"strategy": FSDP2Strategy(bf16_gathers=True), "devices": world}
+    if strategy == "hsdp":
+        return {"strategy": FSDP2Strategy(shard_over=2), "devices": world}
     return {"strategy": strategy, "devices": world, "plugins": [WholeCheckpointIO()]}
 
 

@@ -1,4 +1,4 @@
-"""One process, DDP and FSDP2 on any number of ranks train alike: every loss, step by step, also where experts starve."""
+"""One process, DDP, FSDP2 and HSDP on any number of ranks train alike: every loss, step by step, also where experts starve."""
 
 from functools import partial
 
@@ -13,6 +13,8 @@ pytestmark = pytest.mark.long
 STEPS = 30
 VARIANTS = [("ddp", 1), ("fsdp2", 1), ("ddp", 2), ("fsdp2", 2)]
 """Strategies, and micro-batches to a step."""
+IN_PAIRS = [("hsdp", 1), ("hsdp", 2)]
+"""On four ranks: two copies, each sharded over two ranks."""
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,9 @@ def reference() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_train_like_one_process(reference, tmp_path, world):
-    everyone = run_in_processes(partial(run_variants, world=world, variants=VARIANTS), tmp_path, world)
-    for (strategy, window), ranks in zip(VARIANTS, zip(*everyone, strict=True), strict=True):
+    variants = VARIANTS + (IN_PAIRS if world == 4 else [])
+    everyone = run_in_processes(partial(run_variants, world=world, variants=variants), tmp_path, world)
+    for (strategy, window), ranks in zip(variants, zip(*everyone, strict=True), strict=True):
         assert any(not torch.equal(ranks[0]["chosen"] > 0, rank["chosen"] > 0) for rank in ranks[1:])  # ranks route differently
         assert all((rank["chosen"] == 0).any() for rank in ranks)  # experts starve
         error = torch.zeros(STEPS, dtype=torch.float64)
