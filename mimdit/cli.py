@@ -29,6 +29,7 @@ TRAINER_VERBS = {
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "doctor": "mimdit.commands.doctor:doctor",
+    "plan": "mimdit.commands.plan:plan",
     "restore": "mimdit.commands.restore:restore",
     "report": "mimdit.commands.report:report",
     "demo": "mimdit.commands.demo:demo",

@@ -12,11 +12,13 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mimdit.distributed.fsdp2 import shard
 from mimdit.planning import simulated_gpu
 from mimdit.planning.collectives import CollectiveCounter, as_rows
+from mimdit.planning.first_chunk import FirstChunk
 from mimdit.planning.kernels import KernelCounter
 from mimdit.planning.model_shapes import Data, make_batch, place
 from mimdit.planning.storage_tracker import StorageTracker
@@ -51,9 +53,13 @@ class Counted:
 
     Attributes:
         peak: Bytes of live tensors at most.
-        resident: Bytes between two steps: weights, states, average.
+        resident: Bytes between two steps: weights, gradients, states, average.
         trained: Bytes of the gradients, of whole weights.
-        kernels: Rows of `mimdit.planning.kernels.Kernel` with ``calls``, of an optimizer step.
+        buffers: Bytes of the buffers, which DDP can broadcast.
+        padding: Bytes of the sharded weights with padding over those without: 1.0 where every rank's share is full.
+        flops: Floating-point operations of the model in an optimizer step: without recomputation, as `mimdit.training.flops` counts.
+        kernels: Rows of `mimdit.planning.kernels.Kernel` with ``calls``, of an optimizer step, and ``late_calls``: those of them after the
+            first gradient, beside which gradients are sent.
         views: Operators of an optimizer step that start no kernel.
         waits: Values of an optimizer step that the host reads.
         collectives: Rows of `mimdit.planning.collectives.as_rows`, of an optimizer step.
@@ -62,19 +68,25 @@ class Counted:
     peak: int
     resident: int
     trained: int
+    buffers: int
+    padding: float
+    flops: int
     kernels: list[dict[str, Any]]
     views: int
     waits: int
     collectives: list[dict[str, Any]]
 
 
-def count(module: L.LightningModule, data: Data, settings: Settings) -> Counted:
-    """Run `STEPS` optimizer steps of a model on the meta device, which is changed, and return what was counted.
+def count(module: L.LightningModule, data: Data, settings: Settings, steps: int = STEPS) -> Counted:
+    """Run ``steps`` optimizer steps of a model on the meta device, which is changed, and return what was counted in the last.
+
+    A single step, whose peak lacks the optimizer's states, does for the collectives.
 
     The order within a step is that of Lightning's Trainer with automatic optimization, with `callbacks.EMAUpdate`; other callbacks,
     validation and DDP's buckets are not in it.
     """
     trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
     fake = simulated_gpu.ShapesOnly(allow_non_fake_inputs=True)
     tracker = StorageTracker(settings.device, block=1 if settings.device == "cpu" else 512)
     with ExitStack() as stack:
@@ -85,18 +97,17 @@ def count(module: L.LightningModule, data: Data, settings: Settings) -> Counted:
         run = _Run(module, data, settings, mesh)
         gc.collect()  # whole weights that only cycles still hold
         kernels, collectives = KernelCounter(settings.device), CollectiveCounter()
-        resident = tracker.live
-        for step in range(STEPS):
-            if step == STEPS - 1:
-                resident = tracker.live
-                kernels.found.clear()
-                kernels.views = kernels.waits = 0
+        for step in range(steps):
+            if step == steps - 1:
+                kernels.reset()
                 collectives.found.clear()
                 tracker.peak = tracker.live
             with collectives, kernels:
-                run.step(step)
-    rows = [asdict(kernel) | {"calls": calls} for kernel, calls in kernels.found.items()]
-    return Counted(tracker.peak, resident, trained, rows, kernels.views, kernels.waits, as_rows(collectives.found))
+                run.step(step, kernels)
+        resident, padding = tracker.live, _padding(module)
+    rows = [asdict(kernel) | {"calls": calls, "late_calls": kernels.late[kernel]} for kernel, calls in kernels.found.items()]
+    counts = {"flops": kernels.flops, "kernels": rows, "views": kernels.views, "waits": kernels.waits}
+    return Counted(tracker.peak, resident, trained, buffers, padding, **counts, collectives=as_rows(collectives.found))
 
 
 class _Run:
@@ -108,22 +119,29 @@ class _Run:
             module.to(_half(settings.precision))
         place(module, settings.device)
         if mesh is not None:
-            shard(module, mesh)
+            with FirstChunk():
+                shard(module, mesh)
         self.optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index]
         self.batch = make_batch(module, data, settings.device)
         self.averages = [part for part in module.modules() if isinstance(part, ExponentialMovingAverage)]
 
-    def step(self, number: int) -> None:
+    def step(self, number: int, kernels: KernelCounter) -> None:
         """Run an optimizer step."""
+        weights = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for micro in range(self.settings.micro_batches):
             with self._autocast():
                 output = self.module.training_step(self.batch, number)
             loss = output["loss"] / self.settings.micro_batches
             if micro == 0:  # Lightning frees gradients after the first forward pass
                 self.optimizer.zero_grad()
+            kernels.in_backward = True
+            last = micro == self.settings.micro_batches - 1
+            hooks = [weight.register_post_accumulate_grad_hook(lambda _: setattr(kernels, "is_late", True)) for weight in weights if last]
             loss.backward()
+            kernels.in_backward = kernels.is_late = False
+            for hook in hooks:
+                hook.remove()
         if self.settings.clip:
-            weights = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             foreach = True if self.settings.device == simulated_gpu.NAME and self.settings.ranks == 1 else None  # PyTorch's choice on a GPU
             torch.nn.utils.clip_grad_norm_(weights, self.settings.clip, foreach=foreach)
         self.optimizer.step()
@@ -134,6 +152,19 @@ class _Run:
         if not self.settings.precision.endswith("-mixed"):
             return nullcontext()
         return torch.autocast(self.settings.device, _half(self.settings.precision))
+
+
+def _padding(module: L.LightningModule) -> float:
+    sharded = [parameter for parameter in module.parameters() if isinstance(parameter, DTensor)]
+    padded = sum(parameter.nbytes * _padded(parameter) for parameter in sharded)
+    return padded / sum(parameter.nbytes for parameter in sharded) if sharded else 1.0
+
+
+def _padded(parameter: DTensor) -> float:
+    """Return the size of a weight whose shares are padded to that of rank 0, over its own."""
+    (placement,), ranks = parameter.placements, parameter.device_mesh.size()
+    size = parameter.shape[placement.dim] if isinstance(placement, Shard) else ranks
+    return -(-size // ranks) * ranks / size
 
 
 def _half(precision: str) -> torch.dtype:

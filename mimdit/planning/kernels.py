@@ -25,6 +25,10 @@ _NO_KERNEL = {
 }  # fmt: skip
 """Operators that start no kernel, beside views."""
 
+_ATTENTION_BACKWARD = (aten._scaled_dot_product_flash_attention_backward, aten._scaled_dot_product_efficient_attention_backward)
+_WITHOUT_RECOMPUTATION = 4 / 5
+"""Products of attention's backward pass that are not the recomputed scores."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -53,13 +57,23 @@ class KernelCounter(TorchDispatchMode):
         found: Operators that start a kernel, each with the number of kernels.
         views: Operators that only describe a tensor anew: they cost the host a little and the device nothing.
         waits: Values that the host reads from the device.
+        flops: Floating-point operations of the model: without recomputation, by fused attention or by checkpoints.
+        late: Those of ``found`` that were counted while `is_late` was true.
+        is_late: Set to true while gradients can be sent: from the first whole one to the end of the backward pass.
+        in_backward: Set to true while a backward pass runs: what it does with gradients recorded is recomputation.
     """
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
         self.device_type = device_type
+        self.in_backward = self.is_late = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from zero."""
         self.found: Counter[Kernel] = Counter()
-        self.views = self.waits = 0
+        self.late: Counter[Kernel] = Counter()
+        self.views = self.waits = self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run an operator and count it; a value that the host reads is 1, as shapes have none."""
@@ -80,11 +94,16 @@ class KernelCounter(TorchDispatchMode):
             return result
         moved = sum(map(_size, read)) + sum(map(_size, written))
         flops = _FORMULAS[packet](*args, **kwargs or {}, out_val=result) if packet in _FORMULAS else 0
+        if not (self.in_backward and torch.is_grad_enabled()):
+            self.flops += int(flops * (_WITHOUT_RECOMPUTATION if packet in _ATTENTION_BACKWARD else 1))
         kernels = 1
         if packet.__name__.startswith("_foreach"):  # a kernel takes some fifty tensors
             kernels = -(-max(len(read), len(written)) // 50)
             moved //= kernels
-        self.found[Kernel(packet.__name__, _precision(read), int(flops), int(moved))] += kernels
+        kernel = Kernel(packet.__name__, _precision(read), int(flops), int(moved))
+        self.found[kernel] += kernels
+        if self.is_late:
+            self.late[kernel] += kernels
         return result
 
     def _is_here(self, tensor: torch.Tensor) -> bool:
@@ -98,7 +117,8 @@ def _size(tensor: torch.Tensor) -> int:
 
 
 def _precision(read: list[torch.Tensor]) -> str:
-    dtype = max((tensor.dtype for tensor in read if tensor.dtype.is_floating_point), key=lambda dtype: dtype.itemsize, default=None)
+    """Return the precision of the first operand; a later one may be statistics in fp32."""
+    dtype = next((tensor.dtype for tensor in read if tensor.dtype.is_floating_point), None)
     if dtype is None:
         return "other"
     return "half" if dtype.itemsize <= 2 else "single"
