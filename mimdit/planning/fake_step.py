@@ -162,9 +162,12 @@ def _padding(module: L.LightningModule) -> float:
 
 def _padded(parameter: DTensor) -> float:
     """Return the size of a weight whose shares are padded to that of rank 0, over its own."""
-    (placement,), ranks = parameter.placements, parameter.device_mesh.size()
-    size = parameter.shape[placement.dim] if isinstance(placement, Shard) else ranks
-    return -(-size // ranks) * ranks / size
+    padded = 1.0
+    for dimension, placement in enumerate(parameter.placements):
+        if isinstance(placement, Shard):
+            size, ranks = parameter.shape[placement.dim], parameter.device_mesh.size(dimension)
+            padded *= -(-size // ranks) * ranks / size
+    return padded
 
 
 def _half(precision: str) -> torch.dtype:
