@@ -96,7 +96,7 @@ def configs_only(find: Callable[[str, str], Path]) -> Iterator[None]:
 def _without_weights(kinds: tuple[type[Model], ...], folder: Path) -> Model:
     folder, kind = _model_folder(kinds, folder, "")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = kind.from_config({name: value for name, value in config.items() if name != "quantization_config"})
+    model = cast(Any, kind).from_config({name: value for name, value in config.items() if name != "quantization_config"})
     set_origin(cast(ModelMixin, model), Origin(str(folder)))
     return cast(Model, model)
 

@@ -130,7 +130,7 @@ class _Run:
         weights = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for micro in range(self.settings.micro_batches):
             with self._autocast():
-                output = self.module.training_step(self.batch, number)
+                output: Any = self.module.training_step(self.batch, number)
             loss = output["loss"] / self.settings.micro_batches
             if micro == 0:  # Lightning frees gradients after the first forward pass
                 self.optimizer.zero_grad()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import lightning as L
@@ -56,7 +56,8 @@ def build(model: Mapping[str, Any]) -> L.LightningModule:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningModule, "model", fail_untyped=False)
     with torch.device("meta"), configs_only(find_config), torch.compiler.set_stance("force_eager"):
-        module = parser.instantiate_classes(parser.parse_object({"model": config})).model
+        built: Any = parser.instantiate_classes(parser.parse_object({"model": config}))
+        module: L.LightningModule = built.model
     for part in module.modules():
         if isinstance(part, L.LightningModule):
             part.log = part.log_dict = _log_nothing  # there is no Trainer
@@ -134,7 +135,7 @@ def place(module: nn.Module, device: str) -> None:
     """Replace the meta tensors of ``module`` by shapes on ``device``; shared ones stay shared. Call it inside the fake mode."""
     placed: dict[int, torch.Tensor] = {}
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
+        for tensors in (cast(dict[str, Any], part._parameters), cast(dict[str, Any], part._buffers)):
             for name, tensor in tensors.items():
                 if tensor is None:
                     continue

@@ -38,7 +38,7 @@ def _memory(plan: Mapping[str, Any]) -> str:
 def _speed(plan: Mapping[str, Any]) -> str:
     step = plan["step"]
     low, high = step["images_per_second"]
-    mfu = " to ".join(f"{100 * value:.0f}" for value in step["mfu"])
+    mfu = _range([100 * value for value in step["mfu"]])
     parts = {"FLOPs": "products", "memory": "traffic", "launches": "launches", "links": "links", "data": "data"}
     each = ", ".join(f"{name} {_ms(step['parts'][part])}" for name, part in parts.items())
     return (

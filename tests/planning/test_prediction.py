@@ -77,3 +77,9 @@ def test_other_ranks_hold_other_shares():
     assert need(counts, setting, 16).peak - need(counts, setting, 64).peak == 6 * GIB
     sizes = [Links(8, nodes, 450e9, 50e9) for nodes in (2, 8)]
     assert [row["padding"] for row in predict(counts, setting, sizes)["table"]] == [1.0, 2.0]
+
+
+def test_a_measured_peak_of_a_whole_copy_moves_that_of_a_share():
+    setting = made_setting(replace(RUN, strategy="fsdp2"), measured=Measured(0.5, 50 * GIB, "H100"))
+    counts = Counts(made_counts().own, GIB, {}, whole=47 * GIB)
+    assert need(counts, setting, 16).peak == (40 + 50 - 47) * GIB
