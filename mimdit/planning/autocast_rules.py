@@ -1,6 +1,6 @@
 """Autocast of CUDA devices for the simulated GPU, whose tensors PyTorch's own kernels pass over.
 
-The operators are those of PyTorch's ``ATen/autocast_mode.h`` (2.14).
+The operators are those of PyTorch's ``ATen/autocast_mode.h`` (2.14), without recurrent cells.
 """
 
 from __future__ import annotations
