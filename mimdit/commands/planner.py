@@ -45,7 +45,7 @@ def make_plan(arguments: Mapping[str, Any]) -> dict[str, Any]:
     sizes = _sizes(links, run)
     others = [each.ranks for each in sizes if each.ranks != links.ranks]
     whole = measured is not None and measured.peak is not None
-    counts = count_config(config["model"], run, data.latents, links.ranks, others, whole=whole)
+    counts = count_config(config["model"], run, data.latents, links, others, whole=whole)
     plan = predict(counts, Setting(run, gpu, links, data, assumed, measured), sizes)
     facts = f"{gpu.memory / 2**30:.1f} GiB, {gpu.bandwidth / 1e12:g} TB/s, {gpu.speed('half') / 1e12:g} TFLOP/s in 16 bit"
     plan |= {

@@ -40,12 +40,14 @@ class Collective:
         dtype: Type of the elements, such as ``float32``.
         size: Bytes of the whole tensor, padding included: what all ranks together hold of it after a gather or before a scatter.
         ranks: Ranks in the group.
+        stride: Distance of neighbors in the group: 1 where its ranks are consecutive, else the ranks of a copy of sharded weights.
     """
 
     kind: str
     dtype: str
     size: int
     ranks: int
+    stride: int = 1
 
     @property
     def sent(self) -> float:
@@ -73,16 +75,17 @@ def _collective(name: str, args: Sequence[Any]) -> Collective:
     whole = [leaf for leaf in tree_leaves(args[place]) if isinstance(leaf, torch.Tensor)]
     size, ranks = sum(tensor.nbytes for tensor in whole), _ranks(name, args)
     if name == "_c10d_functional::all_gather_into_tensor":
-        size *= ranks
-    return Collective(kind, str(whole[0].dtype).removeprefix("torch."), size, ranks)
+        size *= len(ranks)
+    stride = ranks[1] - ranks[0] if len(ranks) > 1 else 1
+    return Collective(kind, str(whole[0].dtype).removeprefix("torch."), size, len(ranks), stride)
 
 
-def _ranks(name: str, args: Sequence[Any]) -> int:
-    """Return the size of the process group among an operator's arguments: an object, or in the functional ones a name, the last."""
+def _ranks(name: str, args: Sequence[Any]) -> list[int]:
+    """Return the ranks of the process group among an operator's arguments: an object, or in the functional ones a name, the last."""
     if name.startswith("_c10d_functional"):
-        return dist.distributed_c10d._resolve_process_group(args[-1]).size()
+        return dist.get_process_group_ranks(dist.distributed_c10d._resolve_process_group(args[-1]))
     group = next(argument for argument in args if isinstance(argument, torch.ScriptObject) and "ProcessGroup" in str(argument._type()))
-    return dist.ProcessGroup.unbox(group).size()
+    return dist.get_process_group_ranks(dist.distributed_c10d._resolve_process_group(dist.ProcessGroup.unbox(group).group_name))
 
 
 def as_rows(found: Counter[Collective]) -> list[dict[str, Any]]:

@@ -37,7 +37,8 @@ class Settings:
         precision: The Trainer's precision.
         clip: The Trainer's ``gradient_clip_val``; None for no clipping.
         micro_batches: The Trainer's ``accumulate_grad_batches``.
-        ranks: Ranks that shard the model; 1 for a whole copy.
+        ranks: Ranks of the run, if they shard the model; 1 for a whole copy.
+        copies: Sharded copies of the model that the ranks hold, each on consecutive ones.
     """
 
     device: str
@@ -45,6 +46,7 @@ class Settings:
     clip: float | None
     micro_batches: int = 1
     ranks: int = 1
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,10 @@ def _mesh(settings: Settings) -> Iterator[DeviceMesh | None]:
         return
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=settings.ranks)
     try:
-        yield init_device_mesh(settings.device, (settings.ranks,), mesh_dim_names=("data_parallel",))
+        if settings.copies == 1:
+            yield init_device_mesh(settings.device, (settings.ranks,), mesh_dim_names=("data_parallel",))
+        else:
+            shape = (settings.copies, settings.ranks // settings.copies)
+            yield init_device_mesh(settings.device, shape, mesh_dim_names=("replicate", "shard"))
     finally:
         dist.destroy_process_group()

@@ -63,9 +63,9 @@ def collectives(counts: Counts, run: RunConfig, ranks: int) -> list[dict[str, An
     if run.strategy == "fsdp2":
         return counted.collectives
     calls = max(1, math.ceil(counted.trained / BUCKET))
-    rows = [{"kind": "all-reduce", "dtype": "float32", "size": counted.trained / calls, "ranks": ranks, "calls": calls}]
+    rows = [{"kind": "all-reduce", "dtype": "float32", "size": counted.trained / calls, "ranks": ranks, "stride": 1, "calls": calls}]
     if run.broadcast_buffers and counted.buffers:
-        rows.append({"kind": "broadcast", "dtype": "float32", "size": counted.buffers, "ranks": ranks, "calls": run.window})
+        rows.append({"kind": "broadcast", "dtype": "float32", "size": counted.buffers, "ranks": ranks, "stride": 1, "calls": run.window})
     return rows
 
 

@@ -16,6 +16,7 @@ class RunConfig:
 
     Attributes:
         strategy: ``ddp`` or ``fsdp2``.
+        shard_over: Ranks that share a copy of the weights under FSDP2: ``all``, ``node`` or a number.
         broadcast_buffers: If true, DDP sends all buffers from rank 0 at each forward pass.
         bucket_views: If true, DDP's gradients are views of its buckets.
         precision: The Trainer's precision.
@@ -33,6 +34,7 @@ class RunConfig:
     """
 
     strategy: str
+    shard_over: str | int
     broadcast_buffers: bool
     bucket_views: bool
     precision: str
@@ -47,6 +49,17 @@ class RunConfig:
     compiled: bool
     checkpointing: bool
     sampling_steps: int
+
+    def copies(self, ranks: int, gpus: int) -> int:
+        """Return the copies of the weights that ``ranks`` on nodes of ``gpus`` hold under FSDP2.
+
+        Raises:
+            ValueError: ``shard_over`` does not divide the ranks.
+        """
+        over = {"all": ranks, "node": gpus}.get(str(self.shard_over)) or int(self.shard_over)
+        if ranks % over:
+            raise ValueError(f"trainer.strategy shards over {over} ranks, which does not divide the {ranks} of the plan")
+        return ranks // over
 
 
 def read_run(config: Mapping[str, Any]) -> RunConfig:
@@ -66,6 +79,7 @@ def read_run(config: Mapping[str, Any]) -> RunConfig:
     flow = ((model.get("init_args") or {}).get("flow") or {}).get("init_args") or {}
     return RunConfig(
         strategy=strategy,
+        shard_over=options.get("shard_over", "all"),
         broadcast_buffers=bool(options.get("broadcast_buffers", True)),
         bucket_views=bool(options.get("gradient_as_bucket_view", False)),
         precision=_precision(trainer.get("precision")),
@@ -84,13 +98,13 @@ def read_run(config: Mapping[str, Any]) -> RunConfig:
 
 
 def _strategy(strategy: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return the name of a strategy, and DDP's options."""
+    """Return the name of a strategy, and its options."""
+    options = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
     path = strategy.get("class_path") if isinstance(strategy, Mapping) else str(strategy)
     name = str(path).rpartition(".")[2].lower()
     if name in ("fsdp2", "fsdp2strategy"):
-        return "fsdp2", {}
+        return "fsdp2", options
     if name in ("auto", "none") or name.startswith("ddp"):
-        options = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
         return "ddp", options | (options.get("dict_kwargs") or {})
     raise ValueError(f"trainer.strategy is {path}, which a plan does not know; use auto, ddp or mimdit.distributed.FSDP2Strategy")
 

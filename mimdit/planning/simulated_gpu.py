@@ -28,6 +28,17 @@ class ShapesOnly(FakeTensorMode):
         return True
 
 
+class Stream(torch.cpu.Stream):
+    """Stream on which nothing waits."""
+
+    def record_event(self, event: torch.cpu.Event | None = None) -> torch.cpu.Event:
+        """Return an event; a CPU's stream returns none, and FSDP2 asks for one where it keeps several copies of the weights."""
+        return torch.cpu.Event()
+
+
+_STREAM = Stream()
+
+
 class Module:
     """The module ``torch.simulated``, with what PyTorch asks of a device's module.
 
@@ -35,13 +46,15 @@ class Module:
         capability: CUDA capability of the GPU that it stands for.
     """
 
-    Stream, Event, current_stream, stream, StreamContext = (
-        torch.cpu.Stream, torch.cpu.Event, staticmethod(torch.cpu.current_stream), staticmethod(torch.cpu.stream), torch.cpu.StreamContext,
-    )  # fmt: skip
+    Stream, Event, stream, StreamContext = Stream, torch.cpu.Event, staticmethod(torch.cpu.stream), torch.cpu.StreamContext
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability = capability
         self.libraries: tuple[torch.library.Library, ...] = ()
+
+    def current_stream(self, device: Any = None) -> Stream:
+        """Return the stream."""
+        return _STREAM
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         """Return the capability, whatever the device."""
@@ -97,6 +110,7 @@ def install(capability: tuple[int, int]) -> None:
     """Add the device to PyTorch; for the life of the process."""
     module = Module(capability)
     _setup_privateuseone_for_python_backend(NAME, module)
+    setattr(torch.accelerator, "current_stream", module.current_stream)  # noqa: B010  (its own has no stream of a Python backend)
     _foreach_supported_types.append(FakeTensor)  # else optimizers go weight by weight, as they do not on a GPU
     attention = torch.library.Library("aten", "IMPL")
     for key in ("PrivateUse1", "AutogradPrivateUse1"):

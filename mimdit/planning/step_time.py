@@ -69,30 +69,39 @@ def host_seconds(kernels: Sequence[Mapping[str, Any]], assumed: Mapping[str, Ass
 
 def sent_bytes(collectives: Sequence[Mapping[str, Any]]) -> float:
     """Return the bytes that rings send out of a GPU in a step, over all its links; padding counts."""
-    return sum(row["calls"] * _times(row) * (row["ranks"] - 1) / row["ranks"] * row["size"] for row in collectives)
+    return sum(_whole(row) * (row["ranks"] - 1) / row["ranks"] for row in collectives)
 
 
 def network_bytes(collectives: Sequence[Mapping[str, Any]], links: Links) -> float:
     """Return the bytes that leave a GPU's node through its network port in a step: nodes exchange a share of each tensor per GPU."""
-    whole = sum(row["calls"] * _times(row) * row["size"] for row in collectives)
-    return (links.nodes - 1) / links.nodes * whole / links.gpus
+    return sum(_outside(row, links) for row in collectives)
 
 
 def link_seconds(collectives: Sequence[Mapping[str, Any]], links: Links, assumed: Mapping[str, Assumption]) -> Range:
     """Return the seconds of a step's collectives by themselves: first within nodes, then between them (benchmarks/scaling.md)."""
-    whole = sum(row["calls"] * _times(row) * row["size"] for row in collectives)
-    calls = sum(row["calls"] for row in collectives)
+    inside = sum(_whole(row) * (_of_node(row, links) - 1) / _of_node(row, links) for row in collectives)
+    outside, calls = network_bytes(collectives, links), sum(row["calls"] for row in collectives)
     seconds = []
     for end in ("best", "worst"):
-        reached = getattr(assumed["links"], end)
-        inside = (links.gpus - 1) / links.gpus * whole / (links.nvlink * reached)
-        outside = network_bytes(collectives, links) / (links.network * reached)
-        seconds.append(inside + outside + calls * getattr(assumed["latency"], end) * 1e-3)
+        reached, latency = getattr(assumed["links"], end), getattr(assumed["latency"], end) * 1e-3
+        seconds.append((inside / links.nvlink + outside / links.network) / reached + calls * latency)
     return seconds[0], seconds[1]
 
 
-def _times(row: Mapping[str, Any]) -> int:
-    return 2 if row["kind"] == "all-reduce" else 1
+def _whole(row: Mapping[str, Any]) -> float:
+    """Return the bytes of whole tensors in a row of collectives, an all-reduce's twice."""
+    return row["calls"] * row["size"] * (2 if row["kind"] == "all-reduce" else 1)
+
+
+def _of_node(row: Mapping[str, Any], links: Links) -> int:
+    """Return the ranks of a collective's group that share a node."""
+    return max(1, min(row["ranks"], links.gpus // row["stride"]))
+
+
+def _outside(row: Mapping[str, Any], links: Links) -> float:
+    together = _of_node(row, links)
+    nodes = row["ranks"] / together
+    return (nodes - 1) / nodes * _whole(row) / together
 
 
 def step_seconds(compute: Range, window: Range, link: Range, data: Range, assumed: Mapping[str, Assumption]) -> Range:

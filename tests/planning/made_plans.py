@@ -16,7 +16,8 @@ GIB = 2**30
 GIGABIT = 1e9 / 8
 
 RUN = RunConfig(
-    strategy="ddp", broadcast_buffers=False, bucket_views=False, precision="bf16-mixed", clip=1.0, window=1, max_steps=1000, batch_size=8,
+    strategy="ddp", shard_over="all", broadcast_buffers=False, bucket_views=False, precision="bf16-mixed", clip=1.0, window=1,
+    max_steps=1000, batch_size=8,
     crop=64, crops=1, workers=4, train=("data/latents",), compiled=False, checkpointing=False, sampling_steps=0,
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Values that the user gives: assumptions, measured steps, GPUs, configs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,15 @@ def test_strategies_by_name_and_by_class(path, strategy):
 def test_what_a_plan_does_not_know_is_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
         read_run(CONFIG | {"trainer": CONFIG["trainer"] | {key: value}})
+
+
+@pytest.mark.parametrize(("over", "copies"), [("all", 1), ("node", 4), (16, 2)])
+def test_copies_of_sharded_weights(over, copies):
+    named = {"class_path": "mimdit.distributed.FSDP2Strategy", "init_args": {"shard_over": over}}
+    run = read_run(CONFIG | {"trainer": CONFIG["trainer"] | {"strategy": named}})
+    assert run.copies(32, 8) == copies
+    with pytest.raises(ValueError, match="does not divide"):
+        replace(run, shard_over=5).copies(32, 8)
 
 
 def test_a_data_module_of_unknown_batches_is_refused():

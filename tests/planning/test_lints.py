@@ -7,7 +7,7 @@ import pytest
 from tests.planning.made_plans import KERNELS, RUN, made_counts, made_plan, made_setting
 
 SLOW_HOST = [row | {"calls": 10_000, "bytes": 0, "flops": 0} for row in KERNELS]
-GATHERS = [{"kind": "all-gather", "dtype": "bfloat16", "size": 10**9, "ranks": 16, "calls": 4}]
+GATHERS = [{"kind": "all-gather", "dtype": "bfloat16", "size": 10**9, "ranks": 16, "stride": 1, "calls": 4}]
 SHARDED = replace(RUN, strategy="fsdp2", compiled=True, sampling_steps=28)
 COMPILED = replace(RUN, compiled=True)
 

@@ -9,8 +9,8 @@ from tests.planning.made_plans import GIGABIT, KERNELS
 
 H100 = GPUS["h100"]
 EXACT = with_given({"products": "1", "traffic": "1", "launch": "10", "links": "1", "latency": "0", "hidden": "1"})
-REDUCE = {"kind": "all-reduce", "dtype": "float32", "size": 8e9, "ranks": 16, "calls": 1}
-GATHER = {"kind": "all-gather", "dtype": "float32", "size": 8e9, "ranks": 16, "calls": 1}
+REDUCE = {"kind": "all-reduce", "dtype": "float32", "size": 8e9, "ranks": 16, "stride": 1, "calls": 1}
+GATHER = {"kind": "all-gather", "dtype": "float32", "size": 8e9, "ranks": 16, "stride": 1, "calls": 1}
 
 
 def test_a_kernel_takes_the_longer_of_its_products_and_its_traffic():
@@ -46,3 +46,12 @@ def test_communication_that_is_not_hidden_lengthens_the_step(hidden, seconds):
 
 def test_slow_data_sets_the_step():
     assert step_seconds((1.0, 2.0), (0.3, 0.3), (0.0, 0.0), (3.0, 4.0), DEFAULTS) == (3.0, 4.0)
+
+
+def test_groups_inside_a_node_and_across_nodes_use_their_own_links():
+    links = Links(8, 2, 450e9, 400 * GIGABIT)
+    inside, across = GATHER | {"ranks": 8}, REDUCE | {"ranks": 2, "stride": 8}
+    assert network_bytes([inside], links) == 0
+    assert network_bytes([across], links) == pytest.approx(2 * 8e9 / 2)
+    assert link_seconds([inside], links, EXACT)[0] == pytest.approx(7 / 8 * 8e9 / 450e9)
+    assert link_seconds([across], links, EXACT)[0] == pytest.approx(2 * 8e9 / 2 / 50e9)
