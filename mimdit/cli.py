@@ -29,6 +29,7 @@ TRAINER_VERBS = {
 COMMANDS: dict[str, str | dict[str, str]] = {
     "quickstart": "mimdit.commands.quickstart:quickstart",
     "doctor": "mimdit.commands.doctor:doctor",
+    "plan": "mimdit.commands.plan:plan",
     "restore": "mimdit.commands.restore:restore",
     "identify": "mimdit.commands.identify:identify",
     "report": "mimdit.commands.report:report",

@@ -80,10 +80,9 @@ class FlowMatching:
         # Explicit dtypes: under precision bf16-true Lightning makes bf16 the default.
         normal = torch.randn((), generator=generator, dtype=torch.float32)
         uniform, choice = torch.rand(2, generator=generator, dtype=torch.float32)
-        if choice < self.low_sigma_fraction:
-            return uniform * self.low_sigma
         sigma = torch.sigmoid(normal * self.logit_std + self.logit_mean)
-        return sigma * self.sigma_start if self.source == "estimate" else sigma
+        sigma = sigma * self.sigma_start if self.source == "estimate" else sigma
+        return torch.where(choice < self.low_sigma_fraction, uniform * self.low_sigma, sigma)  # no branch: shapes have no values
 
     def interpolate(
         self, clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, estimate: torch.Tensor | None = None

@@ -8,6 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,6 +24,7 @@ from mimdit.backbone.int8 import compute_dtype
 
 Model = TypeVar("Model", bound=ModelMixin)
 
+_FIND: ContextVar[Callable[[str, str], Path] | None] = ContextVar("find", default=None)
 _EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
 _STEM = "diffusion_pytorch_model"
 
@@ -57,6 +61,8 @@ def load_pretrained(
     Raises:
         ValueError: There is no such model, its files are missing, broken, incomplete or not safetensors, or they cannot be downloaded.
     """
+    if (find := _FIND.get()) is not None:
+        return _without_weights(kind if isinstance(kind, tuple) else (kind,), find(str(pretrained), subfolder))
     folder, commit = locate(pretrained, _patterns(subfolder, variant), revision=revision)
     folder, kind = _model_folder(kind if isinstance(kind, tuple) else (kind,), folder, subfolder)
     unreadable = f"{pretrained} cannot be read as a diffusers {kind.__name__}"
@@ -71,6 +77,28 @@ def load_pretrained(
     _check_found(found, pretrained, kind)
     set_origin(model, Origin(str(pretrained), commit))
     return model
+
+
+@contextmanager
+def configs_only(find: Callable[[str, str], Path]) -> Iterator[None]:
+    """Make `load_pretrained` return models of the right shapes with random weights, for the duration of the context.
+
+    Args:
+        find: Function of ``pretrained`` and ``subfolder`` that returns the folder of the model's ``config.json``.
+    """
+    token = _FIND.set(find)
+    try:
+        yield
+    finally:
+        _FIND.reset(token)
+
+
+def _without_weights(kinds: tuple[type[Model], ...], folder: Path) -> Model:
+    folder, kind = _model_folder(kinds, folder, "")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = cast(Any, kind).from_config({name: value for name, value in config.items() if name != "quantization_config"})
+    set_origin(cast(ModelMixin, model), Origin(str(folder)))
+    return cast(Model, model)
 
 
 def set_origin(model: ModelMixin, origin: Origin) -> None:

@@ -242,14 +242,7 @@ def run(args: list[str]) -> TrainerCLI:
 
     After a run that `callbacks.Preemption` ended, the process exits with its code.
     """
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls functions that jsonargparse 5 removes
-    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
-    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default that `to_yaml` leaves out
-    set_dumper("yaml", to_yaml)
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    import_plugins()
-    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(logger).addFilter(_is_no_advertisement)
+    _prepare()
     joined_before = dist.is_initialized()
     try:
         with remedies():
@@ -261,6 +254,38 @@ def run(args: list[str]) -> TrainerCLI:
     if dist.is_initialized() and not joined_before:
         dist.destroy_process_group()
     return cli
+
+
+def parse(args: list[str]) -> dict[str, Any]:
+    """Return the config of a verb as `run` would read it, with all defaults; nothing is built or run.
+
+    Args:
+        args: The verb and its options.
+    """
+    _prepare()
+    with remedies():
+        return _ParsedOnly(args).config[args[0]].as_dict()
+
+
+class _ParsedOnly(TrainerCLI):
+    """Command line that stops before it builds anything."""
+
+    def instantiate_classes(self) -> None:
+        """Do nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Do nothing."""
+
+
+def _prepare() -> None:
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls functions that jsonargparse 5 removes
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning 2.6 on torch 2.14, at each start
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default that `to_yaml` leaves out
+    set_dumper("yaml", to_yaml)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    import_plugins()
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(logger).addFilter(_is_no_advertisement)
 
 
 def import_plugins() -> None:

@@ -89,7 +89,7 @@ def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, 
     multiple = max(1, 16 // dtype.itemsize)
     fits = all(count % multiple == 0 for count in channels)
     if dispatch == "auto":
-        return fits and dtype == torch.bfloat16 and hidden_states.is_cuda and torch.cuda.get_device_capability(hidden_states.device)[0] == 9
+        return fits and dtype == torch.bfloat16 and _capability(hidden_states.device) == 9
     if dtype == torch.float32 and torch.compiler.is_compiling():
         raise ValueError("dispatch 'grouped' cannot be compiled in float32, by PyTorch 2.14; use bf16-mixed, or dispatch: gather")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -98,3 +98,8 @@ def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, 
         remedy = f"grouped products in {dtype} need multiples of {multiple} (16 bytes); change dim and hidden, or use dispatch: gather"
         raise ValueError(f"dispatch 'grouped' does not fit sub-experts of {' and '.join(map(str, channels))} channels: {remedy}")
     return True
+
+
+def _capability(device: torch.device) -> int | None:
+    """Return the major CUDA capability of a GPU, or of the device that stands for one in `mimdit.planning`; None for other devices."""
+    return getattr(torch, device.type).get_device_capability(device)[0] if device.type in ("cuda", "simulated") else None

@@ -1,0 +1,46 @@
+"""Models of a config without weights: their shapes are those of the real ones."""
+
+import json
+
+import pytest
+import torch
+
+from mimdit.planning.model_shapes import ARCHITECTURES, CLIP_TOKENS, build, find_config
+from tests.tiny_models import ARCHITECTURE, restorer_config, tiny_backbone
+
+SD35 = "stabilityai/stable-diffusion-3.5-medium"
+
+
+def shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
+
+
+def test_a_restorer_is_built_without_data():
+    built = build(restorer_config())
+    assert all(parameter.is_meta for parameter in built.parameters())
+    assert shapes(built.backbone.transformer) == shapes(tiny_backbone().transformer)
+
+
+def test_a_pretrained_part_needs_only_its_config(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    config = ARCHITECTURE | {"_class_name": "SD3Transformer2DModel"}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    built = build({"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": str(tmp_path), "prompt": "not/there.safetensors"}})
+    assert shapes(built.transformer) == shapes(tiny_backbone().transformer)
+    assert built.prompts.prompt_embeds.shape[1] == CLIP_TOKENS
+
+
+def test_unknown_sizes_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="hf download nobody/nothing transformer/config.json"):
+        find_config("nobody/nothing", "transformer")
+
+
+@pytest.mark.parametrize(("part", "kind", "millions"), [("transformer", "SD3Transformer2DModel", 2243), ("vae", "AutoencoderKL", 84)])
+def test_the_sizes_of_stable_diffusion_are_those_published(part, kind, millions):
+    import diffusers
+
+    config = json.loads((find_config(SD35, part) / "config.json").read_text())
+    assert find_config(SD35, part).is_relative_to(ARCHITECTURES)
+    with torch.device("meta"):
+        model = getattr(diffusers, kind).from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.6)
