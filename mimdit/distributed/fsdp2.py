@@ -73,7 +73,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         if shard_over not in ("all", "node") and not (isinstance(shard_over, int) and shard_over > 0):
             raise ValueError(f"shard_over={shard_over!r} is neither all, node nor a positive number of ranks")
         super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
-        self.shard_over, self.gather_for_validation, self.bf16_gathers = shard_over, gather_for_validation, bf16_gathers
+        self.shard_over: Literal["all", "node"] | int = shard_over
+        self.gather_for_validation, self.bf16_gathers = gather_for_validation, bf16_gathers
         self._shard_mesh: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
