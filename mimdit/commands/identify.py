@@ -35,7 +35,7 @@ def identify(
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
 ) -> None:
-    """Name the degradations of photographs: files, and folders with all their sub-folders.
+    """Name the degradations of photographs, or of folders of them.
 
     mimdit identify photos/ more.jpg prints a row for each photograph: the probability of blur, noise, jpeg, haze, rain, raindrop and
     lowlight, with a star at the likely ones. Several may be present at once, so a row does not sum to 1. Images that cannot be read are

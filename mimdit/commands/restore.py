@@ -47,6 +47,7 @@ from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.steering import parse_steer
 from mimdit.training.devices import emulates_bfloat16
+from mimdit.weights import NAMED
 
 _BYTES_PER_PIXEL = 2048
 """Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
@@ -142,7 +143,8 @@ def restore(
     Args:
         inputs: Image files and folders.
         output: Folder to write to; for a single file it may be a file.
-        checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package.
+        checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package, paper the paper's
+            set-up in the small, which samples from pure noise.
         steps: Sampler steps; 0 returns the start itself. Null, here and below, keeps the checkpoint's own setting.
         sampler: euler, or heun, which evaluates the model twice per step.
         start: noise, degraded or estimate.
@@ -194,7 +196,7 @@ def restore(
             restorer, todo, settings, explain=explain, quality=quality, properties=properties, blending=blending, shots=shots
         )  # fmt: skip
     _report(len(todo) - len(failed), len(jobs) - len(todo), failed, output, part)
-    if checkpoint is None and len(todo) > len(failed):
+    if (checkpoint is None or checkpoint in NAMED) and len(todo) > len(failed):
         print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
         sys.exit(1)

@@ -11,6 +11,7 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.distributed.checkpoint_files import read_checkpoint, read_hyper_parameters
 from mimdit.distributed.sharded_checkpoint import INDEX
 from mimdit.restorer.restorer import Restorer
+from mimdit.weights import NAMED
 
 MODULES = {"mimdit.DiTBackbone": DiTBackbone, "mimdit.Restorer": Restorer}
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -45,13 +46,15 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
 
 
 def load_restorer(checkpoint: str | None) -> Restorer:
-    """Return a restorer for inference, with its averaged weights: from a folder, a checkpoint, or the embedded default.
+    """Return a restorer for inference, with its averaged weights: from a folder, a checkpoint, or one that comes with the package.
+
+    ``embedded``, the same as None, and ``paper`` are those that come with the package.
 
     Raises:
         ValueError: ``checkpoint`` cannot be read, or holds a module other than a restorer.
     """
-    if checkpoint is None:
-        return Restorer.from_pretrained()
+    if checkpoint is None or checkpoint in NAMED:
+        return Restorer.from_pretrained(checkpoint or "embedded")
     path = Path(checkpoint)
     if path.is_dir() and path.suffix != ".ckpt" and not (path / INDEX).exists():
         return Restorer.from_pretrained(checkpoint)

@@ -204,7 +204,8 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
         """Read a folder written by `save_pretrained` or ``mimdit export``; by default the one that comes with the package.
 
         Args:
-            pretrained_model_name_or_path: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
+            pretrained_model_name_or_path: The folder, the ``owner/name`` of a repository on the Hugging Face hub, or ``embedded`` or
+                ``paper`` for those that come with the package.
             backbone: As for `Restorer.from_pretrained`.
             torch_dtype: As for `Restorer.from_pretrained`.
             dtype: Another name for ``torch_dtype``, as in diffusers.

@@ -35,7 +35,7 @@ from mimdit.routing.routing import Routing, uniform_routing
 from mimdit.training.ema import ExponentialMovingAverage
 from mimdit.training.losses import estimate_loss, flow_error, harm_loss, identify_loss, log_error
 from mimdit.training.optimization import optimizer_and_schedule
-from mimdit.weights import EMBEDDED_RESTORER
+from mimdit.weights import EMBEDDED_RESTORER, NAMED
 
 
 class Restorer(PushToHub, L.LightningModule):
@@ -68,7 +68,7 @@ class Restorer(PushToHub, L.LightningModule):
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
         pretrained: Folder of `save_pretrained`, or the ``owner/name`` of one on the Hugging Face hub, whose conditioner weights, and
-            adapters if there are any, to start from; ``embedded`` for the one that comes with the package; None for random weights.
+            adapters if there are any, to start from; ``embedded`` or ``paper`` for those that come with the package; None for random weights.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
             embedding covers.
         overlap: Minimum overlap of tiles, in latent pixels.
@@ -128,7 +128,7 @@ class Restorer(PushToHub, L.LightningModule):
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")
         self.test_ablations, self.test_tile = test_ablations, test_tile
         if pretrained is not None:
-            start_from(self, EMBEDDED_RESTORER if pretrained == "embedded" else local_folder(pretrained))
+            start_from(self, NAMED.get(pretrained) or local_folder(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
         self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -435,7 +435,8 @@ class Restorer(PushToHub, L.LightningModule):
         """Read a folder written by `save_pretrained` for inference; by default the one that comes with the package.
 
         Args:
-            folder: The folder, or the ``owner/name`` of a repository on the Hugging Face hub.
+            folder: The folder, the ``owner/name`` of a repository on the Hugging Face hub, or ``embedded`` or ``paper`` for those that come
+                with the package.
             backbone: The frozen backbone that the restorer was trained on; it receives the folder's adapters and ``sigma_min``, if there
                 are any. None for the folder's own, or else the embedded one.
             torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
@@ -448,7 +449,7 @@ class Restorer(PushToHub, L.LightningModule):
         """
         if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
             raise ValueError(f"torch_dtype={torch_dtype!r} is no torch.dtype; give torch.float32, torch.bfloat16 or torch.float16")
-        folder = local_folder(folder, **hub)
+        folder = NAMED.get(str(folder)) or local_folder(folder, **hub)
         parts = read_parts(folder, backbone)
         restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
         check_frozen(parts.frozen, parts.backbone, folder)

@@ -66,13 +66,13 @@ def test_a_test_restores_images_above_test_tile_in_pieces(monkeypatch):
     whole = model.test_step({"lq": images()}, 0)
     model.test_tile = 40
     cut = model.test_step({"lq": images()}, 0)
-    assert list(whole) == list(cut) == ["restored", "estimate", "routing", "residuals_zeroed", "gates_uniform"]
+    assert list(whole) == list(cut) == ["restored", "estimate", "routing", "identified", "residuals_zeroed", "gates_uniform"]
     for name in ("restored", "estimate", "residuals_zeroed", "gates_uniform"):
         assert (whole[name] - cut[name]).abs().max() < 1e-5, name
     model.test_ablations = False
     monkeypatch.setattr("mimdit.restorer.inference.condition_in_pieces", lambda *_, **__: pytest.fail("it was cut"))
     small = model.test_step({"lq": images(30, 30)}, 0)
-    assert list(small) == ["restored", "estimate", "routing"] and torch.equal(small["restored"], model.restore(images(30, 30)))
+    assert list(small) == ["restored", "estimate", "routing", "identified"] and torch.equal(small["restored"], model.restore(images(30, 30)))
     with pytest.raises(ValueError, match="test_tile=0 must be at least 1"):
         tiny_restorer(test_tile=0)
 
