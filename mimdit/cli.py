@@ -46,6 +46,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "pairs": "mimdit.commands.convert:pairs",
         "finalize": "mimdit.commands.convert:finalize",
         "latents": "mimdit.commands.latents:latents",
+        "join": "mimdit.commands.shards:join",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
     },

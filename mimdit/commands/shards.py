@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.shards import INDEX_NAME, SCHEMA, ShardIndex
+from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
+from datamodules.shards.joining import join_folders
 from datamodules.shards.latents import LatentRecord
 from datamodules.synthetic.photographs import list_photographs, photographs_digest
 from datamodules.synthetic.quickstart import Photographs, quickstart_folders, write_folders
@@ -90,6 +91,21 @@ def _photographs(folder: Path, split: str | None, *, size: int, share: float, re
     names = list_photographs(folder, size=size, split=None if split is None else Path(split))
     recorded = {"photograph_share": share, "retone": retone, "photographs": names, "photographs_sha256": photographs_digest(folder, names)}
     return Photographs(folder, tuple(names), share, retone), recorded
+
+
+def join(dst: str, *folders: str) -> None:
+    """Join folders of shards into one, with the shards of each group numbered anew; tars are hard links where possible.
+
+    Args:
+        dst: Folder to write.
+        folders: Finished folders of shards, whose shards may have the same names.
+
+    Raises:
+        ShardError: Fewer than one folder is given, one is damaged, their latents differ, or dst holds other shards.
+    """
+    if not folders:
+        raise ShardError(f"No folder to join in {dst} is given. Give one or more finished folders of shards after it.")
+    print(describe(join_folders(Path(dst), list(map(Path, folders)))))
 
 
 def info(folder: str) -> None:

@@ -72,7 +72,8 @@ def test_a_test_restores_images_above_test_tile_in_pieces(monkeypatch):
     model.test_ablations = False
     monkeypatch.setattr("mimdit.restorer.inference.condition_in_pieces", lambda *_, **__: pytest.fail("it was cut"))
     small = model.test_step({"lq": images(30, 30)}, 0)
-    assert list(small) == ["restored", "estimate", "routing", "identified"] and torch.equal(small["restored"], model.restore(images(30, 30)))
+    assert list(small) == ["restored", "estimate", "routing", "identified"]
+    assert torch.equal(small["restored"], model.restore(images(30, 30)))
     with pytest.raises(ValueError, match="test_tile=0 must be at least 1"):
         tiny_restorer(test_tile=0)
 
