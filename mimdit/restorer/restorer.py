@@ -68,7 +68,7 @@ class Restorer(PushToHub, L.LightningModule):
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
         pretrained: Folder of `save_pretrained`, or the ``owner/name`` of one on the Hugging Face hub, whose conditioner weights, and
-            adapters if there are any, to start from; ``embedded`` or ``paper`` for one that comes with the package; None for random weights.
+            adapters if there are any, to start from; ``embedded`` or ``paper`` for those of the package; None for random weights.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
             embedding covers.
         overlap: Minimum overlap of tiles, in latent pixels.
