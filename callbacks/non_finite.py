@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.loggers import log_scalars
-from mimdit.core.collectives import gather, own_part
+from mimdit.core.collectives import gather, largest, own_part
 from mimdit.core.connected_trainer import connected
 from mimdit.distributed.checkpoint_files import newest_complete
 
@@ -77,7 +77,7 @@ class NonFiniteGuard(L.Callback):
         finite = torch.stack([loss for _, loss in self._window]).all()
         gradient = torch.ones_like(finite) if _scaled(trainer) else finite_gradients(pl_module).to(finite.device)
         faulty = torch.stack([~finite, ~gradient]).float()
-        of_loss, of_gradient = trainer.strategy.reduce(faulty, reduce_op="max").bool().tolist()
+        of_loss, of_gradient = largest(faulty).bool().tolist()  # the step's only wait for the device
         self.skipped = of_loss or of_gradient
         self._consecutive = self._consecutive + 1 if self.skipped else 0
         if self.skipped:

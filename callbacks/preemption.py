@@ -11,18 +11,21 @@ import sys
 from typing import Any, NoReturn
 
 import lightning as L
-import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
 from mimdit.core import stop_signals
+from mimdit.core.collectives import largest_on_host
 
 EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
 """Exit codes of a run that saved and stopped: 85 requests a restart; 143 is the usual code of a process ended by SIGTERM."""
+
+
+_ENDLESS = 2**62
+"""Number that stands for that of the batches of an endless validation set."""
 
 
 class Preempted(SystemExit):
@@ -39,7 +42,8 @@ class Preemption(Checkpoint):
     Place it after the checkpoint callbacks in the list: Lightning takes the first checkpoint callback as the one with the best checkpoint.
 
     Args:
-        every_n_steps: Optimizer steps, and validation batches, between two exchanges. An exchange is an all-reduce of one number.
+        every_n_steps: Optimizer steps, and validation batches, between two exchanges. An exchange is an all-reduce of one number between
+            the hosts, which waits for no device. In a validation it ends with the batches that all ranks have.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
@@ -51,6 +55,7 @@ class Preemption(Checkpoint):
         self.every_n_steps = every_n_steps
         self._last_step = 0
         self._saved_for: int | None = None
+        self._shared_batches: list[int] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check the order of the checkpoint callbacks.
@@ -67,7 +72,7 @@ class Preemption(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hold the signals, for which Lightning has just registered handlers; if one came before, exit without a step."""
         stop_signals.hold()
-        self._last_step, self._saved_for = trainer.global_step, agreed_exit_code(trainer.strategy)  # nothing new to save
+        self._last_step, self._saved_for = trainer.global_step, agreed_exit_code()  # nothing new to save
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Exit after a step was saved; Lightning has logged the step by now."""
@@ -81,9 +86,15 @@ class Preemption(Checkpoint):
         self._last_step = trainer.global_step
         if self._last_step % self.every_n_steps or _validation_is_due(trainer):
             return
-        self._saved_for = agreed_exit_code(trainer.strategy)
+        self._saved_for = agreed_exit_code()
         if self._saved_for is not None:
             _saver(trainer).save_now(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Agree on the batches of each set that all ranks have: ranks may hold unequal numbers, but exchange equally often."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            counts = [_ENDLESS if count == float("inf") else int(count) for count in trainer.num_val_batches]
+            self._shared_batches = [-largest_on_host(-count) for count in counts]
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -91,7 +102,9 @@ class Preemption(Checkpoint):
         """Exit from a validation during training; `on_exception` saves once the live weights are back in their place."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or batch_idx % self.every_n_steps:
             return
-        code = agreed_exit_code(trainer.strategy)
+        if batch_idx >= self._shared_batches[dataloader_idx]:
+            return
+        code = agreed_exit_code()
         if code is not None:
             self._leave(trainer, code)
 
@@ -135,11 +148,10 @@ def _forget_validation(trainer: L.Trainer) -> None:
     progress.total.processed = progress.total.completed = progress.total.ready - 1
 
 
-def agreed_exit_code(strategy: Strategy) -> int | None:
-    """Return the exit code of all ranks if any of them received a stop signal, else None; a collective."""
+def agreed_exit_code() -> int | None:
+    """Return the exit code of all ranks if any of them received a stop signal, else None; a collective between the hosts."""
     received = stop_signals.received()
-    code = torch.tensor(0 if received is None else EXIT_CODES[received], device=strategy.root_device)
-    return int(strategy.reduce(code, reduce_op="max")) or None
+    return largest_on_host(0 if received is None else EXIT_CODES[received]) or None
 
 
 def leave_together(code: int) -> NoReturn:

@@ -25,6 +25,37 @@ def gather(own: Any) -> list[Any]:
     return everyone
 
 
+def largest(values: torch.Tensor) -> torch.Tensor:
+    """Return the elementwise maximum of ``values`` over all ranks, on their device; ``values`` may be overwritten.
+
+    One all-reduce. Lightning's ``strategy.reduce`` puts a barrier before it, for which the host waits.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def largest_on_host(value: int) -> int:
+    """Return the maximum of an integer over all ranks, exchanged between the hosts: no device is waited for."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    number = torch.tensor(value)
+    dist.all_reduce(number, op=dist.ReduceOp.MAX, group=_host_group())
+    return int(number)
+
+
+_groups: dict[str, Any] = {}
+"""The default process group, and the group of all ranks for tensors on the CPU that was made beside it."""
+
+
+def _host_group() -> Any:
+    """Return a group of all ranks for tensors on the CPU, made at the first call, which all ranks make together."""
+    world = dist.group.WORLD
+    if _groups.get("world") is not world:
+        _groups.update(world=world, host=world if dist.get_backend() == "gloo" else dist.new_group(backend="gloo"))
+    return _groups["host"]
+
+
 def on_rank_zero(action: Callable[[], Result]) -> Result:
     """Run ``action`` on rank 0 while the others wait; return its result, or raise its error, on all ranks."""
     if not (dist.is_available() and dist.is_initialized()):

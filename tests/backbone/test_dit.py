@@ -29,6 +29,22 @@ def test_velocity_is_the_transformers_answer_at_a_thousand_sigma():
     assert expected.shape == latents().shape
 
 
+def test_a_frozen_transformer_in_bf16_is_left_alone_by_autocast_and_adapters_are_not():
+    sigma, residuals = torch.tensor([0.3, 0.8]), [torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()]
+    backbone, types = tiny_backbone(dtype="bfloat16"), set()
+    norm = backbone.transformer.transformer_blocks[0].norm1
+    norm.register_forward_hook(lambda module, args, output: types.add(output[0].dtype))
+    expected = backbone.velocity(latents(), sigma, residuals)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone.velocity(latents(), sigma, residuals)
+    assert torch.equal(found, expected) and types == {torch.bfloat16}
+    (gradient,) = torch.autograd.grad(found.float().square().sum(), residuals)
+    assert gradient.dtype == torch.float32 and gradient.abs().sum() > 0
+    adapted = tiny_backbone(dtype="bfloat16", lora=LoRA(rank=2))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(adapted.velocity(latents(), sigma, residuals).float(), expected.float(), rtol=0.05, atol=0.05)
+
+
 def test_sigma_is_not_rounded_to_the_weights_precision():
     backbone = tiny_backbone()
     backbone.transformer.to(torch.bfloat16)

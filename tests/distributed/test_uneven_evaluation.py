@@ -9,7 +9,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from callbacks import EMAUpdate
+from callbacks import CompleteCheckpoint, EMAUpdate, Preemption
 from mimdit.core.batch import Batch
 from mimdit.distributed import FSDP2Strategy
 from mimdit.restorer.restorer import Restorer
@@ -50,7 +50,7 @@ class Restored(L.Callback):
         self.images["predict"].append(outputs)
 
 
-def evaluate(rank: int, world: int, shard_over: int | str) -> dict:
+def evaluate(rank: int, world: int, shard_over: int | str, folder: str) -> dict:
     faulthandler.dump_traceback_later(LIMIT, exit=True)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     options = silent | {"max_epochs": 1, "accelerator": "cpu", "devices": world, "use_distributed_sampler": False}
@@ -64,7 +64,10 @@ def evaluate(rank: int, world: int, shard_over: int | str) -> dict:
     found |= restored.images
     for name, validated in (("alone", None), ("validated", images)):
         restorer, losses = tiled_restorer(), Losses()
-        trainer = L.Trainer(strategy=FSDP2Strategy(shard_over=shard_over), callbacks=[EMAUpdate(), losses], val_check_interval=1, **options)
+        saver = CompleteCheckpoint(1000, dirpath=f"{folder}/{name}")
+        callbacks = [EMAUpdate(), losses, saver, Preemption()]  # ranks exchange signals in validations too
+        run = options | {"enable_checkpointing": True, "val_check_interval": 1, "default_root_dir": folder}
+        trainer = L.Trainer(strategy=FSDP2Strategy(shard_over=shard_over), callbacks=callbacks, **run)
         trainer.fit(restorer, DataLoader(of_rank(rank, world, 1, STEPS), batch_size=None), validated)
         found[name] = losses.steps(1)["train/loss"]
         assert all(isinstance(weight, DTensor) for weight in restorer.conditioner.parameters())
@@ -74,7 +77,7 @@ def evaluate(rank: int, world: int, shard_over: int | str) -> dict:
 
 @pytest.mark.parametrize(("world", "shard_over"), [(2, "all"), (4, "all"), (4, 2)], ids=["2", "4", "2x2"])
 def test_ranks_with_other_images_end_together(tmp_path, world, shard_over):
-    ranks = run_in_processes(partial(evaluate, world=world, shard_over=shard_over), tmp_path, world)
+    ranks = run_in_processes(partial(evaluate, world=world, shard_over=shard_over, folder=str(tmp_path / "run")), tmp_path, world)
     alone = tiled_restorer().eval()
     for rank, found in enumerate(ranks):
         with torch.no_grad():
