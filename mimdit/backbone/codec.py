@@ -11,7 +11,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
 
 from mimdit.backbone.pretrained import load_pretrained
-from mimdit.core.rng import keyed_generator
+from mimdit.core.rng import draw_normals, keyed_generator
 
 POSTERIORS = ("mean", "sample")
 
@@ -129,8 +129,7 @@ class VAECodec(Codec):
         latents, logvar = moments.float().chunk(2, dim=1)
         if self.posterior == "sample" and draws is not None:
             generators = [keyed_generator("posterior", draw) for draw in draws]
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32) for generator in generators])
-            latents = latents + torch.exp(0.5 * logvar) * noise.to(latents.device)
+            latents = latents + torch.exp(0.5 * logvar) * draw_normals(latents.shape[1:], generators, latents.device)
         return (latents - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
