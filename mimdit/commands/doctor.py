@@ -14,6 +14,7 @@ from datamodules.inspection import look_into
 from datamodules.shards import ShardStore, is_remote
 from mimdit.core.collectives import gather
 from mimdit.diagnosis import Finding, Level, merged, render
+from mimdit.diagnosis.compilers import check_compilers
 from mimdit.diagnosis.node import check_devices, check_folder, check_memory, usable_cores
 from mimdit.diagnosis.ranks import Place, check_agreement, check_shared_folder, check_sums, find_place, meet
 from mimdit.diagnosis.software import check_software, software_versions
@@ -49,7 +50,7 @@ def doctor(
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")
     place = find_place()
-    findings = [*check_software(), *check_devices(), *check_memory()]
+    findings = [*check_software(), *check_devices(), *check_compilers(), *check_memory()]
     device, misplaced = _device(place)
     findings += misplaced
     if place.world_size > 1:

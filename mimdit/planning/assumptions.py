@@ -26,7 +26,7 @@ class Assumption:
 DEFAULTS = {
     "products": Assumption(0.75, 0.45, "", "share of the dense peak that matrix products and attention reach"),
     "traffic": Assumption(0.95, 0.70, "", "share of the memory's bandwidth that the other kernels reach"),
-    "launch": Assumption(12.0, 45.0, "us", "host time of a kernel in eager mode with Python; the second of the H100 in benchmarks/RESULTS.md"),
+    "launch": Assumption(12.0, 45.0, "us", "host time of a kernel in eager mode; the second on one H100 (benchmarks/RESULTS.md)"),
     "fused_launches": Assumption(0.3, 0.7, "", "share of the launches that compiled blocks leave; not measured"),
     "fused_traffic": Assumption(0.5, 0.8, "", "share of the memory traffic that compiled blocks leave; not measured"),
     "links": Assumption(0.8, 0.8, "", "share of their nominal speed that NVLink and network reach"),
