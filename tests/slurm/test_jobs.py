@@ -139,7 +139,7 @@ def test_requeued_by_the_administrator_then_a_node_lost_then_a_step_cancelled(cl
     cluster.lose_node("n2")
     job.wait_for_requeue(2)
     cluster.start_node("n2")
-    cluster("scontrol", "update", "nodename=n2", "state=resume")
+    cluster.wait("n2 to be back", lambda: "down" not in cluster("sinfo", "-h", "-n", "n2", "-o", "%T"), HANGS)  # as ReturnToService=2 says
     newest = max(job.saved())
 
     job.wait_for_step(2, 1)
