@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.loggers import has_tensorboard, tensorboard_writer
 from callbacks.scalar_layout import scalar_layout
 from mimdit.conditioner import MoEConditioner
 from mimdit.plots.expert_maps import expert_map
+from mimdit.routing.router import PrototypeRouter
 from mimdit.routing.utilization import Utilization, UtilizationCounts, utilization
 
 
@@ -22,6 +25,8 @@ class ExpertUtilization(L.Callback):
     Reads ``outputs["routing"]`` of the training step; does nothing if a module returns none. Counting never waits for the device; once
     per window there is one all-reduce and one copy to the host. Validation does not change the counts. Checkpoints keep the age of idle
     experts, in whole windows. See `mimdit.routing.utilization.Utilization` for the statistics. Not in the paper.
+
+    A conditioner with ``router: prototype`` also gets ``experts_gates/prototype_similarity``, see `prototype_similarity`.
 
     Args:
         every_n_steps: Optimizer steps of one window of counts.
@@ -73,14 +78,15 @@ class ExpertUtilization(L.Callback):
             return
         self._last_step = step
         if step % self.every_n_steps == 0:
-            self._close_window(tensorboard_writer(trainer), step)
+            self._close_window(tensorboard_writer(trainer), step, pl_module)
         if step % self.figure_every_n_steps == 0:
             self._draw(tensorboard_writer(trainer), step)
 
-    def _close_window(self, writer: SummaryWriter | None, step: int) -> None:
+    def _close_window(self, writer: SummaryWriter | None, step: int, pl_module: L.LightningModule) -> None:
         """Reduce over all ranks, and log if this rank has a writer."""
         self._window.all_reduce()
         statistics = utilization(self._window)
+        similarity = prototype_similarity(pl_module, statistics.groups)
         self._since_figure.add(self._window)
         self._window.reset()
         age_MGE = self._grow_older(statistics, step - self._window_start)
@@ -90,7 +96,7 @@ class ExpertUtilization(L.Callback):
         if not self._laid_out:
             writer.add_custom_scalars(scalar_layout(len(statistics.gate_MG), statistics.groups))
             self._laid_out = True
-        for tag, value in {**self._summary(statistics, age_MGE), **_detail(statistics, age_MGE)}.items():
+        for tag, value in {**self._summary(statistics, age_MGE), **_detail(statistics, age_MGE), **similarity}.items():
             writer.add_scalar(tag, value, step)
 
     def _grow_older(self, statistics: Utilization, steps: int) -> torch.Tensor:
@@ -152,3 +158,24 @@ def _detail(statistics: Utilization, age_MGE: torch.Tensor) -> dict[str, float]:
                 scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
                 scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()
     return scalars
+
+
+@torch.no_grad()
+def prototype_similarity(pl_module: L.LightningModule, groups: Sequence[str]) -> dict[str, float]:
+    """Return the largest cosine between two prototypes of each gate over sub-experts; empty without such gates.
+
+    At 1 two sub-experts get the same logits. Under a sharded strategy every rank must join.
+    """
+    conditioner = getattr(pl_module, "conditioner", None)
+    if not isinstance(conditioner, MoEConditioner):
+        return {}
+    largest = {}
+    for number, block in enumerate(conditioner.blocks):
+        for group, moe in zip(groups, block.inter_moe.groups, strict=True):
+            if not isinstance(moe.router, PrototypeRouter) or moe.num_experts < 2:
+                continue
+            cosines = moe.router.similarities()
+            cosines = (cosines.full_tensor() if isinstance(cosines, DTensor) else cosines).cpu()
+            same = torch.eye(len(cosines), dtype=torch.bool)
+            largest[f"experts_gates/prototype_similarity/block{number}/{group}"] = cosines.masked_fill(same, -1).max().item()
+    return largest

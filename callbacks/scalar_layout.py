@@ -26,7 +26,7 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
             "PSNR gain over the input, mixed degradations, dB": _lines(r"^val_groups/[^/]*_[^/]*/psnr_gain$"),
             "PSNR of images that needed nothing, dB": _lines(r"^val_groups/[0-9]*[Cc]lean/psnr_output$"),
             "training loss, and the part of the task": _lines(r"^train/loss(/(flow|estimate))?$"),
-            "training loss, the part of the routing": _lines(r"^train/loss/(balance|z|importance|specialization)$"),
+            "training loss, the part of the routing": _lines(r"^train/loss/(balance|z|importance|specialization|contrast|guide)$"),
             "gradient norm before clipping": _lines(r"^train/grad_norm$"),
             "learning rate": _lines(r"^lr-.*$"),
             "images per second": _lines(r"^speed/images_per_second$"),

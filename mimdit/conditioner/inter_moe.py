@@ -13,7 +13,7 @@ from torch import nn
 
 from mimdit.conditioner.intra_moe import IntraMoE
 from mimdit.conditioner.piece import Piece
-from mimdit.routing.router import Router
+from mimdit.routing.router import LINEAR, RouterOptions
 from mimdit.routing.routing import Gates
 
 DEFAULT_GROUPS = ("spatial", "channel", "swin", "se")
@@ -37,6 +37,7 @@ class InterMoE(nn.Module):
         shift: If true, shift the windows of Swin experts.
         dispatch: Execution of the sub-experts; see `IntraMoE`.
         num_features: Length F of the router features; None for mean and log-std of ``dim`` channels.
+        router: Kind of the routers.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class InterMoE(nn.Module):
         shift: bool = False,
         dispatch: str = "auto",
         num_features: int | None = None,
+        router: RouterOptions = LINEAR,
     ) -> None:
         super().__init__()
         num_features = 2 * dim if num_features is None else num_features
-        self.router = Router(num_features, len(groups), mode=inter, top_k=inter_top_k)
-        gates = {"top_k": top_k, "mode": intra, "num_features": num_features}
+        self.router = router.make(num_features, len(groups), mode=inter, top_k=inter_top_k)
+        gates = {"top_k": top_k, "mode": intra, "num_features": num_features, "router": router}
         experts = (IntraMoE(kind, dim, hidden, num_experts, shift=shift, dispatch=dispatch, **gates) for kind in groups)
         self.groups = cast(Sequence[IntraMoE], nn.ModuleList(experts))
 

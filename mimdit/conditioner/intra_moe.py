@@ -11,7 +11,7 @@ from torch import nn
 from mimdit.conditioner.dispatch import DISPATCHES, Rows, is_grouped
 from mimdit.conditioner.experts import KINDS
 from mimdit.conditioner.piece import Piece
-from mimdit.routing.router import Router
+from mimdit.routing.router import LINEAR, RouterOptions
 from mimdit.routing.routing import Gates
 
 MODES = ("sparse", "dense", "none")
@@ -33,6 +33,7 @@ class IntraMoE(nn.Module):
         shift: If true, shift the windows of Swin experts.
         dispatch: Execution of the sub-experts: ``gather``, ``grouped`` or ``auto``; see `mimdit.conditioner.dispatch`.
         num_features: Length F of the router features; None for mean and log-std of ``dim`` channels.
+        router: Kind of the router.
 
     Raises:
         ValueError: ``kind``, ``mode`` or ``dispatch`` is unknown, or ``top_k`` is out of range.
@@ -40,7 +41,7 @@ class IntraMoE(nn.Module):
 
     def __init__(
         self, kind: str, dim: int, hidden: int, num_experts: int, *, top_k: int = 2, mode: str = "sparse", shift: bool = False,
-        dispatch: str = "auto", num_features: int | None = None,
+        dispatch: str = "auto", num_features: int | None = None, router: RouterOptions = LINEAR,
     ) -> None:  # fmt: skip
         super().__init__()
         if kind not in KINDS:
@@ -54,7 +55,7 @@ class IntraMoE(nn.Module):
         if mode == "none":
             num_experts, hidden, top_k = 1, hidden * top_k, 1
         gate = "dense" if mode == "dense" or num_experts == 1 else "sparse"
-        self.router = Router(2 * dim if num_features is None else num_features, num_experts, mode=gate, top_k=top_k)
+        self.router = router.make(2 * dim if num_features is None else num_features, num_experts, mode=gate, top_k=top_k)
         if num_experts == 1:
             self.router.requires_grad_(False)
         self.experts = KINDS[kind](dim, hidden, num_experts, shift=shift)

@@ -27,7 +27,7 @@ from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
 from mimdit.conditioner.mim_block import MiMBlock
 from mimdit.core.files import replace_when_whole
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
-from mimdit.routing.router import router_features
+from mimdit.routing.router import RouterOptions, router_features
 from mimdit.routing.routing import Gates, Routing
 
 _EXECUTION = ("dispatch", "compile", "checkpointing")
@@ -129,6 +129,9 @@ class MoEConditioner(PushToHub, L.LightningModule):
         identify: If true, predict the degradations that are present. Not in the paper.
         confidence: If true, scale the estimate's corrections by the probability that there is something to correct; needs ``identify``.
             Not in the paper.
+        router: ``linear`` (the paper) or ``prototype``, cosines to one learned prototype per expert (`PrototypeRouter`). Not in the paper.
+        temperature: Divisor of the cosines, at least 0.01; used only by ``router: prototype``.
+        learn_temperature: If true, each router learns its temperature.
         dispatch: Execution of the sub-experts, with equal results: ``gather``, ``grouped`` or ``auto``, which chooses by device and type;
             see `mimdit.conditioner.dispatch`.
         compile: If true, compile each MiM block (``torch.compile``). Names of weights do not change.
@@ -168,6 +171,9 @@ class MoEConditioner(PushToHub, L.LightningModule):
         tone_grid: int = 0,
         identify: bool = False,
         confidence: bool = False,
+        router: str = "linear",
+        temperature: float = 0.1,
+        learn_temperature: bool = False,
         dispatch: str = "auto",
         compile: bool = False,
         checkpointing: bool = False,
@@ -180,6 +186,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
         gates = {"top_k": top_k, "inter": inter, "inter_top_k": inter_top_k, "intra": intra, "dispatch": dispatch, "num_features": 2 * dim}
+        gates["router"] = RouterOptions(router, temperature, learn_temperature)
         grids = {"expansion": expansion, "moe_stride": moe_stride, "moe_dim": moe_dim, "feed_forward": feed_forward}
         blocks = (
             MiMBlock(dim, InterMoE(moe_dim or dim, hidden, self.groups, num_experts, shift=bool(index % 2), **gates), **grids)

@@ -42,7 +42,7 @@ def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoE
             kept = load_E.topk(keep).indices.sort().values
             place = f"blocks.{number}.inter_moe.groups.{index}"
             stacked = [f"{place}.experts.{name}" for name, _ in group.experts.named_parameters()]
-            for name in (*stacked, f"{place}.router.linear.weight", f"{place}.router.linear.bias"):
+            for name in (*stacked, *(f"{place}.router.{name}" for name in group.router.per_choice)):
                 state[name] = state[name][kept.to(state[name].device)]
     pruned.load_state_dict(state)
     return pruned.eval()

@@ -87,6 +87,20 @@ def check_harm(harm_weight: float, estimate_weight: float) -> None:
         raise ValueError("harm_weight > 0 limits the training of the estimate; set estimate_weight too, or use harm_weight: 0")
 
 
+def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:
+    """Check that the routers have the prototypes that some routing losses need.
+
+    Raises:
+        ValueError: ``contrast`` or ``guide`` is switched on without ``router: prototype``.
+    """
+    for name in ("contrast", "guide"):
+        if weights[name] and conditioner.config["router"] != "prototype":
+            raise ValueError(
+                f"the routing loss {name}={weights[name]} needs prototypes, but router: {conditioner.config['router']}; "
+                f"set router: prototype of the conditioner, or {name}: 0"
+            )
+
+
 def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
     """Check that backbone and conditioner have what the settings of a restoration need.
 

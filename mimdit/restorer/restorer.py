@@ -23,7 +23,7 @@ from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoECondi
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep, draw_path
-from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_settings, tile_of
+from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.sampling import SamplingSettings
@@ -113,6 +113,7 @@ class Restorer(PushToHub, L.LightningModule):
         check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
+        check_routing_losses(conditioner, balance.weights)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
         self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
         self.anchor = anchor

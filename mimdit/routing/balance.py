@@ -13,6 +13,7 @@ from __future__ import annotations
 import lightning as L
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mimdit.routing.routing import Routing
 
@@ -20,7 +21,8 @@ from mimdit.routing.routing import Routing
 class RoutingBalance(L.LightningModule):
     """Named, unweighted routing losses from a `Routing` record (paper: the load-balancing loss).
 
-    The paper does not give the weights; each loss names its source below. ``specialization`` is not in the paper. A weight of 0 switches a
+    The paper does not give the weights; each loss names its source below. ``specialization``, ``contrast`` and ``guide`` are
+    not in the paper. A weight of 0 switches a
     loss off at no cost.
 
     Args:
@@ -31,14 +33,21 @@ class RoutingBalance(L.LightningModule):
             minimum is 0, at uniform probabilities.
         specialization: Weight of minus the mutual information between degradation and sub-expert (as in Mod-Squad, arXiv 2212.08066, with
             degradations for tasks). Its minimum is ``-min(log D, log E)``; 0 at uniform routing.
+        contrast: Weight of `contrast_loss`, which pulls each prototype to what was routed to it (after ProMoE, arXiv 2510.24711). Needs
+            ``router: prototype``. Its minimum is above 0; log E if all prototypes are the same.
+        guide: Weight of `guide_loss`, the cross-entropy that guides each degradation to its own prototype. Needs ``router: prototype``.
 
     Raises:
         ValueError: A weight is negative.
     """
 
-    def __init__(self, *, balance: float = 1e-2, z: float = 1e-3, importance: float = 1e-2, specialization: float = 0.0) -> None:
+    def __init__(
+        self, *, balance: float = 1e-2, z: float = 1e-3, importance: float = 1e-2, specialization: float = 0.0, contrast: float = 0.0,
+        guide: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.weights = {"balance": balance, "z": z, "importance": importance, "specialization": specialization}
+        self.weights |= {"contrast": contrast, "guide": guide}
         for name, weight in self.weights.items():
             if weight < 0:
                 raise ValueError(f"routing loss weight {name}={weight} is negative; use 0 to switch it off")
@@ -54,11 +63,13 @@ class RoutingBalance(L.LightningModule):
         Args:
             routing: The record of this rank's images. For exact gradients over accumulated micro-batches it must cover the whole window
                 (see ``reroute`` of `MoEConditioner.forward`).
-            degradation: Multi-hot ``[B, A]``, needed only by ``specialization``.
+            degradation: Multi-hot ``[B, A]``, needed only by ``specialization`` and ``guide``.
 
         Raises:
-            ValueError: ``specialization`` is switched on and ``degradation`` is None.
+            ValueError: ``specialization`` or ``guide`` is switched on and ``degradation`` is None.
         """
+        if degradation is None and self.weights["guide"]:
+            raise ValueError("the guide loss compares routing with degradations: pass the batch's degradation, or set guide: 0")
         local = self._local_statistics(routing, degradation)
         world = _global_mean(local)
         losses = {}
@@ -70,6 +81,11 @@ class RoutingBalance(L.LightningModule):
             losses["importance"] = importance_cv2(straight_through(local["importance_MG"], world["importance_MG"]))
         if self.weights["specialization"]:
             losses["specialization"] = -mutual_information(straight_through(local["joint"], world["joint"])).mean()
+        if self.weights["contrast"]:
+            losses["contrast"] = contrast_loss(straight_through(local["attraction"], world["attraction"]), world["received"])
+        if self.weights["guide"]:
+            assert degradation is not None  # checked above
+            losses["guide"] = guide_loss(routing, degradation)
         return losses
 
     def _local_statistics(self, routing: Routing, degradation: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -86,6 +102,10 @@ class RoutingBalance(L.LightningModule):
                     "the specialization loss compares experts with degradations: pass the batch's degradation, or set specialization: 0"
                 )
             statistics["joint"] = torch.einsum("bd,mgbe->mgde", degradation_shares(degradation), intra.probs) / len(degradation)
+        if self.weights["contrast"]:
+            weights, logits = intra.weights.detach(), intra.logits.masked_fill(~routing.mask_GE[:, None], 0)
+            statistics["attraction"] = torch.einsum("mgbi,mgbj->mgij", logits, weights) / logits.shape[2]
+            statistics["received"] = weights.mean(dim=2)
         return statistics
 
 
@@ -110,6 +130,39 @@ def mutual_information(joint: torch.Tensor) -> torch.Tensor:
     """Return the mutual information ``[...]``, in nats, of joint distributions ``[..., D, E]``."""
     independent = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
     return (joint * ((joint + 1e-9) / (independent + 1e-9)).log()).sum(dim=(-2, -1))
+
+
+def contrast_loss(attraction: torch.Tensor, received: torch.Tensor) -> torch.Tensor:
+    """Return the mean over prototypes i of ``-log softmax_j(s_ij)`` at ``j = i``, averaged over gates.
+
+    ``s_ij`` is the cosine of prototype i and what was routed to expert j, over the temperature: the mean logit i of the images of j,
+    weighted by their gates. The mean is over directions of unit length and is itself not rescaled to unit length. Experts that no image
+    chose are in neither mean nor sum; a gate with one expert in use has the loss 0.
+
+    Args:
+        attraction: Mean over images of logit i times the weight of expert j, ``[..., E, E]``.
+        received: Mean over images of the weight of expert j, ``[..., E]``; without gradient.
+    """
+    used = received > 0
+    similarity = attraction / torch.where(used, received, 1.0)[..., None, :]
+    own = similarity.masked_fill(~used[..., None, :], -torch.inf).log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
+    return -(own.masked_fill(~used, 0).sum(dim=-1) / used.sum(dim=-1)).mean()
+
+
+def guide_loss(routing: Routing, degradation: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of the sparse gates with the images' degradations, averaged over images, groups and blocks.
+
+    Atom a of degradation belongs to sub-expert ``a mod E``, and "none" is the last atom; an image with several atoms is shared among them.
+
+    Args:
+        routing: The record of B images.
+        degradation: Multi-hot ``[B, A]``.
+    """
+    shares_BD, mask_GE = degradation_shares(degradation.float()), routing.mask_GE
+    owners_GD = torch.arange(shares_BD.shape[1], device=mask_GE.device) % mask_GE.sum(dim=-1, keepdim=True)
+    target_GBE = shares_BD @ nn.functional.one_hot(owners_GD, mask_GE.shape[1]).float()
+    log_probs = routing.intra.logits.log_softmax(dim=-1).masked_fill(~mask_GE[:, None], 0)
+    return -(target_GBE * log_probs).sum(dim=-1).mean()
 
 
 def degradation_shares(degradation: torch.Tensor) -> torch.Tensor:

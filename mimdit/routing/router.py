@@ -1,11 +1,13 @@
 """Router of one gate: from global image statistics to a decision over N choices.
 
-Shape legend: B images, C channels, F features (F = 2C), N choices, K chosen.
+Shape legend: B images, C channels, F features (F = 2C), N choices, K chosen, P width of a prototype.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,6 +15,10 @@ from torch import nn
 from mimdit.routing.routing import Gates
 
 MODES = ("dense", "sparse", "uniform")
+ROUTERS = ("linear", "prototype")
+
+COLDEST = 0.01
+"""Least temperature of a prototype router."""
 
 
 def outside_autocast(tensor: torch.Tensor) -> AbstractContextManager:
@@ -51,13 +57,10 @@ class PooledFeatures:
         return torch.cat([self.mean.float(), (std + 1e-4).log()], dim=1)
 
 
-class Router(nn.Module):
-    """Linear gate in fp32 over ``num_choices`` (paper: the gating networks of Inter-MoE and Intra-MoE).
-
-    The paper does not give the gates' input; `router_features` are not in the paper.
+class Gating(nn.Module, ABC):
+    """Base of the routers: checks the mode, and turns logits over ``num_choices`` into gates.
 
     Args:
-        num_features: Length F of the feature vector.
         num_choices: Number N of groups or sub-experts.
         mode: ``dense`` (softmax weights for all choices), ``sparse`` (only the ``top_k`` most probable) or ``uniform`` (equal weights).
         top_k: Choices kept by ``sparse``, 1..N. Their weights are renormalized to sum to one, except for ``top_k=1``: a constant weight
@@ -67,26 +70,146 @@ class Router(nn.Module):
         ValueError: ``mode`` is unknown, or ``top_k`` is out of range.
     """
 
-    def __init__(self, num_features: int, num_choices: int, *, mode: str = "sparse", top_k: int = 2) -> None:
+    per_choice: tuple[str, ...]
+    """Names of the parameters whose first axis is the choices."""
+
+    def __init__(self, num_choices: int, *, mode: str, top_k: int) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"router mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
         if mode == "sparse" and not 1 <= top_k <= num_choices:
             raise ValueError(f"top_k={top_k} of {num_choices} cannot be chosen; set it to 1..{num_choices} or raise the number of experts")
         self.mode, self.top_k = mode, top_k if mode == "sparse" else num_choices
+
+    @abstractmethod
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[B, N]`` of fp32 features, in fp32."""
+
+    def forward(self, features_BF: torch.Tensor) -> Gates:
+        """Return each image's gates for ``features_BF``, computed in fp32 at any surrounding precision."""
+        with outside_autocast(features_BF):
+            logits_BN = self.logits(features_BF.float())
+            if self.mode == "uniform":
+                logits_BN = torch.zeros_like(logits_BN)
+            return decide(logits_BN, self.top_k)
+
+
+class Router(Gating):
+    """Linear gate in fp32 over ``num_choices`` (paper: the gating networks of Inter-MoE and Intra-MoE).
+
+    The paper does not give the gates' input; `router_features` are not in the paper.
+
+    Args:
+        num_features: Length F of the feature vector.
+        num_choices: Number N of groups or sub-experts.
+        mode: ``dense``, ``sparse`` or ``uniform``; see `Gating`.
+        top_k: Choices kept by ``sparse``, 1..N.
+
+    Raises:
+        ValueError: ``mode`` is unknown, or ``top_k`` is out of range.
+    """
+
+    per_choice = ("linear.weight", "linear.bias")
+
+    def __init__(self, num_features: int, num_choices: int, *, mode: str = "sparse", top_k: int = 2) -> None:
+        super().__init__(num_choices, mode=mode, top_k=top_k)
         self.linear = nn.Linear(num_features, num_choices)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
         if mode == "uniform":
             self.linear.requires_grad_(False)
 
-    def forward(self, features_BF: torch.Tensor) -> Gates:
-        """Return each image's gates for ``features_BF``, computed in fp32 at any surrounding precision."""
-        with outside_autocast(features_BF):
-            logits_BN = nn.functional.linear(features_BF.float(), self.linear.weight.float(), self.linear.bias.float())
-            if self.mode == "uniform":
-                logits_BN = torch.zeros_like(logits_BN)
-            return decide(logits_BN, self.top_k)
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """Return the linear layer's output ``[B, N]``."""
+        return nn.functional.linear(features_BF, self.linear.weight.float(), self.linear.bias.float())
+
+
+class PrototypeRouter(Gating):
+    """Gate in fp32 by cosine similarity to one learned prototype per choice (after ProMoE, arXiv 2510.24711). Not in the paper.
+
+    The logits are ``cos(project(features), prototype) / temperature``, within ``±1 / temperature``.
+
+    Args:
+        num_features: Length F of the feature vector.
+        num_choices: Number N of groups or sub-experts.
+        mode: ``dense``, ``sparse`` or ``uniform``; see `Gating`.
+        top_k: Choices kept by ``sparse``, 1..N.
+        temperature: Divisor of the cosines, at least 0.01; the initial value if it is learned.
+        learned: If true, the temperature is a parameter, kept at 0.01 or above.
+        width: Length P of projected features and prototypes.
+
+    Raises:
+        ValueError: ``mode`` is unknown, or ``top_k`` or ``temperature`` is out of range.
+    """
+
+    per_choice = ("prototypes_NP",)
+
+    def __init__(
+        self, num_features: int, num_choices: int, *, mode: str = "sparse", top_k: int = 2, temperature: float = 0.1,
+        learned: bool = False, width: int = 32,
+    ) -> None:  # fmt: skip
+        super().__init__(num_choices, mode=mode, top_k=top_k)
+        if temperature < COLDEST:
+            raise ValueError(f"router temperature {temperature} is below {COLDEST}; set it to {COLDEST} or more, such as 0.1")
+        self.project = nn.Linear(num_features, width)
+        self.prototypes_NP = nn.Parameter(torch.randn(num_choices, width))
+        self.fixed_temperature = temperature
+        self.log_temperature = nn.Parameter(torch.tensor([temperature]).log()) if learned else None
+        if mode == "uniform":
+            self.requires_grad_(False)
+
+    def temperature(self) -> torch.Tensor | float:
+        """Return the divisor of the cosines."""
+        return self.fixed_temperature if self.log_temperature is None else self.log_temperature.float().exp().clamp_min(COLDEST)
+
+    def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """Return the cosines over the temperature, ``[B, N]``."""
+        projected_BP = nn.functional.linear(features_BF, self.project.weight.float(), self.project.bias.float())
+        return nn.functional.normalize(projected_BP, dim=-1) @ self._directions().T / self.temperature()
+
+    def similarities(self) -> torch.Tensor:
+        """Return the cosines ``[N, N]`` between the prototypes."""
+        directions_NP = self._directions()
+        return directions_NP @ directions_NP.T
+
+    def _directions(self) -> torch.Tensor:
+        return nn.functional.normalize(self.prototypes_NP.float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class RouterOptions:
+    """Kind of all routers of a conditioner.
+
+    Attributes:
+        kind: ``linear`` (`Router`) or ``prototype`` (`PrototypeRouter`).
+        temperature: Divisor of the cosines of ``prototype``.
+        learned: If true, the temperature is learned.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or ``learned`` is set for ``linear``.
+    """
+
+    kind: str = "linear"
+    temperature: float = 0.1
+    learned: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.kind not in ROUTERS:
+            raise ValueError(f"router {self.kind!r} is unknown; choose one of {', '.join(ROUTERS)}")
+        if self.learned and self.kind != "prototype":
+            raise ValueError(f"learn_temperature: true needs router: prototype; router: {self.kind} has no temperature")
+
+    def make(self, num_features: int, num_choices: int, *, mode: str, top_k: int) -> Router | PrototypeRouter:
+        """Return a new router."""
+        if self.kind == "linear":
+            return Router(num_features, num_choices, mode=mode, top_k=top_k)
+        cosine = {"temperature": self.temperature, "learned": self.learned}
+        return PrototypeRouter(num_features, num_choices, mode=mode, top_k=top_k, **cosine)
+
+
+LINEAR = RouterOptions()
+"""The paper's routers."""
 
 
 def decide(logits: torch.Tensor, top_k: int) -> Gates:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Run
 
 _CONFIG_NAME = "config.yaml"
-_WEIGHTS = ("balance", "z", "importance", "specialization")
+_WEIGHTS = ("balance", "z", "importance", "specialization", "contrast", "guide")
 
 
 @dataclass(frozen=True)
