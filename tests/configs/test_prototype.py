@@ -1,4 +1,4 @@
-"""configs/ablation/prototype.yaml on top of the quickstart: three steps on tiny made pairs, with both losses and the prototypes' similarities."""
+"""``configs/ablation/prototype.yaml`` trains on tiny made pairs, and logs both losses and the prototypes' similarities."""
 
 from pathlib import Path
 
