@@ -9,7 +9,7 @@ _SIGNATURE = b"8BIM"
 
 
 def iptc_in_resources(resources: bytes) -> bytes | None:
-    """Return the IPTC records of a block of image resources, or None.
+    """Return the IPTC records of a block of image resources; None if it has none, or no bytes of them.
 
     Raises:
         struct.error: A resource is cut short.
@@ -20,7 +20,7 @@ def iptc_in_resources(resources: bytes) -> bytes | None:
         place += 6 + (resources[place + 6] + 2) // 2 * 2  # a Pascal string of an even number of bytes
         (size,) = struct.unpack_from(">I", resources, place)
         if number == _IPTC:
-            return resources[place + 4 : place + 4 + size]
+            return resources[place + 4 : place + 4 + size] or None
         place += 4 + (size + 1) // 2 * 2
     return None
 

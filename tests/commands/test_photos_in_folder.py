@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.images import UnreadableImageError, lost_in, read_photo, read_size
+from datamodules.images.exif import ORIENTATION
 from datamodules.images.finding import Job, plan
 from mimdit.commands.restore import restore_all
 from tests.commands.made_restorers import Identity
@@ -64,6 +66,8 @@ def check_result(job: Job) -> str | None:
         return "pixels"
     for field in ("icc", "exif", "xmp", "iptc", "text"):
         value = getattr(source, field)
+        if field == "exif" and value and set(loaded(value)) <= {ORIENTATION}:  # upright now: nothing is left to say
+            continue
         if value and not getattr(result, field) and not lost:
             return f"{field} is gone without a word"
     if job.kind.name == "PNG":
@@ -71,6 +75,12 @@ def check_result(job: Job) -> str | None:
         if changed:
             return f"{', '.join(changed)} changed"
     return None
+
+
+def loaded(tags: bytes) -> Image.Exif:
+    found = Image.Exif()
+    found.load(tags)
+    return found
 
 
 def check_folder(folder: Path, output: Path, *, same_format: bool) -> tuple[Counter, list[str]]:

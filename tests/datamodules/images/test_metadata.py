@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules.images import TooLargeImageError, check_size, encode_photo, lost_in, read_photo, tagged
 from datamodules.images.formats import AVIF, BMP, JPEG, PNG, TIFF, WEBP
+from datamodules.images.iptc import as_resource, iptc_in_resources
 from datamodules.images.jpeg import with_segments
 from tests.datamodules.images.made_images import SRGB, encoded, exif, picture
 
@@ -156,3 +157,8 @@ def test_quality_is_that_of_the_file(tmp_path):
 def test_a_lossless_webp_with_a_profile_is_still_lossless(tmp_path):
     photo = read(tmp_path, encoded("WEBP", lossless=True, exact=True, icc_profile=SRGB))
     assert photo.lossless and not read(tmp_path, encoded("WEBP", icc_profile=SRGB)).lossless
+
+
+def test_a_block_of_no_iptc_records_is_none():
+    block = as_resource(b"")
+    assert iptc_in_resources(block) is None and iptc_in_resources(as_resource(b"\x1c\x02\x05\0\0")) == b"\x1c\x02\x05\0\0"
