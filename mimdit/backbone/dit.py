@@ -222,8 +222,8 @@ class DiTBackbone(L.LightningModule):
     ) -> torch.Tensor:
         """Evaluate the transformer, in the precision of its weights; sigma stays fp32.
 
-        A transformer with weights of less than fp32 runs without autocast, which would only add fp32 copies in its norms: an eighth of a
-        step's memory traffic at the size of SD3.5-medium. Adapters are fp32 and need autocast.
+        A transformer with weights of less than fp32 runs without autocast, which would only add fp32 copies in its norms: by
+        simulation a sixth of a step's memory traffic at the size of SD3.5-medium. Adapters are fp32 and need autocast.
         """
         tokens, pooled = self.prompts(len(latents), dropped)
         dtype = self.transformer.dtype

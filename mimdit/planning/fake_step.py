@@ -30,7 +30,7 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """How a rank runs a step.
+    """Settings of the counted rank.
 
     Attributes:
         device: ``cpu``, or `mimdit.planning.simulated_gpu.NAME` for a GPU.

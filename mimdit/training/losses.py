@@ -61,8 +61,8 @@ def harm_loss(restored: torch.Tensor, degraded: torch.Tensor, clean: torch.Tenso
     """Return by how much images ``restored [B, C, h, w]`` are further from ``clean`` than ``degraded`` is. Not in the paper.
 
     The mean over the images of the rise of `log_error`, 0 for one that did not become worse. `log_error` alone gains by a bet: a change of
-    tone that is right more often than wrong pays. With this loss beside it, at weight w, a bet pays only if it is right (1 + w) times as
-    often as it is wrong.
+    tone that is right more often than wrong pays. With this loss beside it, at weight w, a bet whose gain and loss are alike pays only
+    if it is right (1 + w) times as often as it is wrong.
     """
     before, after = (_logs((image.float() - clean.float()).square().mean(dim=(1, 2, 3))) for image in (degraded, restored))
     return (after - before).relu().mean()

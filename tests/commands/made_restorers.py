@@ -4,6 +4,8 @@ import dataclasses
 
 import torch
 
+from mimdit import cli
+from mimdit.commands import restore as command
 from mimdit.restorer.sampling import SamplingSettings
 
 
@@ -21,3 +23,22 @@ class Identity:
         """Return ``images``."""
         assert images.dtype == torch.float32 and images.shape[:2] == (1, 3) and 0 <= images.min() <= images.max() <= 1
         return images.clone()
+
+    def to(self, device: object) -> "Identity":
+        """Return itself, on any device."""
+        return self
+
+
+def use(restorer: Identity, monkeypatch, folder) -> None:
+    """Let ``mimdit restore`` load ``restorer``, in a folder of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: restorer)
+
+
+def run(*args: object) -> int | str | None:
+    """Run ``mimdit restore`` and return the exit code."""
+    try:
+        cli.main(["restore", *map(str, args)])
+    except SystemExit as left:
+        return left.code
+    return 0

@@ -31,7 +31,7 @@ from mimdit.distributed.loading import load_restorer
 from mimdit.restorer.blending import blend
 from mimdit.restorer.identification import as_text, identify_pixels
 from mimdit.restorer.pixels import restore_pixels
-from tests.commands.made_restorers import Identity
+from tests.commands.made_restorers import Identity, run, use
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
 from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer
 
@@ -39,10 +39,8 @@ from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
     """The command with a restorer that changes nothing, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
     made = Identity()
-    made.to = lambda device: made
-    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
+    use(made, monkeypatch, tmp_path)
     return made
 
 
@@ -50,15 +48,6 @@ def put(folder, **files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name.replace("__", ".")).write_bytes(data)
-
-
-def run(*args):
-    """The exit code."""
-    try:
-        cli.main(["restore", *args])
-    except SystemExit as left:
-        return left.code
-    return 0
 
 
 def test_files_and_folders_come_back_with_names_and_sub_folders(stub, tmp_path):

@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules.images import read_photo
-from mimdit import cli
-from mimdit.commands import restore as command
-from tests.commands.made_restorers import Identity
+from tests.commands.made_restorers import Identity, run, use
 from tests.datamodules.images.made_images import deep, encoded, exif
 
 
@@ -23,19 +21,7 @@ class Negative(Identity):
 
 @pytest.fixture(autouse=True)
 def negative(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    made = Negative()
-    made.to = lambda device: made
-    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
-
-
-def run(*args):
-    """The exit code."""
-    try:
-        cli.main(["restore", *map(str, args)])
-    except SystemExit as left:
-        return left.code
-    return 0
+    use(Negative(), monkeypatch, tmp_path)
 
 
 def put(path, data):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimdit import cli
-from mimdit.commands import restore as command
 from mimdit.commands import shots
 from mimdit.restorer.temporal import average_still
-from tests.commands.made_restorers import Identity
+from tests.commands.made_restorers import Identity, run, use
 
 COUNT = 7
 
@@ -16,10 +14,7 @@ COUNT = 7
 @pytest.fixture
 def frames(monkeypatch, tmp_path):
     """Noisy frames of a still scene in the folder ``in``, and a restorer that changes nothing."""
-    monkeypatch.chdir(tmp_path)
-    made = Identity()
-    made.to = lambda device: made
-    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: made)
+    use(Identity(), monkeypatch, tmp_path)
     monkeypatch.setattr(shots, "decide_for_shot", lambda restorer, frames, settings: None)
     rng = np.random.default_rng(0)
     written = [np.clip(120 + rng.normal(0, 10, (48, 64, 3)), 0, 255).astype(np.uint8) for _ in range(COUNT)]
@@ -27,15 +22,6 @@ def frames(monkeypatch, tmp_path):
     for index, frame in enumerate(written):
         Image.fromarray(frame).save(f"in/{index}.png")
     return written
-
-
-def run(*args):
-    """The exit code."""
-    try:
-        cli.main(["restore", *map(str, args)])
-    except SystemExit as left:
-        return left.code
-    return 0
 
 
 def result(folder, index):
