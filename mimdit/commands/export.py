@@ -89,18 +89,9 @@ def export(
     module = module.with_conditioner(module.conditioner)
     if complete:
         module.backbone.round_weights(_DTYPES[dtype])  # measure the weights as they are written
-    found = None
-    if data is not None:
-        module, found = _measured(module, data, images, experts)
-    if int8:
-        module = _quantized(module, _DTYPES[dtype] if complete else None)
-        if data is not None:
-            found = _measure(module, data, images, "measuring again")
-            print(f"int8: {found.quality.after:.2f} dB")
-    if complete:
-        MiMDiTPipeline(module).save_pretrained(folder, dtype=_DTYPES[dtype])
-    else:
-        module.save_pretrained(folder, dtype=_DTYPES[dtype])
+    module, found = _compressed(module, data, images, experts, int8=int8, dtype=_DTYPES[dtype] if complete else None)
+    written = MiMDiTPipeline(module) if complete else module
+    written.save_pretrained(folder, dtype=_DTYPES[dtype])
     measured = None if found is None else found.quality
     told = Told(license=license, trained_on=trained_on, datasets=datasets or (), measured=measured, test_sets=test_sets)
     if not write_model_card(Path(folder), module, told=told):
@@ -113,6 +104,21 @@ def _load(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
     if (Path(checkpoint) / "restorer.json").is_file():
         return Restorer.from_pretrained(checkpoint), "folder"
     return load_trained(checkpoint)
+
+
+def _compressed(
+    restorer: Restorer, data: str | None, images: int, experts: int | None, *, int8: bool, dtype: torch.dtype | None
+) -> tuple[Restorer, _Measurement | None]:
+    """Return the restorer, measured on ``data``, pruned to ``experts`` and in int8 as far as these are given, and its last measurement."""
+    found = None
+    if data is not None:
+        restorer, found = _measured(restorer, data, images, experts)
+    if int8:
+        restorer = _quantized(restorer, dtype)
+        if data is not None:
+            found = _measure(restorer, data, images, "measuring again")
+            print(f"int8: {found.quality.after:.2f} dB")
+    return restorer, found
 
 
 def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:

@@ -26,6 +26,7 @@ from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
+from mimdit.restorer.routing_window import RoutingWindow, ends_window
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
 from mimdit.restorer.steering import MeasuredGates, gains
@@ -132,7 +133,7 @@ class Restorer(PushToHub, L.LightningModule):
             start_from(self, NAMED.get(pretrained) or local_folder(pretrained))
         self._choose_what_trains()
         self.ema = ExponentialMovingAverage(self, ema_decay)
-        self._window: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._window = RoutingWindow()
 
     def _choose_what_trains(self) -> None:
         """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP requires."""
@@ -156,8 +157,8 @@ class Restorer(PushToHub, L.LightningModule):
         """Compute flow, estimate, identification and routing losses of one micro-batch; log each by name."""
         draws = draw_names(batch, self.global_step)
         degraded, clean = self.backbone.encode_side(batch, "lq"), self.backbone.encode_side(batch, "gt", draws)
-        last = self._ends_window(batch_idx)
-        reroute = (*(features for features, _ in self._window), None) if last and self.balance.active else ()
+        last = ends_window(self._trainer, batch_idx)
+        reroute = self._window.reroute() if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses: dict[str, torch.Tensor] = {}
         if self.flow_weight:
@@ -174,13 +175,6 @@ class Restorer(PushToHub, L.LightningModule):
             self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(degraded))
         return {"loss": loss, "routing": conditioning.routing.detach()}
-
-    def _ends_window(self, batch_idx: int) -> bool:
-        """Return true if the optimizer steps after this micro-batch: the window is full, or the epoch ends (Lightning steps then, too)."""
-        if self._trainer is None:  # a single step outside a Trainer, as where its FLOPs are counted
-            return True
-        full = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        return full or self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
 
     def flow_loss(self, degraded: torch.Tensor, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
         """Return the error of the predicted velocity on the path to the clean latents.
@@ -213,21 +207,15 @@ class Restorer(PushToHub, L.LightningModule):
         return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
 
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
-        """Return the weighted routing losses of the accumulation window on its last micro-batch, and none before.
-
-        The factor undoes the division by the number of micro-batches, so the window's gradient equals the gradient of its concatenated
-        batch.
-        """
+        """Return the weighted routing losses of the accumulation window on its last micro-batch, and none before."""
         if not self.balance.active:
             return {}
         if not last:
-            self._window.append((conditioning.routing.features_MBF, degradation))
+            self._window.add(conditioning, degradation)
             return {}
-        degradation = torch.cat([*(earlier for _, earlier in self._window), degradation])
-        self._window.clear()
-        losses = self.balance(conditioning.rerouted, degradation)
-        window = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
-        return {name: value * self.balance.weights[name] * window for name, value in losses.items()}
+        return self._window.losses(
+            self.balance, conditioning, degradation, 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        )
 
     def sampling_settings(self, settings: SamplingSettings | None = None, **overrides: Any) -> SamplingSettings:
         """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
