@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.non_finite import step_was_skipped
+from callbacks.non_finite import skipped_step
 
 
 class MovingAverage(Protocol):
     """Part of `mimdit.training.ema.ExponentialMovingAverage` that the callback uses."""
 
-    def update(self, step: int) -> None:
-        """Include the live weights after optimizer step ``step``."""
+    def update(self, step: int, *, skipped: torch.Tensor | None = None) -> None:
+        """Include the live weights after optimizer step ``step``, unless the boolean scalar ``skipped`` is true."""
 
     def swap(self) -> None:
         """Exchange live and averaged weights in place."""
@@ -23,9 +24,9 @@ class MovingAverage(Protocol):
 class EMAUpdate(L.Callback):
     """Update ``pl_module.ema`` after every optimizer step; swap the averaged weights in for validation, test and prediction.
 
-    The module's ``ema`` offers ``update(step)`` and ``swap()``, an in-place exchange that a second call undoes. Checkpoints are written
-    after validation, when live and averaged weights are back in their places. A module without ``ema`` is left unchanged. Not in the
-    paper.
+    The module's ``ema`` offers ``update(step, skipped=None)`` and ``swap()``, an in-place exchange that a second call undoes. Checkpoints
+    are written after validation, when live and averaged weights are back in their places. A module without ``ema`` is left unchanged. Not
+    in the paper.
 
     Args:
         evaluate_average: If true, validation, test and prediction use the average; if false, the live weights.
@@ -50,8 +51,13 @@ class EMAUpdate(L.Callback):
         if trainer.global_step != self._last_step:
             self._last_step = trainer.global_step
             ema = _average_of(pl_module)
-            if ema is not None and not step_was_skipped(trainer):
+            skipped = skipped_step(trainer)
+            if ema is None or skipped is True:
+                return
+            if skipped is False:
                 ema.update(self._last_step)
+            else:
+                ema.update(self._last_step, skipped=skipped)
 
     def _swap(self, pl_module: L.LightningModule, average: bool) -> None:
         """Put the averaged or the live weights in place."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import lightning as L
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
 from mimdit.core import stop_signals
-from mimdit.core.collectives import largest_on_host
+from mimdit.core.collectives import largest_on_host, start_largest_on_host
 
 EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
 """Exit codes of a run that saved and stopped: 85 requests a restart; 143 is the usual code of a process ended by SIGTERM."""
@@ -35,15 +36,16 @@ class Preempted(SystemExit):
 class Preemption(Checkpoint):
     """On SIGUSR1 or SIGTERM, save through `CompleteCheckpoint` and end the process with code 85 or 143.
 
-    The signals are held back and never handled (`mimdit.core.stop_signals`). Between two optimizer steps all ranks exchange the signals
-    they received; if any rank received one, all save the same step and exit. A validation that is due or running is abandoned, and the
-    resumed run repeats it in full. On code 85 ``slurm/train.sbatch`` requeues the job. Not in the paper.
+    The signals are held back and never handled (`mimdit.core.stop_signals`). After an optimizer step the ranks start to exchange the
+    signals that they received, and read the result after the next one; if any rank received one, all save the same step and exit. A
+    validation that is due or running is abandoned, and the resumed run repeats it in full. On code 85 ``slurm/train.sbatch`` requeues the
+    job. Not in the paper.
 
     Place it after the checkpoint callbacks in the list: Lightning takes the first checkpoint callback as the one with the best checkpoint.
 
     Args:
         every_n_steps: Optimizer steps, and validation batches, between two exchanges. An exchange is an all-reduce of one number between
-            the hosts, which waits for no device. In a validation it ends with the batches that all ranks have.
+            the hosts, beside the step that follows. In a validation it ends with the batches that all ranks have.
 
     Raises:
         ValueError: ``every_n_steps`` is below 1.
@@ -56,6 +58,7 @@ class Preemption(Checkpoint):
         self._last_step = 0
         self._saved_for: int | None = None
         self._shared_batches: list[int] = []
+        self._exchange: Callable[[], int] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check the order of the checkpoint callbacks.
@@ -73,6 +76,9 @@ class Preemption(Checkpoint):
         """Hold the signals, for which Lightning has just registered handlers; if one came before, exit without a step."""
         stop_signals.hold()
         self._last_step, self._saved_for = trainer.global_step, agreed_exit_code()  # nothing new to save
+        self._exchange = None
+        # Lightning's own exchange of SIGTERM waits for the device before every batch; Lightning never sees a signal that is held back.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Exit after a step was saved; Lightning has logged the step by now."""
@@ -86,7 +92,9 @@ class Preemption(Checkpoint):
         self._last_step = trainer.global_step
         if self._last_step % self.every_n_steps or _validation_is_due(trainer):
             return
-        self._saved_for = agreed_exit_code()
+        if self._exchange is not None:
+            self._saved_for = self._exchange() or None
+        self._exchange = start_largest_on_host(own_exit_code())
         if self._saved_for is not None:
             _saver(trainer).save_now(trainer)
 
@@ -148,10 +156,19 @@ def _forget_validation(trainer: L.Trainer) -> None:
     progress.total.processed = progress.total.completed = progress.total.ready - 1
 
 
+def own_exit_code() -> int:
+    """Return the exit code for the stop signal that this rank received; 0 if there was none."""
+    received = stop_signals.received()
+    return 0 if received is None else EXIT_CODES[received]
+
+
 def agreed_exit_code() -> int | None:
     """Return the exit code of all ranks if any of them received a stop signal, else None; a collective between the hosts."""
-    received = stop_signals.received()
-    return largest_on_host(0 if received is None else EXIT_CODES[received]) or None
+    return largest_on_host(own_exit_code()) or None
+
+
+def _do_nothing() -> None:
+    """Stand for an exchange that is not needed."""
 
 
 def leave_together(code: int) -> NoReturn:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from mimdit.core.rng import draw_normals, keyed_generator
+from mimdit.core.rng import draw_normals, keyed_generator, send
 
 SOURCES = ("noise", "estimate")
 STARTS = ("noise", "degraded", "estimate")
@@ -183,7 +183,7 @@ def draw_path(flow: FlowMatching, latents: torch.Tensor, draws: list[str], seed:
     """
     generators = [keyed_generator(seed, draw) for draw in draws]
     sigma = torch.stack([flow.draw_sigma(generator) for generator in generators])
-    return draw_normals(latents.shape[1:], generators, latents.device), sigma.to(latents.device)
+    return draw_normals(latents.shape[1:], generators, latents.device), send(sigma, latents.device)
 
 
 def _per_image(sigma: float, latents: torch.Tensor) -> torch.Tensor:

@@ -25,12 +25,13 @@ from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to
 from mimdit.backbone.pretrained import Origin, load_pretrained, set_origin
 from mimdit.backbone.prompts import PromptEmbeddings
 from mimdit.core.batch import Batch, draw_names
+from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.files import give_usual_permissions
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching, draw_path
 from mimdit.routing.router import outside_autocast
 from mimdit.training.losses import check_flow_loss, flow_error
-from mimdit.training.optimization import optimizer_and_schedule
+from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
 
 FAMILIES: tuple[Family[Any], ...] = (sd3, pixart)
@@ -110,7 +111,9 @@ class DiTBackbone(L.LightningModule):
             self.transformer = _make_transformer(architecture or {})
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
-            self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision)
+            self.transformer = load_pretrained(
+                KINDS, place, "transformer", variant=variant, revision=revision, dtype=getattr(torch, dtype)
+            )
             if pretrained == "embedded":
                 set_origin(self.transformer, Origin("embedded"))  # its path differs from machine to machine
         set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
@@ -253,7 +256,7 @@ class DiTBackbone(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Run one step of flow-matching pretraining."""
         loss = self.flow_loss(batch, self.global_step, drop_prompts=True)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["key"]))
+        self.log("train/loss", loss, prog_bar=has_progress_bar(self), batch_size=len(batch["key"]))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -269,6 +272,12 @@ class DiTBackbone(L.LightningModule):
         if self.lora is None and self.transformer.dtype != torch.float32:
             raise ValueError("dtype: bfloat16 is for weights that stay frozen, but this backbone trains; use float32, or add lora")
         return optimizer_and_schedule(self.transformer, self.make_optimizer, self.make_scheduler)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as the Trainer's settings ask."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
         """Set ``requires_grad`` for training by a restorer: of the transformer, of its adapters, or of nothing.

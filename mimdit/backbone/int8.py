@@ -46,10 +46,10 @@ def is_int8(transformer: ModelMixin) -> bool:
     return getattr(transformer, "hf_quantizer", None) is not None
 
 
-def compute_dtype(folder: Path) -> torch.dtype:
-    """Return the type to load the transformer in ``folder`` with: fp32, or the dtype of an int8 transformer's unquantized weights."""
+def compute_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """Return the type to load the transformer in ``folder`` with: ``dtype``, or that of an int8 transformer's unquantized weights."""
     if "quantization_config" not in json.loads((folder / "config.json").read_text()):
-        return torch.float32
+        return dtype
     require_torchao(f"{folder}, which is int8,")
     with safe_open(min(folder.glob("*.safetensors")), "pt") as file:
         bias = next(name for name in file.keys() if name.endswith(".bias"))  # noqa: SIM118  biases are never quantized

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 import diffusers
 import huggingface_hub
+import torch
 from diffusers import ModelMixin
 from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -47,8 +48,9 @@ def load_pretrained(
     *,
     variant: str | None = None,
     revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Model:
-    """Load a model in fp32, or int8, with every weight and every field of its config from ``pretrained``; its ``origin`` names the source.
+    """Load a model in ``dtype``, or int8, with every weight and every field of its config from ``pretrained``; its ``origin`` names the source.
 
     Args:
         kind: The diffusers class, or a tuple of allowed classes, from which the model's config selects one.
@@ -57,6 +59,8 @@ def load_pretrained(
         subfolder: Folder of the model in a pipeline, such as ``transformer``.
         variant: Variant of the weights, such as ``fp16``; None for the default.
         revision: Branch, tag or commit of a hub id.
+        dtype: Precision of the weights. Those that the files hold in it are mapped into memory, so the ranks of a node share their pages;
+            others are converted one by one.
 
     Raises:
         ValueError: There is no such model, its files are missing, broken, incomplete or not safetensors, or they cannot be downloaded.
@@ -69,7 +73,7 @@ def load_pretrained(
     _check_weights(folder, variant, unreadable)
     try:
         loaded = kind.from_pretrained(
-            folder, variant=variant, use_safetensors=True, torch_dtype=compute_dtype(folder), output_loading_info=True
+            folder, variant=variant, use_safetensors=True, torch_dtype=compute_dtype(folder, dtype), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:  # diffusers raises any of these for a cut file or a tensor of another shape
         raise ValueError(f"{unreadable}: {error}; copy or save it anew") from error

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mimdit.core.files import replace_when_whole
+from mimdit.core.rng import send
 
 
 class PromptEmbeddings(nn.Module):
@@ -76,7 +77,7 @@ class PromptEmbeddings(nn.Module):
         """Return tokens ``[B, T, token_width]`` and pooled ``[B, pooled_width]``, the unconditional ones where ``dropped [B]`` is true."""
         if dropped is None:
             return self.prompt_embeds[:1].expand(batch, -1, -1), self.pooled_prompt_embeds[:1].expand(batch, -1)
-        rows = dropped.to(self.prompt_embeds.device).long()
+        rows = send(dropped, self.prompt_embeds.device).long()
         return self.prompt_embeds[rows], self.pooled_prompt_embeds[rows]
 
 

@@ -37,11 +37,22 @@ def largest(values: torch.Tensor) -> torch.Tensor:
 
 def largest_on_host(value: int) -> int:
     """Return the maximum of an integer over all ranks, exchanged between the hosts: no device is waited for."""
+    return start_largest_on_host(value)()
+
+
+def start_largest_on_host(value: int) -> Callable[[], int]:
+    """Start `largest_on_host`; return the function that waits for its result."""
     if not (dist.is_available() and dist.is_initialized()):
-        return value
+        return lambda: value
     number = torch.tensor(value)
-    dist.all_reduce(number, op=dist.ReduceOp.MAX, group=_host_group())
-    return int(number)
+    work = dist.all_reduce(number, op=dist.ReduceOp.MAX, group=_host_group(), async_op=True)
+    assert work is not None, "this rank is in the group"
+
+    def result() -> int:
+        work.wait()
+        return int(number)
+
+    return result
 
 
 _groups: dict[str, Any] = {}

@@ -22,3 +22,8 @@ class ConnectedTrainer(Protocol):
 def connected(trainer: L.Trainer) -> ConnectedTrainer:
     """Return ``trainer`` itself, under the type that declares these attributes."""
     return cast(ConnectedTrainer, trainer)
+
+
+def has_progress_bar(module: L.LightningModule) -> bool:
+    """Return true if the module's Trainer shows a progress bar; what is logged for one is read in every step, and the host waits for it."""
+    return module._trainer is not None and module._trainer.progress_bar_callback is not None

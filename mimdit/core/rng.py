@@ -12,6 +12,13 @@ def keyed_generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to ``device``; from the CPU to a CUDA device through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and values.device.type == "cpu" and torch.cuda.is_available():  # a simulated device has no pinned memory
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def draw_normals(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device) -> torch.Tensor:
     """Return unit normals ``[len(generators), *shape]`` on ``device``, fp32, drawn on the CPU, one item from each generator.
 

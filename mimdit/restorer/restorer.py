@@ -21,6 +21,7 @@ from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
+from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
@@ -35,7 +36,7 @@ from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing, uniform_routing
 from mimdit.training.ema import ExponentialMovingAverage
 from mimdit.training.losses import estimate_loss, flow_error, harm_loss, identify_loss, log_error
-from mimdit.training.optimization import optimizer_and_schedule
+from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER, NAMED
 
 
@@ -173,7 +174,7 @@ class Restorer(PushToHub, L.LightningModule):
         loss = reduce(torch.add, losses.values())
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(degraded))
+        self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=len(degraded))
         return {"loss": loss, "routing": conditioning.routing.detach()}
 
     def flow_loss(self, degraded: torch.Tensor, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
@@ -372,6 +373,12 @@ class Restorer(PushToHub, L.LightningModule):
     def configure_optimizers(self) -> dict:
         """Return one optimizer over all trainable parameters, and its schedule."""
         return optimizer_and_schedule(self, self.make_optimizer, self.make_scheduler)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as the Trainer's settings ask."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the groups of modules that a sharded strategy gathers together."""

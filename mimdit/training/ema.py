@@ -50,11 +50,21 @@ class ExponentialMovingAverage(nn.Module):
         return [own_part(self.average[name].data) for name in names], [own_part(live[name.replace("/", ".")].data) for name in names]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average toward the live weights after optimizer step ``step``, counted from 0."""
+    def update(self, step: int, *, skipped: torch.Tensor | None = None) -> None:
+        """Move the average toward the live weights after optimizer step ``step``, counted from 0.
+
+        Args:
+            step: The step.
+            skipped: Boolean scalar tensor; where it is true the average stays. The host does not wait for it. None for false.
+        """
         average, live = self._pairs()
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [weight.float() for weight in live], 1 - decay)
+        fraction = 1 - min(self.decay, (1 + step) / (10 + step))
+        if skipped is None:
+            torch._foreach_lerp_(average, [weight.float() for weight in live], fraction)
+            return
+        change = torch._foreach_sub([weight.float() for weight in live], average)
+        torch._foreach_mul_(change, fraction * ~skipped)
+        torch._foreach_add_(average, change)
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import nn
 
 
@@ -29,6 +32,18 @@ def optimizer_and_schedule(model: nn.Module, make_optimizer: OptimizerCallable, 
     if make_scheduler is None:
         return {"optimizer": optimizer}
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), "interval": "step"}}
+
+
+def clip_gradients(module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None, algorithm: str | None) -> None:
+    """Clip as the Trainer's settings ask, for `LightningModule.configure_gradient_clipping`; also for fused optimizers in bf16-mixed.
+
+    Lightning refuses those: it takes a fused optimizer for one that undoes a gradient scaler's factor, but bf16 has no scaler.
+    """
+    plugin = module.trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+        Precision.clip_gradients(plugin, optimizer, value or 0.0, GradClipAlgorithmType(algorithm or "norm"))
+    else:
+        module.clip_gradients(optimizer, value, algorithm)
 
 
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +73,27 @@ def test_a_config_of_something_else_is_named(folder):
 def test_neither_folder_nor_hub_id_is_an_error_without_a_request(name):
     with pytest.raises(ValueError, match=rf"'{name}' is neither a folder nor a hub id such as"):
         load(name)
+
+
+def mapped_files(tensor: torch.Tensor) -> set[str]:
+    """Files whose mapping into this process holds the tensor's memory."""
+    found = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, *_, name = line.split(maxsplit=5)
+        first, last = (int(end, 16) for end in place.split("-"))
+        if first <= tensor.data_ptr() < last:
+            found.add(Path(name).name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists a process's mapped files")
+def test_bf16_weights_stored_as_such_are_mapped_and_others_rounded(folder, tmp_path):
+    whole = load_pretrained(SD3Transformer2DModel, folder, "transformer")
+    rounded = load_pretrained(SD3Transformer2DModel, folder, "transformer", dtype=torch.bfloat16)
+    tiny_backbone().save_pretrained(tmp_path / "bf16", dtype=torch.bfloat16)
+    mapped = load_pretrained(SD3Transformer2DModel, tmp_path / "bf16", "transformer", dtype=torch.bfloat16)
+    for name, weight in whole.named_parameters():
+        assert torch.equal(weight.bfloat16(), rounded.get_parameter(name))
+    for weight in mapped.parameters():
+        assert mapped_files(weight) == {"diffusion_pytorch_model.safetensors"}
+    assert not any(mapped_files(weight) == {"diffusion_pytorch_model.safetensors"} for weight in rounded.parameters())

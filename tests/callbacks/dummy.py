@@ -19,8 +19,9 @@ class Average:
     def __init__(self) -> None:
         self.calls: list = []
 
-    def update(self, step: int) -> None:
-        self.calls.append(step)
+    def update(self, step: int, *, skipped: torch.Tensor | None = None) -> None:
+        if skipped is None or not skipped:
+            self.calls.append(step)
 
     def swap(self) -> None:
         self.calls.append("swap")

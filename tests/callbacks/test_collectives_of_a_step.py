@@ -50,7 +50,7 @@ def counted(rank: int, folder: str) -> list[dict]:
 
 
 @pytest.mark.long
-def test_a_step_has_no_barrier_and_three_small_all_reduces(tmp_path):
-    """One of the routing losses' statistics, one of the guard's flags, one of signals between the hosts; the broadcast is Lightning's."""
+def test_a_step_has_no_barrier_and_two_small_all_reduces(tmp_path):
+    """One of the routing losses' statistics, and one of signals between the hosts."""
     for steps in run_in_processes(partial(counted, folder=str(tmp_path / "kept")), tmp_path):
-        assert steps == [{"all_reduce": 3, "broadcast": 1}] * (STEPS - 1)
+        assert steps == [{"all_reduce": 2}] * (STEPS - 1)

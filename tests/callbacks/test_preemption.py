@@ -61,11 +61,11 @@ def two_ranks(rank: int, folder: str) -> dict:
 
 
 @pytest.mark.long
-def test_if_one_rank_receives_a_signal_all_save_the_current_step(tmp_path):
+def test_if_one_rank_receives_a_signal_all_save_the_next_step(tmp_path):
     results = run_in_processes(partial(two_ranks, folder=str(tmp_path)), tmp_path / "meeting")
     assert results == [{"SIGUSR1": 85, "SIGTERM": 143}] * 2
     for sent in ("SIGUSR1", "SIGTERM"):
-        assert steps_saved(tmp_path / sent) == ["step=0000003.ckpt"]
+        assert steps_saved(tmp_path / sent) == ["step=0000004.ckpt"]
 
 
 def in_validation(rank: int, folder: str) -> list[int]:

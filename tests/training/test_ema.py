@@ -30,6 +30,20 @@ def test_update_is_the_closed_form_with_its_warm_up():
     torch.testing.assert_close(ema.average["1/weight"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_where_the_device_says_that_the_step_was_skipped_the_average_stays():
+    net = model()
+    told, plain = ExponentialMovingAverage(net, 0.5), ExponentialMovingAverage(net, 0.5)
+    with torch.no_grad():
+        net[1].weight.add_(1)
+    before = values(told)
+    told.update(3, skipped=torch.tensor(True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in values(told).items())
+    told.update(3, skipped=torch.tensor(False))
+    plain.update(3)
+    torch.testing.assert_close(values(told), values(plain), rtol=1e-6, atol=1e-7)
+    assert not torch.equal(told.average["1/weight"], before["average.1/weight"])
+
+
 def test_it_averages_what_trains_and_nothing_else():
     ema = ExponentialMovingAverage(model())
     assert set(ema.average) == {"0/weight", "1/weight", "1/bias"}

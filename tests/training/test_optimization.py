@@ -1,10 +1,13 @@
 """Parameter groups and the schedule."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from mimdit.training.optimization import WarmupConstantDecay, WarmupCosine, parameter_groups
-from tests.tiny_models import tiny_restorer
+from tests.tiny_models import tiny_batch, tiny_restorer
+from tests.tiny_training import train
 
 
 def test_groups_hold_each_trainable_parameter_once_and_spare_routers_biases_and_scales():
@@ -30,6 +33,22 @@ def test_a_router_does_not_decay_and_an_idle_expert_does():
     optimizer.step()
     assert torch.equal(router, before[0])
     torch.testing.assert_close(expert.detach(), before[1] * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_a_fused_optimizer_clips_as_another_does(precision, algorithm):
+    """Lightning refuses to, in bf16-mixed."""
+    options = {"precision": precision, "gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    weights = []
+    for fused in (True, False):
+        restorer = tiny_restorer(optimizer=partial(torch.optim.SGD, lr=1.0, fused=fused))
+        train(restorer, [tiny_batch(2, seed=1)], **options)
+        weights.append(torch.cat([p.detach().flatten() for p in restorer.conditioner.parameters() if p.requires_grad]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-9)
+    moved = weights[0] - torch.cat([p.detach().flatten() for p in tiny_restorer().conditioner.parameters() if p.requires_grad])
+    size = moved.norm() if algorithm == "norm" else moved.abs().max()
+    torch.testing.assert_close(size, torch.tensor(1e-3), rtol=1e-3, atol=0)
 
 
 def rates(steps, total, schedule=WarmupCosine, **options):
