@@ -33,7 +33,7 @@ class LoRA:
         rank: Rows of A and columns of B.
         alpha: Strength of the adapters; None for ``rank``, a factor of 1.
         targets: Endings of the layers' names, such as ``attn.to_q`` or ``ff.net.2``; None for all projections of the attention.
-        blocks: Indices of the transformer blocks that get adapters, from 0; in FLUX.1 the single blocks follow the double ones. None for the
+        blocks: Indices of the transformer blocks that get adapters, from 0; FLUX.1's single blocks follow its double ones. None for the
             whole transformer.
         pretrained: Folder of trained adapters to start from, written by ``mimdit export`` or diffusers.
     """
