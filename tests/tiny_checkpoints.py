@@ -1,12 +1,12 @@
-"""Checkpoints in diffusers' layouts, of SD3 and PixArt, with random weights and a few thousand parameters."""
+"""Checkpoints in diffusers' layouts, of SD3, PixArt and FLUX.1, with random weights and a few thousand parameters."""
 
 import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, PixArtTransformer2DModel, SD3Transformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, ModelMixin, PixArtTransformer2DModel, SD3Transformer2DModel
 
-from tests.tiny_models import ARCHITECTURE, PIXART, randomize
+from tests.tiny_models import ARCHITECTURE, FLUX, PIXART, randomize
 
 LATENT = ARCHITECTURE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "sample_size": 16}
 
@@ -20,8 +20,11 @@ FAMILY = {
 OTHERS = {
     "pixart-alpha": {"sample_size": 128, "num_attention_heads": 3, "cross_attention_dim": 24, "num_layers": 3},
     "pixart-sigma": {"sample_size": 32},
+    "flux.1-dev": {"in_channels": 16, "guidance_embeds": True, "num_layers": 3},
+    "flux.1-schnell": {"in_channels": 16, "guidance_embeds": False},
 }
-"""PixArt with the image size as an input (the first release, for images of 1024 pixels), and without."""
+"""PixArt with the image size as an input (the first release, for images of 1024 pixels), and without; FLUX.1 with guidance as an input, and
+without."""
 
 LAYOUTS = ("pipeline", "transformer", "sharded", "variant", "sharded variant")
 
@@ -43,7 +46,10 @@ VAE = {
 
 def tiny_transformer(member: str, seed: int = 0, **sizes) -> ModelMixin:
     """Return a transformer of `FAMILY` or `OTHERS` with random nonzero weights; ``sizes`` change its architecture."""
-    if member in OTHERS:
+    if member.startswith("flux"):
+        sizes = {name: value for name, value in FLUX.items() if name != "_class_name"} | OTHERS[member] | sizes
+        model = FluxTransformer2DModel(**sizes).eval()
+    elif member in OTHERS:
         latent = {"patch_size": 2, "in_channels": 4, "out_channels": 8} | OTHERS[member] | sizes
         model = PixArtTransformer2DModel(**{name: value for name, value in PIXART.items() if name != "_class_name"} | latent).eval()
     else:
@@ -73,7 +79,8 @@ def write_checkpoint(model: ModelMixin, folder: Path, layout: str) -> dict:
         (folder / "other" / "diffusion_pytorch_model.safetensors").rename(folder / "diffusion_pytorch_model.safetensors")
     if layout == "pipeline":
         tiny_vae().save_pretrained(folder / "vae")
-        pipeline = "StableDiffusion3Pipeline" if isinstance(model, SD3Transformer2DModel) else "PixArtAlphaPipeline"
+        pipelines = {SD3Transformer2DModel: "StableDiffusion3Pipeline", FluxTransformer2DModel: "FluxPipeline"}
+        pipeline = pipelines.get(type(model), "PixArtAlphaPipeline")
         parts = {"transformer": ["diffusers", type(model).__name__], "vae": ["diffusers", "AutoencoderKL"]}
         (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline} | parts))
     return {"pretrained": str(folder), "variant": "fp16" if "variant" in layout else None}

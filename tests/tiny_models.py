@@ -39,6 +39,23 @@ PIXART = {
 }
 """The same of the PixArt family, whose output has a variance beside each channel."""
 
+FLUX = {
+    "_class_name": "FluxTransformer2DModel",
+    "in_channels": 12,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 8,
+    "pooled_projection_dim": 8,
+    "guidance_embeds": True,
+    "axes_dims_rope": [2, 2, 4],
+}
+"""FLUX.1 [dev] of 2 double and 2 single blocks, 16 wide, on patches of 2 pixels, as always in this family."""
+
+FLUX_CONDITIONER = {"num_layers": 3, "token_patch": 2}
+"""Arguments of `tiny_conditioner` that fit `FLUX`."""
+
 
 def tiny_backbone(seed: int = 0, **options) -> DiTBackbone:
     """Return a backbone with random weights, none of them zero: the output of an untrained SD3 transformer is always zero."""

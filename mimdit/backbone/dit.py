@@ -15,9 +15,9 @@ from diffusers import ModelMixin
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone import pixart, sd3
+from mimdit.backbone import flux, pixart, sd3
 from mimdit.backbone.codec import Codec, PixelCodec
-from mimdit.backbone.family import Family
+from mimdit.backbone.family import Family, blocks_of
 from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
@@ -34,7 +34,7 @@ from mimdit.training.losses import check_flow_loss, flow_error
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
 
-FAMILIES: tuple[Family[Any], ...] = (sd3, pixart)
+FAMILIES: tuple[Family[Any], ...] = (sd3, pixart, flux)
 """The supported families; a checkpoint's ``_class_name`` selects one."""
 
 KINDS = tuple(family.KIND for family in FAMILIES)
@@ -62,6 +62,8 @@ class DiTBackbone(L.LightningModule):
         prompt_text: Prompt to use, where the file holds several.
         unconditional_text: Prompt that stands for no prompt, in guidance and where the prompt is dropped.
         prompt_dropout: Fraction of training samples, 0..1, that get the unconditional prompt (classifier-free guidance, arXiv 2207.12598).
+        embedded_guidance: Guidance, at least 0, that FLUX.1 [dev] takes as an input; None for 3.5, the default of its pipeline. It costs
+            nothing, unlike classifier-free guidance, which this family refuses.
         trainable: If true, a restorer trains the transformer too. Fitted by itself, the transformer always trains.
         lora: Adapters that train instead of the transformer's own weights; None for no adapters.
         dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
@@ -93,6 +95,7 @@ class DiTBackbone(L.LightningModule):
         prompt_text: str | None = None,
         unconditional_text: str = "",
         prompt_dropout: float = 0.0,
+        embedded_guidance: float | None = None,
         trainable: bool = False,
         lora: LoRA | None = None,
         dtype: str = "float32",
@@ -126,9 +129,12 @@ class DiTBackbone(L.LightningModule):
                 f"the transformer works on {geometry.latent_channels} latent channels but {type(self.codec).__name__} makes "
                 f"{self.codec.channels}; give the codec that belongs to this backbone"
             )
+        self.classifier_free, self.embedded_guidance = geometry.classifier_free, geometry.guidance
+        if embedded_guidance is not None:
+            self.embedded_guidance = _checked_guidance(embedded_guidance, self.transformer, geometry.guidance)
         self.prompts = PromptEmbeddings(geometry.text_width, geometry.pooled_width, prompt, prompt_text, unconditional_text)
         if prompt_dropout > 0:
-            self.prompts.require_unconditional(f"prompt_dropout={prompt_dropout}")
+            self.require_unconditional(f"prompt_dropout={prompt_dropout}")
         self.flow = flow or FlowMatching()
         self.trainable, self.lora, self.seed, self.prompt_dropout = trainable, lora, seed, prompt_dropout
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -190,11 +196,11 @@ class DiTBackbone(L.LightningModule):
             output_layer: Replacement of the transformer's last layer; see ``anchor``.
 
         Raises:
-            ValueError: ``guidance`` is not 1 and there is no unconditional prompt.
+            ValueError: ``guidance`` is not 1 and there is no unconditional prompt, or the weights are of a family that embeds its guidance.
         """
         prompts = [dropped]
         if guidance != 1:
-            self.prompts.require_unconditional(f"guidance={guidance}")
+            self.require_unconditional(f"guidance={guidance}")
             prompts = [torch.ones(len(latents), dtype=torch.bool), dropped]
         velocities = []
         for whose in prompts:
@@ -210,6 +216,18 @@ class DiTBackbone(L.LightningModule):
         return without + guidance * (conditional - without)
 
     forward = velocity
+
+    def require_unconditional(self, why: str) -> None:
+        """Raise ValueError if classifier-free guidance is impossible; ``why`` names the option that needs it."""
+        if self.classifier_free:
+            self.prompts.require_unconditional(why)
+            return
+        kind = type(self.transformer).__name__
+        if self.embedded_guidance is None:
+            remedy = "these weights take none (guidance_embeds is false in their config): leave the option at its default"
+        else:
+            remedy = f"leave the option at its default and set embedded_guidance of the backbone, now {self.embedded_guidance:g}"
+        raise ValueError(f"{why} is classifier-free guidance, but the guidance of {kind} is embedded: {remedy}")
 
     @property
     def prediction(self) -> str:
@@ -234,7 +252,9 @@ class DiTBackbone(L.LightningModule):
             residuals = [residual.to(dtype) for residual in residuals]
         own_precision = dtype != torch.float32 and self.lora is None
         with outside_autocast(latents) if own_precision else nullcontext():
-            return self.family.predict(self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals)
+            return self.family.predict(
+                self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals, self.embedded_guidance
+            )
 
     def drop_prompts(self, draws: list[str], seed: int) -> torch.Tensor | None:
         """Draw the images whose prompt is dropped in training: booleans ``[B]``, keyed by seed and `draw_names`; None without dropout."""
@@ -300,12 +320,12 @@ class DiTBackbone(L.LightningModule):
 
     def compile_blocks(self) -> None:
         """Compile each transformer block."""
-        for block in self.transformer.transformer_blocks:
+        for block in blocks_of(self.transformer):
             block.compile()
 
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the modules that a sharded strategy gathers together: each transformer block, and the transformer around them."""
-        return [*([block] for block in self.transformer.transformer_blocks), [self.transformer]]
+        return [*([block] for block in blocks_of(self.transformer)), [self.transformer]]
 
     def frozen_state(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """Return the weights that a restorer's checkpoints omit: the codec and, unless it trains, the transformer without its adapters."""
@@ -371,6 +391,17 @@ def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropo
         raise ValueError(f"dtype: {dtype} is for weights that stay frozen; with trainable: true use float32")
     if not 0 <= prompt_dropout <= 1:
         raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]")
+
+
+def _checked_guidance(given: float, transformer: ModelMixin, default: float | None) -> float:
+    if default is None:
+        raise ValueError(
+            f"embedded_guidance={given} is for a transformer with guidance_embeds, such as FLUX.1 [dev], and this "
+            f"{type(transformer).__name__} has none; leave it out"
+        )
+    if not 0 <= given < float("inf"):
+        raise ValueError(f"embedded_guidance={given} must be a number of at least 0; the default is {default}")
+    return given
 
 
 def _check_int8(trainable: bool, lora: LoRA | None) -> None:

@@ -25,6 +25,8 @@ class Geometry:
         max_size: Longest side, in latent pixels, that the position embedding covers.
         text_width: Width of a text token.
         pooled_width: Width of the pooled text embedding; 0 for none.
+        classifier_free: False for weights whose guidance is distilled into them: velocities with and without a prompt are not combined.
+        guidance: Default of the guidance that the transformer takes as an input; None if it takes none.
     """
 
     latent_channels: int
@@ -34,6 +36,13 @@ class Geometry:
     max_size: int
     text_width: int
     pooled_width: int
+    classifier_free: bool = True
+    guidance: float | None = None
+
+
+def blocks_of(transformer: ModelMixin) -> list[nn.Module]:
+    """Return the blocks of ``transformer`` in their order, those that come after the ones with residuals too."""
+    return [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())]
 
 
 class Family(Protocol[Transformer]):
@@ -71,6 +80,7 @@ class Family(Protocol[Transformer]):
         tokens: torch.Tensor,
         pooled: torch.Tensor,
         residuals: list[torch.Tensor] | None,
+        guidance: float | None = None,
     ) -> torch.Tensor:
         """Return the transformer's output ``[B, C, h, w]``; `DiTBackbone.prediction` is its meaning.
 
@@ -82,5 +92,6 @@ class Family(Protocol[Transformer]):
             pooled: Pooled text embedding ``[B, P]``.
             residuals: n tensors ``[B, N, D]``. Residual i is added to the image tokens after each of the blocks from ``i L / n``
                 (inclusive) to ``(i + 1) L / n`` (exclusive), but not after the last block. None for no residuals.
+            guidance: Guidance that the transformer takes as an input; None where `Geometry.guidance` is None.
         """
         ...

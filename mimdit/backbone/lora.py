@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mimdit.backbone.family import Family
+from mimdit.backbone.family import Family, blocks_of
 from mimdit.core.files import replace_when_whole
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -33,7 +33,8 @@ class LoRA:
         rank: Rows of A and columns of B.
         alpha: Strength of the adapters; None for ``rank``, a factor of 1.
         targets: Endings of the layers' names, such as ``attn.to_q`` or ``ff.net.2``; None for all projections of the attention.
-        blocks: Indices of the transformer blocks that get adapters, from 0; None for the whole transformer.
+        blocks: Indices of the transformer blocks that get adapters, from 0; FLUX.1's single blocks follow its double ones. None for the
+            whole transformer.
         pretrained: Folder of trained adapters to start from, written by ``mimdit export`` or diffusers.
     """
 
@@ -131,7 +132,7 @@ def _config(transformer: ModelMixin) -> LoraConfig:
 
 def _target_names(transformer: ModelMixin, family: Family[Any], lora: LoRA) -> list[str]:
     """Return the full names of the linear layers that get an adapter."""
-    blocks = transformer.transformer_blocks
+    blocks = blocks_of(transformer)
     wrong = [block for block in lora.blocks or () if not 0 <= block < len(blocks)]
     if wrong:
         raise ValueError(f"lora blocks {wrong} do not exist: the transformer has blocks 0 to {len(blocks) - 1}")

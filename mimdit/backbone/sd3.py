@@ -47,8 +47,9 @@ def predict(
     tokens: torch.Tensor,
     pooled: torch.Tensor,
     residuals: list[torch.Tensor] | None,
+    guidance: float | None = None,
 ) -> torch.Tensor:
-    """Return the transformer's output; its timestep is 1000 sigma."""
+    """Return the transformer's output; its timestep is 1000 sigma, and it has no input of guidance."""
     return transformer(
         hidden_states=latents,
         encoder_hidden_states=tokens,

@@ -11,7 +11,7 @@ def encode(
     file: str,
     prompts: list[str] | None = None,
     t5: bool = True,
-    t5_tokens: int = 256,
+    t5_tokens: int | None = None,
     variant: str | None = None,
     revision: str | None = None,
 ) -> None:
@@ -20,11 +20,12 @@ def encode(
     The encoders run one after another on the CPU, in fp32: T5-XXL briefly takes 19 GB of memory.
 
     Args:
-        pipeline: Folder or hub id of an SD3 pipeline with its text encoders and tokenizers.
+        pipeline: Folder or hub id of an SD3 or FLUX.1 pipeline with its text encoders and tokenizers.
         file: The safetensors file to write; a backbone takes it as ``prompt``.
         prompts: The prompts, such as '["", "a sharp photograph"]'; default is the empty prompt.
-        t5: If true, run T5; if false, its tokens are zeros, as in diffusers.
-        t5_tokens: Tokens of T5 after the 77 of CLIP; 0 for none. Each token costs time at every step of training and restoration.
+        t5: If true, run T5; if false, its tokens are zeros, as in diffusers. FLUX.1 needs it.
+        t5_tokens: Tokens of T5; default is 256 for SD3, after the 77 of CLIP, where 0 is none, and 512 for FLUX.1, which takes no others.
+            Each token costs time at every step of training and restoration.
         variant: Variant of the encoders' weights, such as fp16.
         revision: Branch, tag or commit of a hub id.
     """
@@ -32,5 +33,5 @@ def encode(
     folder = find_pipeline(pipeline, t5=t5, variant=variant, revision=revision)
     tokens, pooled = embed_prompts(prompts, folder, t5=t5, t5_tokens=t5_tokens, variant=variant)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    write_prompts(Path(file), prompts, tokens, pooled, made_with=f"{pipeline}, t5={t5}, t5_tokens={t5_tokens}")
+    write_prompts(Path(file), prompts, tokens, pooled, made_with=f"{pipeline}, t5={t5}, {tokens.shape[1]} tokens")
     print(f"wrote {file}: {len(prompts)} prompts of {tokens.shape[1]} tokens, {tokens.shape[2]} wide, pooled {pooled.shape[1]} wide")

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mimdit.backbone import flux
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.pretrained import configs_only
 from mimdit.core.batch import ATOMS, Batch
@@ -24,7 +25,10 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 """Public configs of pretrained models, a folder ``owner--repository`` each; sizes only, no weights."""
 
 CLIP_TOKENS = 77
-"""Tokens of a prompt where its file is not there: those of CLIP alone, as configs/foundir_sd35_medium.yaml encodes it."""
+"""Tokens of SD3's prompt where its file is not there: those of CLIP alone, as configs/foundir_sd35_medium.yaml encodes it."""
+
+FLUX_TOKENS = 512
+"""The same of FLUX.1: T5's, as configs/foundir_flux1_dev.yaml encodes it."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ def build(model: Mapping[str, Any]) -> L.LightningModule:
     for part in module.modules():
         if isinstance(part, L.LightningModule):
             part.log = part.log_dict = _log_nothing  # there is no Trainer
-        if isinstance(part, DiTBackbone) and tokens:
-            prompts = part.prompts
+        if isinstance(part, DiTBackbone) and tokens is not None:
+            prompts, tokens = part.prompts, tokens or (FLUX_TOKENS if part.family is flux else CLIP_TOKENS)
             width, pooled = prompts.prompt_embeds.shape[-1], prompts.pooled_prompt_embeds.shape[-1]
             prompts.prompt_embeds = torch.empty(1, tokens, width, device="meta")
             prompts.pooled_prompt_embeds = torch.empty(1, pooled, device="meta")
@@ -91,7 +95,7 @@ def find_config(pretrained: str, subfolder: str) -> Path:
 
 
 def _without_files(config: dict[str, Any]) -> int | None:
-    """Remove what would read weights or prompts from the config of a model; return the tokens of the prompt, None for the model's own."""
+    """Remove what would read weights or prompts from the config of a model; return `prompt_tokens`, None for the model's own."""
     tokens: int | None = None
     for part in _parts(config):
         arguments = part["init_args"] = dict(part.get("init_args") or {})
@@ -119,12 +123,12 @@ def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def prompt_tokens(file: Path) -> int:
-    """Return the tokens of the prompt in ``file``, or `CLIP_TOKENS` where it is not there."""
+    """Return the tokens of the prompt in ``file``, or 0 where it is not there."""
     try:
         with safe_open(file, "pt") as opened:
             return opened.get_slice("prompt_embeds").get_shape()[-2]
     except (OSError, SafetensorError):
-        return CLIP_TOKENS
+        return 0
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

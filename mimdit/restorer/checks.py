@@ -24,7 +24,7 @@ def check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMa
         needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
         raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
     if flow.guidance != 1:
-        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}")
+        backbone.require_unconditional(f"flow guidance={flow.guidance}")
 
 
 def tile_of(backbone: DiTBackbone, tile: int | None) -> int:
@@ -110,4 +110,4 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
     if settings.start == "estimate" and conditioner.estimate_head is None:
         raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
     if settings.guidance != 1:
-        backbone.prompts.require_unconditional(f"guidance={settings.guidance}")
+        backbone.require_unconditional(f"guidance={settings.guidance}")

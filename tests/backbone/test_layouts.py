@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 from mimdit.backbone import DiTBackbone, LoRA, VAECodec
 from mimdit.conditioner import MoEConditioner
@@ -34,6 +35,12 @@ def expected_velocity(model):
     told = {"hidden_states": latents(), "timestep": SIGMA * 1000, "encoder_hidden_states": torch.zeros(2, 1, 8)}
     if type(model).__name__ == "SD3Transformer2DModel":
         return model(**told, pooled_projections=torch.zeros(2, 8)).sample
+    if type(model).__name__ == "FluxTransformer2DModel":
+        packed = {"hidden_states": FluxPipeline._pack_latents(latents(), 2, 4, 16, 16), "timestep": SIGMA, "txt_ids": torch.zeros(1, 3)}
+        guidance = torch.full((2,), 3.5) if model.config.guidance_embeds else None
+        ids = FluxPipeline._prepare_latent_image_ids(2, 8, 8, "cpu", torch.float32)
+        output = model(**told | packed, pooled_projections=torch.zeros(2, 8), img_ids=ids, guidance=guidance).sample
+        return FluxPipeline._unpack_latents(output, 32, 32, 2)
     size = {"resolution": torch.full((2, 2), 128.0), "aspect_ratio": torch.ones(2, 1)}
     return model(**told, added_cond_kwargs=size if model.use_additional_conditions else None).sample[:, :4]
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from mimdit.backbone import DiTBackbone, LoRA
 from mimdit.backbone.identity import weights_sha256
 from mimdit.backbone.lora import is_adapter, load_lora
-from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import ARCHITECTURE, FLUX, FLUX_CONDITIONER, PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients
 
 SD35 = ARCHITECTURE | {"num_layers": 3, "dual_attention_layers": [0], "qk_norm": "rms_norm"}
@@ -32,7 +32,7 @@ def learned(seed=1, **options):
     return backbone
 
 
-@pytest.mark.parametrize("architecture", [SD35, PIXART])
+@pytest.mark.parametrize("architecture", [SD35, PIXART, FLUX], ids=["sd3.5", "pixart", "flux"])
 def test_adapters_do_what_adding_b_times_a_to_the_weights_does(architecture):
     backbone = learned(architecture=architecture, lora=LoRA(rank=2, alpha=6))
     plain = tiny_backbone(architecture=architecture)
@@ -101,9 +101,10 @@ def prompt(tmp_path):
     return str(tmp_path / "prompt.safetensors")
 
 
-@pytest.mark.parametrize("architecture", [SD35 | {"num_layers": 2}, PIXART], ids=["sd3.5", "pixart"])
+@pytest.mark.parametrize("architecture", [SD35 | {"num_layers": 2}, PIXART, FLUX], ids=["sd3.5", "pixart", "flux"])
 def test_only_the_adapters_train_and_all_of_them(architecture, prompt):
-    restorer = tiny_restorer(backbone={"architecture": architecture, "lora": LoRA(rank=2), "prompt": prompt})
+    backbone = {"architecture": architecture, "lora": LoRA(rank=2), "prompt": prompt}
+    restorer = tiny_restorer(backbone=backbone, conditioner=FLUX_CONDITIONER if architecture is FLUX else None)
     first, second = gradients(restorer, [tiny_batch(seed=seed) for seed in range(2)])
     names = {f"backbone.transformer.{name}" for name in adapters(restorer.backbone)}
     assert {name for name in first if name.startswith("backbone.")} == names
@@ -132,7 +133,7 @@ def test_on_frozen_bf16_weights_they_are_fp32_and_residuals_may_be():
     assert all(weight.grad.dtype == torch.float32 for weight in adapters(backbone).values())
 
 
-@pytest.mark.parametrize("architecture", [SD35, PIXART])
+@pytest.mark.parametrize("architecture", [SD35, PIXART, FLUX], ids=["sd3.5", "pixart", "flux"])
 def test_the_hash_is_that_of_the_weights_under_them(architecture):
     bare, adapted = tiny_backbone(architecture=architecture), learned(architecture=architecture)
     assert weights_sha256(adapted.transformer) == weights_sha256(bare.transformer)
@@ -143,7 +144,7 @@ def test_the_hash_is_that_of_the_weights_under_them(architecture):
     assert weights_sha256(adapted.transformer) != weights_sha256(bare.transformer)
 
 
-@pytest.mark.parametrize("architecture", [SD35, PIXART])
+@pytest.mark.parametrize("architecture", [SD35, PIXART, FLUX], ids=["sd3.5", "pixart", "flux"])
 def test_saved_adapters_are_equal_to_the_bit_wherever_they_are_put(architecture, tmp_path):
     backbone = learned(architecture=architecture, lora=LoRA(rank=2, alpha=5, blocks=[1]))
     expected = backbone.velocity(latents(), SIGMA)
@@ -159,16 +160,17 @@ def test_saved_adapters_are_equal_to_the_bit_wherever_they_are_put(architecture,
     assert tiny_backbone(architecture=architecture, lora=bare.lora).load_lora(tmp_path / "again") is None
 
 
-def test_diffusers_reads_what_is_written_and_is_read(tmp_path):
-    backbone = learned(architecture=SD35, lora=LoRA(rank=2, alpha=5))
+@pytest.mark.parametrize("architecture", [SD35, FLUX], ids=["sd3.5", "flux"])
+def test_diffusers_reads_what_is_written_and_is_read(architecture, tmp_path):
+    backbone = learned(architecture=architecture, lora=LoRA(rank=2, alpha=5))
     expected = backbone.velocity(latents(), SIGMA)
     backbone.save_pretrained(tmp_path)
-    theirs = tiny_backbone(architecture=SD35)
+    theirs = tiny_backbone(architecture=architecture)
     theirs.transformer.load_lora_adapter(tmp_path, adapter_name="any", use_safetensors=True)
     assert torch.equal(theirs.velocity(latents(), SIGMA), expected)
 
     theirs.transformer.save_lora_adapter(tmp_path / "theirs", adapter_name="any")
-    ours = tiny_backbone(architecture=SD35)
+    ours = tiny_backbone(architecture=architecture)
     ours.load_lora(tmp_path / "theirs")
     assert torch.equal(ours.velocity(latents(), SIGMA), expected) and (ours.lora.rank, ours.lora.alpha) == (2, 5)
 
@@ -207,9 +209,10 @@ def test_a_copy_has_adapters_of_its_own():
     assert isinstance(other, DiTBackbone) and not torch.equal(other.velocity(latents(), SIGMA), expected)
 
 
-@pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART, FLUX], ids=["sd3", "pixart", "flux"])
 def test_under_autocast_a_frozen_bf16_base_trains_its_adapters(architecture):
-    restorer = tiny_restorer(backbone={"architecture": architecture, "dtype": "bfloat16", "lora": LoRA(rank=2), "checkpointing": True})
+    backbone = {"architecture": architecture, "dtype": "bfloat16", "lora": LoRA(rank=2), "checkpointing": True}
+    restorer = tiny_restorer(backbone=backbone, conditioner=FLUX_CONDITIONER if architecture is FLUX else None)
     for step in gradients(restorer, [tiny_batch(seed=seed) for seed in range(2)], precision="bf16-mixed"):
         assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in step.values())
     assert {weight.dtype for weight in adapters(restorer.backbone).values()} == {torch.float32}

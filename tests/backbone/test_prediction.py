@@ -17,9 +17,10 @@ from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching
 from mimdit.training.flops import count_flops
 from mimdit.training.losses import flow_error
-from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_backbone, tiny_batch
+from tests.tiny_models import ARCHITECTURE, FLUX, PIXART, randomize, tiny_backbone, tiny_batch
 
 FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART], ids=["sd3", "pixart"])
+ALL_FAMILIES = pytest.mark.parametrize("architecture", [ARCHITECTURE, PIXART, FLUX], ids=["sd3", "pixart", "flux"])
 LOSSES = pytest.mark.parametrize("on", ["velocity", "sample"])
 SIGMA_MIN = 0.05
 LEVELS = torch.tensor([0.0, 0.001, 0.049, 0.05, 0.3, 1.0])
@@ -39,7 +40,7 @@ def knowing(architecture=ARCHITECTURE, **options):
     return backbone, patch.permute(2, 0, 1).repeat(1, 4, 4)
 
 
-@FAMILIES
+@ALL_FAMILIES
 def test_a_predicted_sample_becomes_a_velocity_with_a_floor_under_sigma(architecture):
     options = {"architecture": architecture, "sigma_min": 0.1}
     plain, backbone = tiny_backbone(**options), tiny_backbone(prediction="sample", **options)
@@ -128,14 +129,14 @@ def test_pretraining_loss_by_hand(prediction, on):
     torch.testing.assert_close(backbone.flow_loss(batch, 11), torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
-@FAMILIES
+@ALL_FAMILIES
 def test_every_parameter_has_a_gradient_in_pretraining_on_samples(architecture):
     backbone = tiny_backbone(architecture=architecture, prediction="sample", flow_loss_on="sample")
     backbone.flow_loss(tiny_batch(), 0).backward()
     assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
 
-@FAMILIES
+@ALL_FAMILIES
 def test_another_output_layer_replaces_the_last_one_within_the_context(architecture):
     backbone, sigma = tiny_backbone(architecture=architecture), torch.tensor([0.2, 0.9])
     transformer, other = backbone.transformer, tiny_backbone(architecture=architecture)
@@ -184,14 +185,14 @@ def by_hand(transformer):
     return digest.hexdigest()
 
 
-@FAMILIES
+@ALL_FAMILIES
 def test_the_identity_depends_on_the_prediction_and_is_unchanged_for_a_velocity(architecture):
     told = {prediction: tiny_backbone(architecture=architecture, prediction=prediction) for prediction in (None, "velocity", "sample")}
     known = {prediction: weights_sha256(backbone.transformer) for prediction, backbone in told.items()}
     assert known[None] == known["velocity"] == by_hand(told[None].transformer) != known["sample"]
 
 
-@FAMILIES
+@ALL_FAMILIES
 def test_the_prediction_travels_with_the_weights(tmp_path, architecture, caplog):
     backbone = tiny_backbone(architecture=architecture, prediction="sample")
     backbone.save_pretrained(tmp_path / "sample")

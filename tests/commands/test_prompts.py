@@ -1,18 +1,26 @@
-"""Prompt embeddings, against diffusers' own pipeline with tiny text encoders."""
+"""Prompt embeddings, against diffusers' own pipelines with tiny text encoders."""
 
 import json
 import string
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from mimdit import cli
 from mimdit.backbone.prompts import PromptEmbeddings
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae
-from tests.tiny_models import randomize, tiny_backbone
+from tests.tiny_models import FLUX, randomize, tiny_backbone
 
 WIDTH, POOLED, CLIP_TOKENS = 24, 16, 16
 PROMPTS = ["", "a sharp photo", "rain"]
@@ -141,7 +149,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["{empty}", "file"], "transformer/config.json is missing; give the folder of an SD3 pipeline"),
+        (["{empty}", "file"], "transformer/config.json is missing; give the folder of an SD3 or FLUX.1 pipeline"),
         (["/no/where", "file"], "'/no/where' is neither a pipeline's folder nor a hub id such as stabilityai/"),
         (["{folder}", "file", "--prompts=[]"], "0 prompts and t5_tokens=256: give a prompt, which may be empty"),
         (["{folder}", "file", "--t5_tokens=-1"], "t5_tokens=-1: give a prompt, which may be empty, and no negative number"),
@@ -154,3 +162,47 @@ def test_mistakes_are_told_in_one_paragraph(pipeline, tmp_path, capsys, options,
         cli.main(["prompts", "encode", *(option.format(**places) for option in options)])
     error = capsys.readouterr().err
     assert end.value.code == 2 and words in error and error.startswith("error: ") and error.count("\n") == 2
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    """A whole FLUX.1 pipeline, saved, with the pipeline itself."""
+    encoder = CLIPTextModel(clip_encoder(8, 6, 1).config).eval()
+    randomize(encoder, 1)
+    tokenizer, t5 = t5_parts()
+    whole = FluxPipeline(
+        transformer=tiny_transformer("flux.1-dev", joint_attention_dim=WIDTH), scheduler=FlowMatchEulerDiscreteScheduler(), vae=tiny_vae(),
+        text_encoder=encoder, tokenizer=clip_tokenizer("<|endoftext|>"), text_encoder_2=t5, tokenizer_2=tokenizer,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("flux")
+    whole.save_pretrained(folder)
+    return folder, whole
+
+
+@torch.no_grad()
+def test_those_of_flux_are_t5s_tokens_and_clips_pooled_embedding(flux, tmp_path):
+    folder, whole = flux
+    embeds, pooled, _ = encode(folder, tmp_path / "prompts.safetensors", f"--prompts={json.dumps(PROMPTS)}", "--t5_tokens=20")
+    assert_alike((embeds, pooled), whole.encode_prompt(PROMPTS, device="cpu", max_sequence_length=20)[:2])
+    assert embeds.shape == (3, 20, WIDTH) and pooled.shape == (3, 8)
+    assert all(not torch.allclose(pooled[one], pooled[other], atol=1e-3) for one, other in ((0, 1), (1, 2), (0, 2)))
+    told = tiny_backbone(
+        architecture=FLUX | {"joint_attention_dim": WIDTH}, prompt=str(tmp_path / "prompts.safetensors"), prompt_text="rain"
+    )
+    assert torch.equal(told.prompts(1)[0], embeds[2:])
+
+
+@torch.no_grad()
+def test_the_tokens_of_flux_are_by_default_as_many_as_in_its_pipeline(flux, tmp_path):
+    folder, whole = flux
+    embeds, pooled, _ = encode(folder, tmp_path / "prompts.safetensors")
+    wanted = whole.encode_prompt("", device="cpu")
+    assert_alike((embeds[None], pooled[None]), wanted[:2])
+    assert embeds.shape == (512, WIDTH)
+
+
+@pytest.mark.parametrize("option", ["--t5=false", "--t5_tokens=0"])
+def test_flux_needs_t5(flux, tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        cli.main(["prompts", "encode", str(flux[0]), str(tmp_path / "prompts.safetensors"), option])
+    assert "all text tokens of FLUX.1 are T5's; use t5: true and 1 token or more" in capsys.readouterr().err

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from mimdit.planning.model_shapes import ARCHITECTURES, CLIP_TOKENS, build, find_config
-from tests.tiny_models import ARCHITECTURE, restorer_config, tiny_backbone
+from mimdit.planning.model_shapes import ARCHITECTURES, CLIP_TOKENS, FLUX_TOKENS, build, find_config
+from tests.tiny_models import ARCHITECTURE, FLUX, restorer_config, tiny_backbone
 
-SD35 = "stabilityai/stable-diffusion-3.5-medium"
+SD35, FLUX_DEV = "stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev"
 
 
 def shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
@@ -35,12 +35,27 @@ def test_unknown_sizes_are_refused_with_the_remedy():
         find_config("nobody/nothing", "transformer")
 
 
-@pytest.mark.parametrize(("part", "kind", "millions"), [("transformer", "SD3Transformer2DModel", 2243), ("vae", "AutoencoderKL", 84)])
-def test_the_sizes_of_stable_diffusion_are_those_published(part, kind, millions):
+def test_a_prompt_of_flux_has_t5s_tokens_where_its_file_is_not_there(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(FLUX))
+    built = build({"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": str(tmp_path), "prompt": "not/there.safetensors"}})
+    assert shapes(built.transformer) == shapes(tiny_backbone(architecture=FLUX).transformer)
+    assert built.prompts.prompt_embeds.shape[1] == FLUX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "kind", "millions"),
+    [
+        (SD35, "transformer", "SD3Transformer2DModel", 2243),
+        (SD35, "vae", "AutoencoderKL", 84),
+        (FLUX_DEV, "transformer", "FluxTransformer2DModel", 11901),
+        (FLUX_DEV, "vae", "AutoencoderKL", 84),
+    ],
+)
+def test_the_sizes_are_those_published(name, part, kind, millions):
     import diffusers
 
-    config = json.loads((find_config(SD35, part) / "config.json").read_text())
-    assert find_config(SD35, part).is_relative_to(ARCHITECTURES)
+    config = json.loads((find_config(name, part) / "config.json").read_text())
+    assert find_config(name, part).is_relative_to(ARCHITECTURES)
     with torch.device("meta"):
         model = getattr(diffusers, kind).from_config(config)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.6)

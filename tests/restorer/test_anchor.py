@@ -15,7 +15,7 @@ from mimdit.core.rng import keyed_generator
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.training.flops import restoration_flops, training_flops
-from tests.tiny_models import PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
+from tests.tiny_models import FLUX, FLUX_CONDITIONER, PIXART, randomize, tiny_backbone, tiny_batch, tiny_restorer
 from tests.tiny_training import gradients, train
 
 ESTIMATE = {"estimate": True, "tone_powers": [0, 0.4, 1]}
@@ -125,6 +125,7 @@ TRAININGS = {
     "trained backbone": {"backbone": {"trainable": True}},
     "trained sample backbone": {"backbone": {"trainable": True, "prediction": "sample"}},
     "trained PixArt": {"backbone": {"trainable": True, "architecture": PIXART}},
+    "trained FLUX.1": {"backbone": {"trainable": True, "architecture": FLUX}, "conditioner": ESTIMATE | FLUX_CONDITIONER},
     "adapters": {"backbone": {"lora": LoRA(rank=2)}},
     "adapters of the last layer": {"backbone": {"lora": LoRA(rank=2, targets=["to_q", "proj_out"])}},
     "estimate only": {"flow_weight": 0.0, "estimate_weight": 1.0},

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mimdit.backbone import flux
 from mimdit.training.flops import StepFlops, count_flops, meta_twin, restoration_flops, step_flops, training_flops
 from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer
 
@@ -86,6 +87,17 @@ def test_the_real_transformers(architecture, tokens, forward, step):
     flops = step_flops(lambda: transformer(*inputs, residuals, return_dict=False)[0].sum())
     assert flops.forward / 1e12 == pytest.approx(forward, rel=0.01)
     assert flops.total / 1e12 == pytest.approx(step, rel=0.01)
+
+
+def test_flux_at_full_size_costs_what_its_blocks_cost():
+    """All 57 blocks have 12 D^2 weights for a token, of text or image, and an attention over both."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(guidance_embeds=True).requires_grad_(False)
+        latents, text, pooled, one = torch.ones(1, 16, 64, 64), torch.ones(1, 512, 4096), torch.ones(1, 768), torch.ones(1)
+        residuals = [torch.ones(1, 1024, 3072) for _ in range(20)]
+    width, tokens = 3072, 1024 + 512
+    blocks = 57 * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width)
+    assert count_flops(lambda: flux.predict(transformer, latents, one, text, pooled, residuals, 3.5)) == pytest.approx(blocks, rel=0.002)
 
 
 def test_a_training_step_costs_on_the_meta_device_what_it_costs_here():
