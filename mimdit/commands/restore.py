@@ -44,7 +44,7 @@ from mimdit.restorer.identification import as_text, probabilities_of
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.sampling import SamplingSettings, parse_only
 from mimdit.restorer.steering import parse_steer
 from mimdit.training.devices import emulates_bfloat16
 from mimdit.weights import NAMED
@@ -117,6 +117,7 @@ def restore(
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
     steer: str | None = None,
+    only: str | None = None,
     amount: float = 1.0,
     mask: str | None = None,
     feather: int = 8,
@@ -154,6 +155,8 @@ def restore(
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
+        only: Degradations to remove, separated by commas, such as haze or haze,rain, from blur, noise, jpeg, haze, rain, raindrop and
+            lowlight; the others stay. The checkpoint must identify degradations, as the default does.
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.
@@ -174,6 +177,8 @@ def restore(
         part: Restore only part i of n, i/n, such as 2/8, so that n processes or machines share the work. Each image is in exactly one part,
             by its name; with sequence, each folder is.
     """
+    if only is not None and sequence:
+        raise ValueError(f"only={only} cannot be given with sequence, whose frames share one decision; leave one of them out")
     share = WHOLE if part is None else Part.parse(part)
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
@@ -184,7 +189,8 @@ def restore(
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
-        steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
+        steer=None if steer is None else parse_steer(steer), only=None if only is None else parse_only(only),
+        tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
     )  # fmt: skip
     if compile:
         restorer.compile_blocks()

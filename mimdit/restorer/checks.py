@@ -105,9 +105,14 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
     """Check that backbone and conditioner have what the settings of a restoration need.
 
     Raises:
-        ValueError: There is no estimate to start from, or no unconditional prompt for guidance.
+        ValueError: There is no estimate to start from, no unconditional prompt for guidance, or no identification for ``only``.
     """
     if settings.start == "estimate" and conditioner.estimate_head is None:
         raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
     if settings.guidance != 1:
         backbone.prompts.require_unconditional(f"guidance={settings.guidance}")
+    if settings.only is not None and conditioner.identification is None:
+        raise ValueError(
+            f"only {', '.join(settings.only)}: these weights cannot tell one degradation from another, as their conditioner has "
+            "identify: false; leave only out, or use weights trained with identify: true, such as the embedded ones"
+        )

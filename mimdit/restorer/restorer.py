@@ -29,6 +29,7 @@ from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.routing_window import RoutingWindow, ends_window
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
+from mimdit.restorer.selective import restore_only
 from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
@@ -222,7 +223,7 @@ class Restorer(PushToHub, L.LightningModule):
 
         Raises:
             ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, an
-                unconditional prompt for guidance, or measured gates for a degradation in ``steer``.
+                unconditional prompt for guidance, an identification head for ``only``, or measured gates for a degradation in ``steer``.
         """
         if settings is None:
             own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
@@ -268,7 +269,8 @@ class Restorer(PushToHub, L.LightningModule):
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
             explain: Called with the routing once the gates have decided.
-            on_decisions: Called with all that was decided for the image, routing and identification, at the same time.
+            on_decisions: Called with all that was decided for the image, routing and identification, at the same time. With ``only``, which
+                restores twice, both are called with the first decisions, at the end.
             on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
@@ -276,11 +278,20 @@ class Restorer(PushToHub, L.LightningModule):
             Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
 
         Raises:
-            ValueError: As for `sampling_settings`.
+            ValueError: As for `sampling_settings`, or ``only`` is given together with ``routing`` or ``decisions``.
         """
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
+        if settings.only is not None:
+            if routing is not None or decisions is not None:
+                raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
+            options: dict[str, Any] = {"use_residuals": use_residuals, "on_step": on_step}
+            seen: list[Decisions] = []
+            restored = restore_only(self, images, settings, progress=progress, on_decisions=seen.append, **options)
+            explain(seen[0].routing)
+            on_decisions(seen[0])
+            return restored
         restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)
