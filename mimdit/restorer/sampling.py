@@ -12,6 +12,8 @@ from mimdit.flow import check_sampling, num_evaluations
 from mimdit.restorer.color import check_color
 from mimdit.restorer.steering import check_factors
 
+PROMPTINGS = ("none", "detected", "given")
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -34,6 +36,10 @@ class SamplingSettings:
             `mimdit.restorer.steering.gains`.
         only: Degradations to remove, of `mimdit.core.batch.ATOMS`; the others stay (`mimdit.restorer.selective`). None for all. Needs an
             identification head. Not in the paper.
+        prompting: Text that the DiT gets: ``none``, the backbone's prompt; ``detected``, the mean of the degradations' cached texts, by
+            their probabilities; ``given``, the cached text nearest to ``prompt``. The last two need texts by degradation (``mimdit prompts
+            encode --by_atom``). Not in the paper.
+        prompt: Text for ``given``.
 
     Raises:
         ValueError: A value is unknown or out of range.
@@ -49,6 +55,8 @@ class SamplingSettings:
     tile: int | None = None
     steer: Mapping[str, float] | None = None
     only: Sequence[str] | None = None
+    prompting: str = "none"
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         check_sampling(
@@ -59,6 +67,10 @@ class SamplingSettings:
             raise ValueError(f"tile={self.tile} must be at least 1; use null for one piece")
         check_factors(self.steer or {})
         check_only(self.only)
+        if self.prompting not in PROMPTINGS:
+            raise ValueError(f"prompting {self.prompting!r} is unknown; choose one of {', '.join(PROMPTINGS)}")
+        if (self.prompting == "given") != (self.prompt is not None):
+            raise ValueError(f"prompting={self.prompting} with prompt={self.prompt!r}: given needs a prompt, and a prompt needs given")
 
     def area(self, images: torch.Tensor) -> int | None:
         """Return the area of a piece in pixels if ``images [B, 3, H, W]`` must be processed in pieces, else None."""

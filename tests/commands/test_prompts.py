@@ -2,6 +2,8 @@
 
 import json
 import string
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from mimdit import cli
 from mimdit.backbone.prompts import PromptEmbeddings
+from mimdit.commands.restore import _prompted
+from mimdit.restorer.restorer import Restorer
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae
 from tests.tiny_models import randomize, tiny_backbone
 
@@ -154,3 +158,31 @@ def test_mistakes_are_told_in_one_paragraph(pipeline, tmp_path, capsys, options,
         cli.main(["prompts", "encode", *(option.format(**places) for option in options)])
     error = capsys.readouterr().err
     assert end.value.code == 2 and words in error and error.startswith("error: ") and error.count("\n") == 2
+
+
+def test_texts_by_degradation_are_encoded_with_their_degradation(pipeline, tmp_path, capsys):
+    folder, whole = pipeline
+    (tmp_path / "texts.yaml").write_text("haze: a photo with haze\nrain: [rain, much rain]\n")
+    file = tmp_path / "texts.safetensors"
+    tokens, pooled, texts = encode(folder, file, "--by_atom", str(tmp_path / "texts.yaml"), "--t5_tokens=8")
+    assert texts == ["", "a photo with haze", "rain", "much rain"] and "4 prompts" in capsys.readouterr().out
+    assert_alike((tokens, pooled), expected(whole, texts, 8))
+    prompts = PromptEmbeddings(WIDTH, POOLED, str(file))
+    assert prompts.atoms == ["other", "haze", "rain", "rain"] and prompts.encoding == {"t5": True, "t5_tokens": 8}
+    assert torch.equal(prompts(1)[0], tokens[:1]) and torch.equal(prompts.nearest("hazy", 1)[0].tokens, tokens[1:2])
+    with pytest.raises(ValueError, match="none for blur, noise, jpeg, raindrop, lowlight"):
+        prompts.require_atoms("prompting: detected")
+
+
+def test_a_prompt_of_the_user_is_encoded_as_the_cached_ones_were(pipeline, tmp_path):
+    folder, whole = pipeline
+    file = tmp_path / "texts.safetensors"
+    (tmp_path / "texts.yaml").write_text("haze: haze")
+    encode(folder, file, "--by_atom", str(tmp_path / "texts.yaml"), "--t5=false", "--t5_tokens=0")
+    restorer = SimpleNamespace(backbone=SimpleNamespace(prompts=PromptEmbeddings(WIDTH, POOLED, str(file))))
+    asked = _prompted(cast(Restorer, restorer), None, None, "no more rain", str(folder))
+    assert asked == {"prompting": "given", "prompt": "no more rain"}
+    found, text = restorer.backbone.prompts.nearest("no more rain", 1)
+    embeds, pooled = expected(whole, ["no more rain"], 8)
+    assert text == "no more rain"
+    assert_alike(found, (embeds[:, :CLIP_TOKENS], pooled))
