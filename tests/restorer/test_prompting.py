@@ -103,6 +103,7 @@ def test_tiles_and_batches_keep_the_prompts_of_their_images(file):
         one = restorer.restore(given[index : index + 1], prompting="detected")
         torch.testing.assert_close(both[index : index + 1], one, rtol=0, atol=1e-5)
     torch.testing.assert_close(restorer.restore(given, prompting="detected", tile=64), both, rtol=0, atol=1e-4)
+    assert max(given.shape[2:]) > restorer.tile and (both - restorer.restore(given)).abs().max() > 1e-3
 
 
 def test_guidance_compares_with_the_unconditional_prompt(file):
@@ -145,8 +146,8 @@ def test_what_is_missing_is_named(file, tmp_path):
         made(file, conditioner={"identify": False}).sampling_settings(prompting="detected")
     with pytest.raises(ValueError, match="needs the DiT, which does not run with steps=0"):
         made(file).sampling_settings(prompt="haze", steps=0, start="degraded")
-    with pytest.raises(ValueError, match="this backbone has no cached texts"):
-        made(None).sampling_settings(prompt="haze")
+    with pytest.raises(ValueError, match=r"prompt 'haze': this backbone reads no text; name what to remove, such as only=\['haze'\]"):
+        Restorer.from_pretrained().sampling_settings(prompt="haze")
     with pytest.raises(ValueError, match="given needs a prompt"):
         made(file).sampling_settings(prompting="given")
     with pytest.raises(ValueError, match="prompting 'seen' is unknown; choose one of none, detected, given"):
