@@ -123,8 +123,8 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
         assert settings.prompt is not None
         if not backbone.prompts.reads_text:
             raise ValueError(
-                f"prompt {settings.prompt!r}: this backbone reads no text; name what to remove, such as only=['haze'], or give a backbone whose "
-                "prompt file was written by mimdit prompts encode --by_atom=default"
+                f"prompt {settings.prompt!r}: this backbone reads no text; name what to remove, such as only=['haze'], or give a backbone "
+                "whose prompt file was written by mimdit prompts encode --by_atom=default"
             )
         if settings.steps == 0:
             raise ValueError(f"prompt {settings.prompt!r} needs the DiT, which does not run with steps=0; give steps=1 or more")
