@@ -26,6 +26,7 @@ from mimdit.core.batch import ATOMS
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
+from mimdit.routing.router import outside_autocast
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -173,5 +174,6 @@ def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: i
     kernel = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
     seen = images[:, :, down][..., across].float()
-    seen = torch.nn.functional.conv2d(seen, kernel[:, :, :, None], groups=images.shape[1])
-    return torch.nn.functional.conv2d(seen, kernel[:, :, None, :], groups=images.shape[1])
+    with outside_autocast(seen):
+        seen = torch.nn.functional.conv2d(seen, kernel[:, :, :, None], groups=images.shape[1])
+        return torch.nn.functional.conv2d(seen, kernel[:, :, None, :], groups=images.shape[1])
