@@ -23,7 +23,7 @@ from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
 from mimdit.backbone.pretrained import Origin, load_pretrained, set_origin
-from mimdit.backbone.prompts import PromptEmbeddings
+from mimdit.backbone.prompts import PromptEmbeddings, Prompts
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.files import give_usual_permissions
@@ -134,7 +134,11 @@ class DiTBackbone(L.LightningModule):
             self.embedded_guidance = _checked_guidance(embedded_guidance, self.transformer, geometry.guidance)
         self.prompts = PromptEmbeddings(geometry.text_width, geometry.pooled_width, prompt, prompt_text, unconditional_text)
         if prompt_dropout > 0:
+<<<<<<< HEAD
             self.require_unconditional(f"prompt_dropout={prompt_dropout}")
+=======
+            self.prompts.require_unconditional(f"prompt_dropout={prompt_dropout}", prompting=self.prompts.reads_text)
+>>>>>>> h-text
         self.flow = flow or FlowMatching()
         self.trainable, self.lora, self.seed, self.prompt_dropout = trainable, lora, seed, prompt_dropout
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -180,6 +184,7 @@ class DiTBackbone(L.LightningModule):
         dropped: torch.Tensor | None = None,
         anchor: torch.Tensor | None = None,
         output_layer: nn.Module | None = None,
+        prompts: Prompts | None = None,
     ) -> torch.Tensor:
         """Predict ``v = eps - x`` at the noisy ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``residuals``.
 
@@ -194,18 +199,24 @@ class DiTBackbone(L.LightningModule):
             anchor: Anchor ``[B, C, h, w]`` of the predicted clean latent, which is then ``anchor`` plus the output of the transformer with
                 ``output_layer`` in place of its last layer. Not in the paper.
             output_layer: Replacement of the transformer's last layer; see ``anchor``.
+            prompts: Prompts of the images; None for the backbone's, the same for all. Not in the paper.
 
         Raises:
             ValueError: ``guidance`` is not 1 and there is no unconditional prompt, or the weights are of a family that embeds its guidance.
         """
-        prompts = [dropped]
+        passes = [dropped]
         if guidance != 1:
+<<<<<<< HEAD
             self.require_unconditional(f"guidance={guidance}")
             prompts = [torch.ones(len(latents), dtype=torch.bool), dropped]
+=======
+            self.prompts.require_unconditional(f"guidance={guidance}", prompting=prompts is not None)
+            passes = [torch.ones(len(latents), dtype=torch.bool), dropped]
+>>>>>>> h-text
         velocities = []
-        for whose in prompts:
+        for whose in passes:
             with replaced_output(self.transformer, output_layer):
-                output = self._predict(latents, sigma, residuals, whose)
+                output = self._predict(latents, sigma, residuals, whose, prompts)
             if anchor is not None:
                 output = anchor.float() + output.float()
             is_sample = anchor is not None or self.prediction == "sample"
@@ -239,14 +250,19 @@ class DiTBackbone(L.LightningModule):
         return self.sigma_min if anchored or self.prediction == "sample" else 0.0
 
     def _predict(
-        self, latents: torch.Tensor, sigma: torch.Tensor, residuals: list[torch.Tensor] | None, dropped: torch.Tensor | None
+        self,
+        latents: torch.Tensor,
+        sigma: torch.Tensor,
+        residuals: list[torch.Tensor] | None,
+        dropped: torch.Tensor | None,
+        prompts: Prompts | None = None,
     ) -> torch.Tensor:
         """Evaluate the transformer, in the precision of its weights; sigma stays fp32.
 
         A transformer with weights of less than fp32 runs without autocast, which would only add fp32 copies in its norms: by
         simulation a sixth of a step's memory traffic at the size of SD3.5-medium. Adapters are fp32 and need autocast.
         """
-        tokens, pooled = self.prompts(len(latents), dropped)
+        tokens, pooled = self.prompts(len(latents), dropped, prompts)
         dtype = self.transformer.dtype
         if residuals is not None and dtype != torch.float32:  # fp32 residuals would promote the token stream to fp32
             residuals = [residual.to(dtype) for residual in residuals]

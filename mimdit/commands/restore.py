@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +44,9 @@ from mimdit.restorer.blending import FEATHER, brightness, check_amount, feathere
 from mimdit.restorer.identification import as_text, probabilities_of
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
+from mimdit.restorer.prompting import follow
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.sampling import SamplingSettings, parse_only
 from mimdit.restorer.steering import parse_steer
 from mimdit.training.devices import emulates_bfloat16
 from mimdit.weights import NAMED
@@ -117,6 +119,10 @@ def restore(
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
     steer: str | None = None,
+    only: str | None = None,
+    prompting: Literal["none", "detected", "given"] | None = None,
+    prompt: str | None = None,
+    text_encoders: str | None = None,
     amount: float = 1.0,
     mask: str | None = None,
     feather: int = 8,
@@ -154,6 +160,13 @@ def restore(
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
+        only: Degradations to remove, separated by commas, such as haze or haze,rain, from blur, noise, jpeg, haze, rain, raindrop and
+            lowlight; the others stay. The checkpoint must identify degradations, as the default does.
+        prompting: Text that the DiT gets, for weights with texts by degradation (mimdit prompts encode --by_atom): none, detected, the
+            texts of the identified degradations, by probability, or given, which a prompt implies.
+        prompt: Text such as "remove the haze, keep the grain". Without texts by degradation, as for the default weights, its words choose
+            the degradations to remove, as only does; it is said how the prompt is followed.
+        text_encoders: Folder or hub id of the SD3 pipeline whose text encoders encode the prompt; null takes the nearest cached text.
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.
@@ -182,9 +195,13 @@ def restore(
     frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
+    asked = _prompted(restorer, only, prompting, prompt, text_encoders)
+    if sequence and asked.get("only") is not None:
+        raise ValueError(f"only={','.join(asked['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
+        **asked,
     )  # fmt: skip
     if compile:
         restorer.compile_blocks()
@@ -200,6 +217,30 @@ def restore(
         print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
         sys.exit(1)
+
+
+def _prompted(restorer: Restorer, only: str | None, prompting: str | None, prompt: str | None, text_encoders: str | None) -> dict[str, Any]:
+    """Return the sampling options for what is to be removed and what the DiT is told; say how a prompt is followed."""
+    if prompt is None:
+        if text_encoders is not None:
+            raise ValueError(f"text_encoders={text_encoders} encode a prompt; give one, or leave them out")
+        return {"only": None if only is None else parse_only(only), "prompting": prompting}
+    if prompting not in (None, "given"):
+        raise ValueError(f"prompting={prompting} takes no prompt; leave one of them out")
+    options, said = follow(restorer, prompt, None if text_encoders is None else partial(_encode, restorer, text_encoders))
+    if only is not None and "only" in options:
+        raise ValueError(f"only={only} and prompt={prompt!r} both choose the degradations to remove; {said}; give one of them")
+    print(said, file=sys.stderr)
+    return options if only is None else options | {"only": parse_only(only)}
+
+
+def _encode(restorer: Restorer, pipeline: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the embeddings ``[T, D]`` and ``[D']`` of a text, encoded as the backbone's cached texts were."""
+    from mimdit.backbone.text_encoders import embed_prompts, find_pipeline  # transformers takes seconds to import
+
+    encoding = restorer.backbone.prompts.encoding
+    tokens, pooled = embed_prompts([text], find_pipeline(pipeline, t5=encoding["t5"]), **encoding)
+    return tokens[0], pooled[0]
 
 
 def restore_all(

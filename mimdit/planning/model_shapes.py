@@ -102,6 +102,7 @@ def _without_files(config: dict[str, Any]) -> int | None:
         name = part["class_path"].rpartition(".")[2]
         if name == "Restorer":
             arguments["pretrained"] = None
+            arguments.pop("prompting", None)  # would need prompts; its cost is none
         if name == "DiTBackbone":
             if arguments.get("prompt") is not None:
                 tokens = prompt_tokens(Path(arguments["prompt"]))

@@ -24,7 +24,11 @@ def check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMa
         needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
         raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
     if flow.guidance != 1:
+<<<<<<< HEAD
         backbone.require_unconditional(f"flow guidance={flow.guidance}")
+=======
+        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}", prompting=backbone.prompts.reads_text)
+>>>>>>> h-text
 
 
 def tile_of(backbone: DiTBackbone, tile: int | None) -> int:
@@ -105,9 +109,36 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
     """Check that backbone and conditioner have what the settings of a restoration need.
 
     Raises:
-        ValueError: There is no estimate to start from, or no unconditional prompt for guidance.
+        ValueError: There is no estimate to start from, no unconditional prompt for guidance, no identification for ``only`` or for detected
+            prompts, or no texts by degradation for prompting.
     """
     if settings.start == "estimate" and conditioner.estimate_head is None:
         raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
     if settings.guidance != 1:
+<<<<<<< HEAD
         backbone.require_unconditional(f"guidance={settings.guidance}")
+=======
+        backbone.prompts.require_unconditional(f"guidance={settings.guidance}", prompting=settings.prompting != "none")
+    if settings.prompting == "detected":
+        backbone.prompts.require_atoms("prompting: detected")
+        if conditioner.identification is None:
+            raise ValueError(
+                "prompting: detected reads the identified degradations, but the conditioner has identify: false; switch it on (with "
+                "identify_weight above 0), or use prompting: given or none"
+            )
+    if settings.prompting == "given":
+        assert settings.prompt is not None
+        if not backbone.prompts.reads_text:
+            raise ValueError(
+                f"prompt {settings.prompt!r}: this backbone reads no text; name what to remove, such as only=['haze'], or give a backbone "
+                "whose prompt file was written by mimdit prompts encode --by_atom=default"
+            )
+        if settings.steps == 0:
+            raise ValueError(f"prompt {settings.prompt!r} needs the DiT, which does not run with steps=0; give steps=1 or more")
+        backbone.prompts.nearest(settings.prompt, 1)
+    if settings.only is not None and conditioner.identification is None:
+        raise ValueError(
+            f"only {', '.join(settings.only)}: these weights cannot tell one degradation from another, as their conditioner has "
+            "identify: false; leave only out, or use weights trained with identify: true, such as the embedded ones"
+        )
+>>>>>>> h-text

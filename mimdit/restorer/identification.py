@@ -19,9 +19,9 @@ from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.pixels import images_of
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.selective import LIKELY
 
-LIKELY = 0.5
-"""Probability from which a degradation counts as named."""
+__all__ = ["LIKELY", "as_text", "check_identifies", "identify", "identify_pixels", "probabilities_of"]
 
 
 def check_identifies(restorer: Restorer) -> None:
@@ -56,7 +56,7 @@ def identify(
         ValueError: The restorer has no identification head, or a setting is out of range.
     """
     check_identifies(restorer)
-    settings = replace(restorer.sampling_settings(settings, **overrides), steps=0, steer=None)
+    settings = replace(restorer.sampling_settings(settings, **overrides), steps=0, steer=None, only=None, prompting="none", prompt=None)
     logits = Restoration(restorer, images, settings, progress=progress).conditioning.identified
     assert logits is not None
     return torch.sigmoid(logits.float())

@@ -14,6 +14,7 @@ from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import OnStep
 from mimdit.restorer.color import match_color
+from mimdit.restorer.prompting import prompts_for
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.routing.routing import Routing
 
@@ -92,6 +93,7 @@ class Restoration:
             guidance=settings.guidance,
             tiles_at_once=at_once,
             progress=self._progress,
+            prompts=prompts_for(settings, restorer.backbone.prompts, self.conditioning.identified, len(self.images)),
         )
         sampled = restorer.flow.sample(velocity, latents, sigma_start, settings.steps, settings.sampler, on_step=on_step)
         restored = self.decode(sampled)

@@ -19,6 +19,7 @@ from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
 from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
+from mimdit.backbone.prompts import Prompts
 from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.connected_trainer import has_progress_bar
@@ -27,9 +28,11 @@ from mimdit.flow import FlowMatching, OnStep, draw_path
 from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
+from mimdit.restorer.prompting import check_trained
 from mimdit.restorer.routing_window import RoutingWindow, ends_window
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
+from mimdit.restorer.selective import restore_only
 from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
@@ -59,6 +62,9 @@ class Restorer(PushToHub, L.LightningModule):
         anchor: Latent that the predicted clean latent starts from: ``none`` (the paper), ``degraded`` or ``estimate``. With an anchor the
             transformer's last layer is replaced by the restorer's own, new and zero, trained and saved with it: at step 0 the prediction is
             the anchor. Not in the paper.
+        prompting: Text that the DiT gets, in training and by default at inference: ``none``, the backbone's prompt for all images, or
+            ``detected``, the mean of the degradations' texts in the backbone's ``prompt`` file: those of the labels in training, those
+            identified, by probability, at inference. Not in the paper (compare AutoDIR, arXiv 2310.10123).
         identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
@@ -96,6 +102,7 @@ class Restorer(PushToHub, L.LightningModule):
         flow_loss_on: str = "velocity",
         flow_norm: str = "mse",
         anchor: str = "none",
+        prompting: str = "none",
         identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
@@ -116,9 +123,10 @@ class Restorer(PushToHub, L.LightningModule):
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
         check_routing_losses(conditioner, balance.weights)
+        check_trained(prompting, backbone.prompts)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
         self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
-        self.anchor = anchor
+        self.anchor, self.prompting = anchor, prompting
         self.measured_gates: MeasuredGates | None = None
         self.output_layer = None if anchor == "none" else zero_output_layer(backbone.transformer)
         self.balance = balance
@@ -163,7 +171,7 @@ class Restorer(PushToHub, L.LightningModule):
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses: dict[str, torch.Tensor] = {}
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws)
+            losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws, degradation=batch["degradation"])
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
         if self.harm_weight:
@@ -177,7 +185,15 @@ class Restorer(PushToHub, L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=len(degraded))
         return {"loss": loss, "routing": conditioning.routing.detach()}
 
-    def flow_loss(self, degraded: torch.Tensor, clean: torch.Tensor, conditioning: Conditioning, draws: list[str]) -> torch.Tensor:
+    def flow_loss(
+        self,
+        degraded: torch.Tensor,
+        clean: torch.Tensor,
+        conditioning: Conditioning,
+        draws: list[str],
+        *,
+        degradation: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the error of the predicted velocity on the path to the clean latents.
 
         Args:
@@ -185,6 +201,7 @@ class Restorer(PushToHub, L.LightningModule):
             clean: Latents of the clean images.
             conditioning: The conditioner's output on ``degraded``.
             draws: Names of the images' draws; with the seed they determine noise, sigma and dropped prompts.
+            degradation: Multi-hot degradations ``[B, A]``, needed for ``prompting: detected``.
 
         Raises:
             ValueError: The latents exceed the backbone's position embedding.
@@ -200,7 +217,13 @@ class Restorer(PushToHub, L.LightningModule):
         latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
         residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
         dropped, anchor = self.backbone.drop_prompts(draws, self.seed), self.anchor_of(degraded, conditioning)
-        velocity = self.backbone.velocity(latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=self.output_layer)
+        prompts = None
+        if self.prompting == "detected":
+            assert degradation is not None, "prompting: detected needs the labels"
+            prompts = self.backbone.prompts.mixed(degradation[: len(clean)])
+        velocity = self.backbone.velocity(
+            latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=self.output_layer, prompts=prompts
+        )
         least = self.backbone.least_divisor(anchored=self.anchor != "none")
         error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
         if self.flow_norm == "psnr":
@@ -222,12 +245,14 @@ class Restorer(PushToHub, L.LightningModule):
         """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
 
         Raises:
-            ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, an
-                unconditional prompt for guidance, or measured gates for a degradation in ``steer``.
+            ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, texts, an
+                unconditional prompt for guidance, an identification head for ``only``, or measured gates for a degradation in ``steer``.
         """
         if settings is None:
             own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
-            settings = SamplingSettings(**own, seed=self.seed)
+            settings = SamplingSettings(**own, seed=self.seed, prompting=self.prompting)
+        if overrides.get("prompt") is not None and overrides.get("prompting") is None:
+            overrides["prompting"] = "given"
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
         check_settings(settings, self.backbone, self.conditioner)
         self.gains(settings)
@@ -269,7 +294,8 @@ class Restorer(PushToHub, L.LightningModule):
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
             explain: Called with the routing once the gates have decided.
-            on_decisions: Called with all that was decided for the image, routing and identification, at the same time.
+            on_decisions: Called with all that was decided for the image, routing and identification, at the same time. With ``only``, which
+                restores twice, both are called with the first decisions, at the end.
             on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
@@ -277,11 +303,20 @@ class Restorer(PushToHub, L.LightningModule):
             Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
 
         Raises:
-            ValueError: As for `sampling_settings`.
+            ValueError: As for `sampling_settings`, or ``only`` is given together with ``routing`` or ``decisions``.
         """
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
+        if settings.only is not None:
+            if routing is not None or decisions is not None:
+                raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
+            options: dict[str, Any] = {"use_residuals": use_residuals, "on_step": on_step}
+            seen: list[Decisions] = []
+            restored = restore_only(self, images, settings, progress=progress, on_decisions=seen.append, **options)
+            explain(seen[0].routing)
+            on_decisions(seen[0])
+            return restored
         restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)
@@ -297,6 +332,7 @@ class Restorer(PushToHub, L.LightningModule):
         guidance: float = 1.0,
         tiles_at_once: int = 1,
         progress: Progress = ignore,
+        prompts: Prompts | None = None,
     ) -> torch.Tensor:
         """Return the DiT's velocity for latents of any size, steered by ``conditioning``; in tiles where they exceed ``self.tile``.
 
@@ -308,6 +344,7 @@ class Restorer(PushToHub, L.LightningModule):
             guidance: Strength of the prompt; see `DiTBackbone.velocity`.
             tiles_at_once: Tiles in one forward pass.
             progress: Called after each unit of work with the fraction of the evaluation it completed.
+            prompts: Prompts of the images; None for the backbone's, the same for all.
 
         Raises:
             ValueError: The restorer has an anchor and none is given, or it has none and one is given.
@@ -319,14 +356,14 @@ class Restorer(PushToHub, L.LightningModule):
         if max(latents.shape[2:]) > self.tile:
             return tiled_velocity(
                 self.backbone, latents, sigma, residuals, tile=self.tile, overlap=self.overlap, at_once=tiles_at_once, device=self.device,
-                scale=scale, progress=progress, guidance=guidance, anchor=anchor, output_layer=self.output_layer,
+                scale=scale, progress=progress, guidance=guidance, anchor=anchor, output_layer=self.output_layer, prompts=prompts,
             )  # fmt: skip
         place, sigma = latents.device, sigma.to(self.device)
         if residuals is not None:
             residuals = scale([residual.to(self.device) for residual in residuals], sigma)
         anchor = None if anchor is None else anchor.to(self.device)
         velocity = self.backbone.velocity(
-            latents.to(self.device), sigma, residuals, guidance=guidance, anchor=anchor, output_layer=self.output_layer
+            latents.to(self.device), sigma, residuals, guidance=guidance, anchor=anchor, output_layer=self.output_layer, prompts=prompts
         )  # fmt: skip
         progress(1.0)
         return velocity.to(place)
@@ -395,7 +432,7 @@ class Restorer(PushToHub, L.LightningModule):
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
         """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings."""
-        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
+        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor, "prompting": self.prompting}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
         if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from mimdit.core.batch import ATOMS
 from mimdit.flow import check_sampling, num_evaluations
 from mimdit.restorer.color import check_color
 from mimdit.restorer.steering import check_factors
+
+PROMPTINGS = ("none", "detected", "given")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class SamplingSettings:
             device. Equal to one piece up to rounding. None for one piece.
         steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see
             `mimdit.restorer.steering.gains`.
+        only: Degradations to remove, of `mimdit.core.batch.ATOMS`; the others stay (`mimdit.restorer.selective`). None for all. Needs an
+            identification head. Not in the paper.
+        prompting: Text that the DiT gets: ``none``, the backbone's prompt; ``detected``, the mean of the degradations' cached texts, by
+            their probabilities; ``given``, the cached text nearest to ``prompt``. The last two need texts by degradation (``mimdit prompts
+            encode --by_atom``). Not in the paper.
+        prompt: Text for ``given``.
 
     Raises:
         ValueError: A value is unknown or out of range.
@@ -45,6 +54,9 @@ class SamplingSettings:
     color: str = "none"
     tile: int | None = None
     steer: Mapping[str, float] | None = None
+    only: Sequence[str] | None = None
+    prompting: str = "none"
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         check_sampling(
@@ -54,6 +66,11 @@ class SamplingSettings:
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile={self.tile} must be at least 1; use null for one piece")
         check_factors(self.steer or {})
+        check_only(self.only)
+        if self.prompting not in PROMPTINGS:
+            raise ValueError(f"prompting {self.prompting!r} is unknown; choose one of {', '.join(PROMPTINGS)}")
+        if (self.prompting == "given") != (self.prompt is not None):
+            raise ValueError(f"prompting={self.prompting} with prompt={self.prompt!r}: given needs a prompt, and a prompt needs given")
 
     def area(self, images: torch.Tensor) -> int | None:
         """Return the area of a piece in pixels if ``images [B, 3, H, W]`` must be processed in pieces, else None."""
@@ -63,3 +80,25 @@ class SamplingSettings:
     def num_evaluations(self) -> int:
         """Number of the sampler's velocity evaluations, not counting guidance."""
         return num_evaluations(self.steps, self.sampler)
+
+
+def check_only(only: Sequence[str] | None) -> None:
+    """Check the names of the degradations to remove.
+
+    Raises:
+        ValueError: One is unknown, or there is none.
+    """
+    if only is None:
+        return
+    known = ", ".join(ATOMS)
+    if isinstance(only, str):
+        raise ValueError(f"only={only!r} is one text; give a list of degradations, such as [{only.split(',')[0]}], from {known}")
+    if not only:
+        raise ValueError(f"only is empty; name at least one of {known}, or leave it out to remove all")
+    if unknown := [atom for atom in only if atom not in ATOMS]:
+        raise ValueError(f"only {', '.join(map(repr, unknown))}: there is no such degradation; choose from {known}")
+
+
+def parse_only(text: str) -> tuple[str, ...]:
+    """Parse ``haze,noise``."""
+    return tuple(part.strip() for part in text.split(","))

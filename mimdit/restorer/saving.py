@@ -53,6 +53,7 @@ def write_settings(restorer: Restorer, folder: Path) -> None:
     anchored = restorer.anchor != "none"
     settings = {"flow": vars(restorer.flow), "tile": restorer.tile, "overlap": restorer.overlap, "seed": restorer.seed}
     settings |= {"anchor": restorer.anchor} if anchored else {}
+    settings |= {"prompting": restorer.prompting} if restorer.prompting != "none" else {}
     if sigma_min := restorer.backbone.least_divisor(anchored=anchored):
         settings["sigma_min"] = sigma_min
     settings["frozen"] = restorer.backbone.frozen_identity

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone
+from mimdit.backbone.prompts import Prompts
 from mimdit.core.canvas import canvas
 
 Scale = Callable[[list[torch.Tensor], torch.Tensor], list[torch.Tensor]]
@@ -28,6 +29,7 @@ def tiled_velocity(
     guidance: float = 1.0,
     anchor: torch.Tensor | None = None,
     output_layer: nn.Module | None = None,
+    prompts: Prompts | None = None,
 ) -> torch.Tensor:
     """Return the velocity ``[B, C, h, w]`` from overlapping tiles of at most ``tile`` latent pixels a side, blended by linear ramps.
 
@@ -49,6 +51,7 @@ def tiled_velocity(
         guidance: Strength of the prompt; this and the next two arguments are as in `DiTBackbone.velocity`.
         anchor: Latents ``[B, C, h, w]`` that the predicted clean latent starts from; None for none.
         output_layer: Replacement of the transformer's last layer; None for its own.
+        prompts: Prompts of the images; None for the backbone's.
 
     Raises:
         ValueError: Tiles of this size and overlap cannot cover the latents.
@@ -71,7 +74,8 @@ def tiled_velocity(
             steering = steering if scale is None else scale(steering, sigmas)
         anchors = None if anchor is None else cut(anchor, group)
         velocity = backbone.velocity(
-            cut(latents, group), sigmas, steering, guidance=guidance, anchor=anchors, output_layer=output_layer
+            cut(latents, group), sigmas, steering, guidance=guidance, anchor=anchors, output_layer=output_layer,
+            prompts=None if prompts is None else prompts.repeat(len(group)),
         )  # fmt: skip
         return velocity.to(latents.device)
 

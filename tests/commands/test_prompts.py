@@ -2,6 +2,8 @@
 
 import json
 import string
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from transformers import (
 
 from mimdit import cli
 from mimdit.backbone.prompts import PromptEmbeddings
+from mimdit.commands.restore import _prompted
+from mimdit.restorer.restorer import Restorer
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae
 from tests.tiny_models import FLUX, randomize, tiny_backbone
 
@@ -206,3 +210,31 @@ def test_flux_needs_t5(flux, tmp_path, capsys, option):
     with pytest.raises(SystemExit):
         cli.main(["prompts", "encode", str(flux[0]), str(tmp_path / "prompts.safetensors"), option])
     assert "all text tokens of FLUX.1 are T5's; use t5: true and 1 token or more" in capsys.readouterr().err
+
+
+def test_texts_by_degradation_are_encoded_with_their_degradation(pipeline, tmp_path, capsys):
+    folder, whole = pipeline
+    (tmp_path / "texts.yaml").write_text("haze: a photo with haze\nrain: [rain, much rain]\n")
+    file = tmp_path / "texts.safetensors"
+    tokens, pooled, texts = encode(folder, file, "--by_atom", str(tmp_path / "texts.yaml"), "--t5_tokens=8")
+    assert texts == ["", "a photo with haze", "rain", "much rain"] and "4 prompts" in capsys.readouterr().out
+    assert_alike((tokens, pooled), expected(whole, texts, 8))
+    prompts = PromptEmbeddings(WIDTH, POOLED, str(file))
+    assert prompts.atoms == ["other", "haze", "rain", "rain"] and prompts.encoding == {"t5": True, "t5_tokens": 8}
+    assert torch.equal(prompts(1)[0], tokens[:1]) and torch.equal(prompts.nearest("hazy", 1)[0].tokens, tokens[1:2])
+    with pytest.raises(ValueError, match="none for blur, noise, jpeg, raindrop, lowlight"):
+        prompts.require_atoms("prompting: detected")
+
+
+def test_a_prompt_of_the_user_is_encoded_as_the_cached_ones_were(pipeline, tmp_path):
+    folder, whole = pipeline
+    file = tmp_path / "texts.safetensors"
+    (tmp_path / "texts.yaml").write_text("haze: haze")
+    encode(folder, file, "--by_atom", str(tmp_path / "texts.yaml"), "--t5=false", "--t5_tokens=0")
+    restorer = SimpleNamespace(backbone=SimpleNamespace(prompts=PromptEmbeddings(WIDTH, POOLED, str(file))))
+    asked = _prompted(cast(Restorer, restorer), None, None, "no more rain", str(folder))
+    assert asked == {"prompting": "given", "prompt": "no more rain"}
+    found, text = restorer.backbone.prompts.nearest("no more rain", 1)
+    embeds, pooled = expected(whole, ["no more rain"], 8)
+    assert text == "no more rain"
+    assert_alike(found, (embeds[:, :CLIP_TOKENS], pooled))

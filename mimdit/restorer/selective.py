@@ -1,0 +1,179 @@
+"""Removal of some degradations while the others stay: ``only=["haze"]``. Not in the paper.
+
+AutoDIR (arXiv 2310.10123) restores one degradation at a time, chosen by text, with a model trained for it. Here the correction of any
+restorer with an identification head is divided, without training, into two parts:
+
+- **fine**: the correction of the image above a Gaussian low-pass. Noise, JPEG blocks, rain, drops and blur are in it.
+- **tone**: haze and darkness. It is decided on the image without the fine part, because noise hides haze from the restorer, and at that
+  size, the image's own or one of `SCALES` times smaller, at which the degradations to remove are most probable: the detail that goes with
+  the noise is missing at full size, and hardly at a smaller one.
+
+The result is the image plus those parts, so that noise which stays keeps its amplitude. Each part is scaled by `share`.
+
+Shape legend: B images, A atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mimdit.conditioner.moe_conditioner import Decisions
+from mimdit.core.batch import ATOMS
+from mimdit.core.canvas import canvas, in_rows
+from mimdit.restorer.inference import Progress, Restoration, ignore
+from mimdit.restorer.sampling import SamplingSettings
+from mimdit.routing.router import outside_autocast
+
+if TYPE_CHECKING:
+    from mimdit.restorer.restorer import Restorer
+
+TONE = ("haze", "lowlight")
+"""Degradations of the tone; all others are fine."""
+
+LIKELY = 0.5
+"""Probability from which a degradation counts as named."""
+
+SIGMA = 4.0
+"""Standard deviation in pixels of the Gaussian that separates tone and fine part."""
+
+SCALES = (1, 2, 3, 4)
+"""Factors by which the image is reduced to decide its tone."""
+
+_SMALLEST = 32
+"""Side in pixels below which an image is not reduced."""
+
+_REACH = round(3 * SIGMA)
+
+
+def share(probabilities_BA: torch.Tensor, only: Sequence[str], part: Sequence[str]) -> torch.Tensor:
+    """Return how much of a part's correction belongs to the degradations ``only``, ``[B]`` in 0..1.
+
+    It is the sum of their probabilities, divided by the same sum with all other likely degradations of the part where that exceeds 1:
+    degradations of one part are not told apart, they share it.
+
+    Args:
+        probabilities_BA: Probabilities of `mimdit.core.batch.ATOMS`.
+        only: Names of the degradations to remove.
+        part: Names of the degradations in the part.
+    """
+    asked = [ATOMS.index(atom) for atom in part if atom in only]
+    others_BA = probabilities_BA[:, [ATOMS.index(atom) for atom in part if atom not in only]]
+    asked_B, others_B = probabilities_BA[:, asked].sum(dim=1), others_BA.where(others_BA >= LIKELY, 0).sum(dim=1)
+    return asked_B / (asked_B + others_B).clamp_min(1)
+
+
+@torch.no_grad()
+def restore_only(
+    restorer: Restorer,
+    images: torch.Tensor,
+    settings: SamplingSettings,
+    *,
+    progress: Progress = ignore,
+    on_decisions: Callable[[Decisions], None] = ignore,
+    **options: Any,
+) -> torch.Tensor:
+    """Remove the degradations ``settings.only`` from images and keep the others.
+
+    Args:
+        restorer: A restorer with an identification head.
+        images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
+        settings: Settings with ``only``.
+        progress: As for `Restorer.restore`.
+        on_decisions: Called with the decisions for the images as they are.
+        **options: Arguments of `mimdit.restorer.inference.Restoration.sample`.
+
+    Returns:
+        Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
+    """
+    assert settings.only
+    fine = tuple(atom for atom in ATOMS if atom not in TONE)
+    settings, only = replace(settings, only=None), settings.only
+    toned = any(atom in TONE for atom in only)
+    stages = 0.4 if toned else 1.0
+
+    whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(stages * fraction))
+    on_decisions(whole.conditioning.decisions)
+    weights = share(_probabilities(whole), only, fine).to(images.device)
+    restored = whole.sample(**options).to(images.device)
+    del whole
+    result = _plus_fine(images, restored, weights)
+    if not toned:
+        return result
+
+    cleaned = _plus_fine(images, restored, torch.ones_like(weights))
+    best: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    for index in range(len(images)):
+        best.append(_tone_change(restorer, cleaned[index : index + 1], settings, only, options))
+        progress((1 - stages) / len(images))
+    for index, (scale, change, weight) in enumerate(best):
+        _add_tone(result[index : index + 1], change, weight, scale)
+    return result
+
+
+def _tone_change(
+    restorer: Restorer, image: torch.Tensor, settings: SamplingSettings, only: Sequence[str], options: dict[str, Any]
+) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Return the scale at which ``only`` is most probable in ``image [1, 3, H, W]``, the correction at that size, and its share."""
+    asked = [ATOMS.index(atom) for atom in only if atom in TONE]
+    found: tuple[float, int, Restoration] | None = None
+    for scale in SCALES:
+        if scale > 1 and min(image.shape[2:]) < scale * _SMALLEST:
+            break
+        reduced = image if scale == 1 else torch.nn.functional.avg_pool2d(image, scale, ceil_mode=True)
+        restoration = Restoration(restorer, reduced, settings)
+        probability = float(_probabilities(restoration)[0, asked].sum())
+        if found is None or probability > found[0]:
+            found = probability, scale, restoration
+    assert found is not None
+    _, scale, restoration = found
+    weight = share(_probabilities(restoration), only, TONE)
+    change = restoration.sample(**options).to(image.device).sub_(restoration.images.to(image.device))
+    return scale, change, weight.to(image.device)
+
+
+def _probabilities(restoration: Restoration) -> torch.Tensor:
+    identified = restoration.conditioning.identified
+    assert identified is not None, "check_settings lets no restorer without identification pass"
+    return torch.sigmoid(identified.float())
+
+
+def _plus_fine(images: torch.Tensor, restored: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return ``images`` plus the correction's part above the low-pass, scaled by ``weights [B]``, in 0..1."""
+    result, factor = canvas(*images.shape, device=images.device), weights[:, None, None, None]
+    for rows in in_rows(*images.shape[2:]):
+        change = restored[:, :, rows] - images[:, :, rows]
+        coarse = low_pass(restored, rows, images.shape[2:]) - low_pass(images, rows, images.shape[2:])
+        result[:, :, rows] = (images[:, :, rows] + factor * (change - coarse)).clamp_(0, 1)
+    return result
+
+
+def _add_tone(image: torch.Tensor, change: torch.Tensor, weight: torch.Tensor, scale: int) -> None:
+    """Add ``weight * change`` to ``image [1, 3, H, W]`` in place; ``change`` is smaller by ``scale`` and is interpolated smoothly."""
+    for rows in in_rows(*image.shape[2:]):
+        own = change[:, :, rows] if scale == 1 else low_pass(change, rows, image.shape[2:], scale=scale)
+        image[:, :, rows] = (image[:, :, rows] + weight[:, None, None, None] * own).clamp_(0, 1)
+
+
+def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1) -> torch.Tensor:
+    """Return ``rows`` of images filtered by a Gaussian of standard deviation `SIGMA`, cut off at three; edges are continued.
+
+    Args:
+        images: ``[B, C, h, w]``.
+        rows: Rows of the result.
+        size: Height and width of the whole result.
+        scale: Positions of the result per position of ``images``, each of which is repeated before the filter.
+    """
+    height, width = size
+    down = torch.arange(rows.start - _REACH, rows.stop + _REACH, device=images.device).clamp_(0, height - 1) // scale
+    across = torch.arange(-_REACH, width + _REACH, device=images.device).clamp_(0, width - 1) // scale
+    offsets = torch.arange(-_REACH, _REACH + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
+    seen = images[:, :, down][..., across].float()
+    with outside_autocast(seen):
+        seen = torch.nn.functional.conv2d(seen, kernel[:, :, :, None], groups=images.shape[1])
+        return torch.nn.functional.conv2d(seen, kernel[:, :, None, :], groups=images.shape[1])
