@@ -1,6 +1,7 @@
-"""Callbacks of a run: checkpoints, faults, expert utilization, scores, identification, images, speed, memory and the moving average."""
+"""Callbacks of a run: checkpoints, faults, expert utilization, scores, identification, images, speed, memory, averages and data shares."""
 
 from callbacks.checkpoint import CompleteCheckpoint
+from callbacks.data_equilibrium import DataEquilibrium
 from callbacks.ema import EMAUpdate
 from callbacks.expert_utilization import ExpertUtilization
 from callbacks.identification import Identification
@@ -18,6 +19,7 @@ from callbacks.write_restored import WriteRestored
 
 __all__ = [
     "CompleteCheckpoint",
+    "DataEquilibrium",
     "EMAUpdate",
     "ExpertUtilization",
     "Identification",

@@ -18,6 +18,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.checkpoint import CompleteCheckpoint
+from callbacks.due_validation import validation_is_due
 from mimdit.core import stop_signals
 from mimdit.core.collectives import largest_on_host, start_largest_on_host
 
@@ -90,7 +91,7 @@ class Preemption(Checkpoint):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        if self._last_step % self.every_n_steps or _validation_is_due(trainer):
+        if self._last_step % self.every_n_steps or validation_is_due(trainer):
             return
         if self._exchange is not None:
             self._saved_for = self._exchange() or None
@@ -138,13 +139,6 @@ def _find_saver(trainer: L.Trainer) -> CompleteCheckpoint | None:
     savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, CompleteCheckpoint)]
     first = trainer.checkpoint_callbacks[0]
     return None if isinstance(first, Preemption) or not savers else savers[0]
-
-
-def _validation_is_due(trainer: L.Trainer) -> bool:
-    """Return true if Lightning validates before the next batch; a run resumed from a checkpoint saved now would skip that validation."""
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None, "the loop has fetched a batch"
-    return trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _forget_validation(trainer: L.Trainer) -> None:

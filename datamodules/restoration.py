@@ -11,11 +11,13 @@ from datamodules.pairs import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.shards import ShardIndex, ShardStore, open_index
 from datamodules.shards.latents import LatentRecord
 from datamodules.streaming.composed import check_composed
-from datamodules.streaming.mixture import Mixture, make_quotas
+from datamodules.streaming.mixture import Mixture, make_quotas, quotas_of_shares
 from datamodules.streaming.order import SampleOrder
 from datamodules.streaming.partition import Partition, Progress
-from datamodules.streaming.state import continue_stream, stream_state
+from datamodules.streaming.schedule import SLOTS, MixtureSchedule, SharedMixtures
+from datamodules.streaming.state import continue_stream, oldest_epoch, stream_state
 from datamodules.streaming.stream import BadSamples, StreamBatch, StreamLoader, TrainStream, one_thread
+from mimdit.core.collectives import gather
 from mimdit.core.connected_trainer import connected
 
 _FOLDERS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
@@ -37,6 +39,8 @@ class RestorationDataModule(L.LightningDataModule):
         groups: Training groups; null is all, or the keys of weights.
         weights: Samples of each group per epoch, relative to one another; null is the number of samples of each group.
         temperature: Weigh groups by their size to the power 1 / temperature: 1 gives the sizes, large values make all groups alike.
+        epoch_samples: Samples of an epoch of the stream, over all ranks; null is all samples of the training groups. A group's order never
+            starts over, so shorter epochs leave nothing out; shares that change while training do so between two epochs.
         composed: Training groups to compose from the clean images of others, e.g. 18Lowlight_Blur_Noise: 02Blur_Noise.
         batch_size: Training pairs per batch and rank.
         eval_batch_size: Pairs per batch in validation, test and predict; above 1 all images must have one size.
@@ -73,6 +77,7 @@ class RestorationDataModule(L.LightningDataModule):
         groups: list[str] | None = None,
         weights: dict[str, float] | None = None,
         temperature: float | None = None,
+        epoch_samples: int | None = None,
         composed: dict[str, str] | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 1,
@@ -106,12 +111,14 @@ class RestorationDataModule(L.LightningDataModule):
             ("max_bad_samples", max_bad_samples, 0),
             ("max_lost_shards", max_lost_shards, 0),
             ("overfit", overfit, 0),
+            ("epoch_samples", 1 if epoch_samples is None else epoch_samples, 1),
         ):
             if value < least:
                 raise ValueError(f"data.{name} is {value}; it must be at least {least}.")
         if batch_size % crops:
             raise ValueError(f"data.crops is {crops}, which does not divide data.batch_size of {batch_size}: a batch holds whole images.")
         self.groups, self.weights, self.temperature, self.composed = groups, weights, temperature, composed or {}
+        self.epoch_samples = epoch_samples
         self.store = ShardStore(cache=cache, cache_gib=cache_gib, timeout=shard_timeout, allow_pipes=allow_pipes)
         self.folders = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -125,7 +132,9 @@ class RestorationDataModule(L.LightningDataModule):
         self._train: ShardIndex | None = None
         self._held: tuple[str, ...] = ()
         self._evaluated: dict[str, ShardPairs | ListedPairs] = {}
-        self._mixture: Mixture | None = None
+        self._mixtures: MixtureSchedule | None = None
+        self._shared: SharedMixtures | None = None
+        self._stream: TrainStream | None = None
         self._partition: Partition | None = None
         self._progress: Progress | None = None
         self._loaded: dict[str, Any] = {}
@@ -173,14 +182,16 @@ class RestorationDataModule(L.LightningDataModule):
         quotas = self._quotas()
         if self._loaded:
             here = {"seed": self.seed, "hashes": index.hashes, "workers": workers, "world_size": self._world_size, "rank": self._rank}
-            self._mixture, self._partition, self._progress = continue_stream(self._loaded, quotas=quotas, **here)
+            self._mixtures, self._partition, self._progress = continue_stream(self._loaded, quotas=quotas, **here)
             self._loaded = {}
         elif self._progress is None:
-            self._mixture = Mixture(quotas)
-            self._partition, self._progress = Partition(self._mixture.samples), Progress(workers)
+            self._mixtures = MixtureSchedule.of(Mixture(quotas))
+            self._partition, self._progress = Partition(self._mixtures.samples), Progress(workers)
+        assert self._mixtures is not None, "set together with the progress"
         sources = {group: source for group, source in self.composed.items() if source in index.groups}  # data.overfit leaves out some
-        stream = TrainStream(
-            SampleOrder(index, self._mixture, seed=self.seed, store=self.store, sources=sources),
+        self._shared = SharedMixtures([*index.groups, *sources], self._mixtures)
+        self._stream = stream = TrainStream(
+            SampleOrder(index, self._shared, seed=self.seed, store=self.store, sources=sources),
             batch_size=self.batch_size,
             crop=self.crop,
             crops=self.crops,
@@ -215,7 +226,7 @@ class RestorationDataModule(L.LightningDataModule):
         weights = self.weights
         if weights is not None and self.overfit:  # some groups may have no sample left
             weights = {group: weight if sizes.get(group, 1) else 0.0 for group, weight in weights.items()}
-        return make_quotas(sizes, groups=self.groups, weights=weights, temperature=self.temperature)
+        return make_quotas(sizes, groups=self.groups, weights=weights, temperature=self.temperature, samples=self.epoch_samples)
 
     def _sources(self) -> set[str]:
         """Return the groups of shards that training reads: the chosen ones, and those that chosen ones are composed from."""
@@ -246,12 +257,72 @@ class RestorationDataModule(L.LightningDataModule):
             self._progress.commit()
             self._step = step
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each training group in an epoch, by the newest mixture; they sum to 1.
+
+        Raises:
+            ValueError: There is no training stream yet.
+        """
+        if self._mixtures is None:
+            raise ValueError("The training stream has no shares before train_dataloader() has made it.")
+        return {group: quota / self._mixtures.samples for group, quota in self._mixtures.newest.quotas.items()}
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples of an epoch of the training stream, over all ranks; 0 before there is one."""
+        return 0 if self._mixtures is None else self._mixtures.samples
+
+    def set_shares(self, shares: dict[str, float]) -> int:
+        """Give the training groups other shares, from the first epoch of the stream that no rank or worker can have begun.
+
+        That epoch follows from the batches that went through their steps and the most that can be prepared ahead, not from how far the
+        workers happen to be, so a resumed run makes the same change at the same sample. Every sample of the epochs before it is still used.
+        A collective: all ranks must call it between the same steps, with the same shares. Checkpoints keep the change.
+
+        Args:
+            shares: Share of each training group, relative to one another, rounded to whole samples of an epoch, at least one.
+
+        Returns:
+            The first epoch of the stream with these shares.
+
+        Raises:
+            ValueError: The groups are others than the training groups, a share is not above 0, or epochs are too short for the changes that
+                are pending.
+            RuntimeError: A worker has skipped so many samples that it has begun that epoch.
+        """
+        if sorted(shares) != sorted(before := self.shares) or not all(0 < share < float("inf") for share in shares.values()):
+            raise ValueError(f"Shares {shares} must name the training groups {', '.join(sorted(before))}, each with a number above 0.")
+        assert self._mixtures is not None and self._partition is not None and self._progress is not None, "there are shares"
+        assert self._shared is not None and self._stream is not None
+        quotas = quotas_of_shares(shares, self._mixtures.samples)
+        everyone = gather((self._progress.positions, self._stream.begun))
+        positions = [position for of_rank, _ in everyone for position in of_rank]
+        # Beyond the last step a worker has at most: the trainer's micro-batches and the one it fetches early, and its own prefetched ones.
+        batches = self.prefetch + 1 + (self.trainer.accumulate_grad_batches if self.trainer else 1)
+        ahead = batches * self.batch_size // self.crops + self.max_bad_samples
+        consumers = len(positions)
+        first_epoch = 1 + max(self._partition.reached(position, place, consumers, ahead) for place, position in enumerate(positions))
+        if (begun := max(newest for _, newest in everyone)) >= first_epoch:
+            raise RuntimeError(
+                f"The shares should change with epoch {first_epoch} of the stream, but a worker is in epoch {begun} already: a lost shard "
+                "made it skip more than data.max_bad_samples samples. Repair the shards and resume from the last checkpoint."
+            )
+        if quotas == self._mixtures.newest.quotas:
+            return self._mixtures.newest.first_epoch
+        mixtures = self._mixtures.followed_by(quotas, first_epoch=first_epoch).since(oldest_epoch(self._partition, positions))
+        if len(mixtures.mixtures) > SLOTS:
+            raise ValueError(f"More than {SLOTS} changes of shares are pending. Change them less often, or raise data.epoch_samples.")
+        self._mixtures = mixtures
+        self._shared.add(mixtures.newest)
+        return first_epoch
+
     def state_dict(self) -> dict[str, Any]:
         """Return every rank's position in the stream; a collective, which Lightning calls on all ranks when saving."""
         if self._progress is None:
             return self._loaded
-        assert self._mixture is not None and self._partition is not None, "set together with the progress"
-        return stream_state(self.seed, self._index().hashes, self._mixture, self._partition, self._progress)
+        assert self._mixtures is not None and self._partition is not None, "set together with the progress"
+        return stream_state(self.seed, self._index().hashes, self._mixtures, self._partition, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Store a state from which the next `train_dataloader` continues; each rank uses its own part."""

@@ -5,6 +5,7 @@ epoch uses every sample once. (FoundIR trains on isolated groups first, then on 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ class Mixture:
         """Return the position in a group's order at which ``epoch`` begins, counted over all repeats of the group."""
         return self.bases.get(group, 0) + (epoch - self.first_epoch) * self.quotas.get(group, 0)
 
+    def at(self, epoch: int) -> "Mixture":
+        """Return the mixture of an epoch: this one."""
+        return self
+
     def followed_by(self, quotas: dict[str, int], *, first_epoch: int) -> "Mixture":
         """Return the mixture with other quotas from ``first_epoch`` on; every group's order continues from its position there."""
         groups = sorted({*self.bases, *self.quotas, *quotas})
@@ -45,18 +50,25 @@ class Mixture:
 
 
 def make_quotas(
-    sizes: dict[str, int], *, groups: list[str] | None = None, weights: dict[str, float] | None = None, temperature: float | None = None
+    sizes: dict[str, int],
+    *,
+    groups: list[str] | None = None,
+    weights: dict[str, float] | None = None,
+    temperature: float | None = None,
+    samples: int | None = None,
 ) -> dict[str, int]:
-    """Distribute an epoch's samples over the chosen groups; an epoch has as many samples as these groups together.
+    """Distribute an epoch's samples over the chosen groups.
 
     Args:
         sizes: Samples of all groups.
         groups: The chosen groups; None for all, or for the keys of ``weights``.
         weights: Relative number of samples of each chosen group; None for their sizes.
         temperature: Weights are ``size ** (1 / temperature)``: 1 gives the sizes, large values make all groups alike.
+        samples: Samples of an epoch; None for as many as the chosen groups have together.
 
     Raises:
-        ValueError: A name is unknown, a weight is missing or negative, all are zero, or both weights and temperature are given.
+        ValueError: A name is unknown, a weight is missing or negative, all are zero, both weights and temperature are given, or an epoch
+            has fewer samples than groups.
     """
     if weights is not None and temperature is not None:
         raise ValueError("data.weights and data.temperature are both set; each sets the samples of a group. Set one of them.")
@@ -69,7 +81,8 @@ def make_quotas(
     total = sum(sizes[group] for group in set(chosen))
     if weights is None:
         if temperature is None or temperature == 1:
-            return {group: sizes[group] for group in sorted(set(chosen)) if sizes[group]}
+            quotas = {group: sizes[group] for group in sorted(set(chosen)) if sizes[group]}
+            return quotas if samples is None else quotas_of_shares(quotas, samples)
         if temperature <= 0:
             raise ValueError(f"data.temperature is {temperature}; it must be above 0 (1 leaves the groups' sizes as they are).")
         weights = {group: sizes[group] ** (1 / temperature) for group in chosen}
@@ -80,10 +93,27 @@ def make_quotas(
         raise ValueError(
             f"data.weights must be at least 0, one of them above, and only groups with samples can have one, not {bad or weights}."
         )
-    return _largest_remainders({group: weights[group] for group in sorted(set(chosen)) if weights[group]}, total)
+    positive = {group: weights[group] for group in sorted(set(chosen)) if weights[group]}
+    return _largest_remainders(positive, total) if samples is None else quotas_of_shares(positive, samples)
 
 
-def _largest_remainders(weights: dict[str, float], total: int) -> dict[str, int]:
+def quotas_of_shares(shares: Mapping[str, float], samples: int) -> dict[str, int]:
+    """Return whole numbers proportional to ``shares``, at least one each, that sum to ``samples`` exactly.
+
+    Raises:
+        ValueError: There are fewer samples than groups.
+    """
+    if samples < len(shares):
+        raise ValueError(
+            f"data.epoch_samples is {samples}, but there are {len(shares)} training groups, and each needs a sample. Raise it, or set null."
+        )
+    quotas = _largest_remainders(shares, samples)
+    while sum(quotas.values()) > samples:  # small groups were rounded up to one
+        quotas[max(quotas, key=lambda group: (quotas[group], group))] -= 1
+    return quotas
+
+
+def _largest_remainders(weights: Mapping[str, float], total: int) -> dict[str, int]:
     """Return whole numbers proportional to ``weights`` that sum to ``total``, at least one each."""
     shares = {group: weight / sum(weights.values()) * total for group, weight in weights.items()}
     quotas = {group: max(1, int(share)) for group, share in shares.items()}

@@ -16,6 +16,7 @@ import numpy as np
 from datamodules.rng import named_rng
 from datamodules.shards import RawSample, ShardEntry, ShardError, ShardIndex, ShardStore, parse_sample, shard_place, sidecar_of
 from datamodules.streaming.mixture import Mixture
+from datamodules.streaming.schedule import SharedMixtures
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class SampleOrder:
 
     Args:
         index: The shards.
-        mixture: Samples of each group per epoch; None for all samples of all groups.
+        mixture: Samples of each group per epoch, or a schedule of them; None for all samples of all groups.
         seed: Seed of the order.
         store: Store that opens the shards; None for local ones.
         sources: For a group without shards, the group whose samples it uses; see `datamodules.streaming.composed`.
@@ -47,7 +48,7 @@ class SampleOrder:
     def __init__(
         self,
         index: ShardIndex,
-        mixture: Mixture | None = None,
+        mixture: Mixture | SharedMixtures | None = None,
         *,
         seed: int,
         store: ShardStore | None = None,
@@ -72,12 +73,13 @@ class SampleOrder:
 
         A shard that cannot be opened or read yields samples without content but with a `RawSample.problem`.
         """
-        groups = sorted(self.mixture.quotas)
-        labels = self._labels(groups, epoch)
+        mixture = self.mixture.at(epoch)
+        groups = sorted(mixture.quotas)
+        labels = self._labels(mixture, epoch)
         before = np.bincount(labels[:start], minlength=len(groups))
         wanted = np.bincount(labels[start:stop], minlength=len(groups))
         orders = [
-            self._read_group(group, self.mixture.start(group, epoch) + int(passed), int(count))
+            self._read_group(group, mixture.start(group, epoch) + int(passed), int(count))
             for group, passed, count in zip(groups, before, wanted)
         ]
         try:
@@ -87,9 +89,10 @@ class SampleOrder:
             for order in orders:
                 order.close()
 
-    def _labels(self, groups: list[str], epoch: int) -> np.ndarray:
+    def _labels(self, mixture: Mixture, epoch: int) -> np.ndarray:
         """Return the group of each position of an epoch, int16 ``[len(self)]``."""
-        labels = np.repeat(np.arange(len(groups), dtype=np.int16), [self.mixture.quotas[group] for group in groups])
+        groups = sorted(mixture.quotas)
+        labels = np.repeat(np.arange(len(groups), dtype=np.int16), [mixture.quotas[group] for group in groups])
         return named_rng(self.seed, epoch, "groups").permutation(labels)
 
     def _read_group(self, group: str, position: int, wanted: int) -> Generator[SampleUse, None, None]:

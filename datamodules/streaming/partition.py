@@ -39,6 +39,16 @@ class Partition:
                 yield epoch, begin, end
             before += last - first
 
+    def reached(self, position: tuple[int, int], consumer: int, consumers: int, ahead: int) -> int:
+        """Return the pass that a consumer at ``position``, (pass, offset), is in after ``ahead`` more samples."""
+        pass_number, offset = position
+        while True:
+            place, length = (consumer + pass_number) % consumers, self._length(pass_number)
+            left = (place + 1) * length // consumers - place * length // consumers - offset
+            if ahead <= left:
+                return pass_number
+            pass_number, offset, ahead = pass_number + 1, 0, ahead - left
+
     def recut(self, positions: list[tuple[int, int]]) -> "Partition":
         """Return the partition for another number of consumers, from every old consumer's position ``(pass, offset)``."""
         consumers, last = len(positions), max(reached for reached, _ in positions)

@@ -3,14 +3,16 @@
 import logging
 from typing import Any
 
-from datamodules.streaming.mixture import Mixture
 from datamodules.streaming.partition import Partition, Progress
+from datamodules.streaming.schedule import MixtureSchedule
 from mimdit.core.collectives import gather
 
 _log = logging.getLogger(__name__)
 
 
-def stream_state(order_seed: int, hashes: dict[str, str], mixture: Mixture, partition: Partition, progress: Progress) -> dict[str, Any]:
+def stream_state(
+    order_seed: int, hashes: dict[str, str], mixtures: MixtureSchedule, partition: Partition, progress: Progress
+) -> dict[str, Any]:
     """Return the input of `continue_stream` as plain values.
 
     A collective: all ranks must call it. Lightning stores the return value of rank 0 and gives it to all ranks on loading,
@@ -19,23 +21,30 @@ def stream_state(order_seed: int, hashes: dict[str, str], mixture: Mixture, part
     return {
         "seed": order_seed,
         "hashes": hashes,
-        "mixture": mixture.state_dict(),
+        **mixtures.state_dict(),
         "laps": partition.state_dict(),  # the name in checkpoints
         "ranks": gather(progress.state_dict()),
     }
 
 
+def oldest_epoch(partition: Partition, positions: list[tuple[int, int]]) -> int:
+    """Return the first epoch that a consumer may still read."""
+    oldest = min(pass_number for pass_number, _ in positions)
+    return min([oldest, *(epoch for epoch, _, _ in partition.remainder if oldest < partition.first_epoch)])
+
+
 def continue_stream(
     state: dict[str, Any], *, seed: int, hashes: dict[str, str], quotas: dict[str, int], workers: int, world_size: int, rank: int
-) -> tuple[Mixture, Partition, Progress]:
+) -> tuple[MixtureSchedule, Partition, Progress]:
     """Continue a `stream_state` with ``world_size × workers`` consumers and these quotas.
 
     With the same number of consumers and the same quotas the very next batches follow. With another number of consumers the unread samples
-    of the epochs that were begun are cut anew: none repeats, none is lost, the order changes. With other quotas (another stage of training)
-    the orders of all groups continue where the current epoch ends; its unread samples are left out. Both changes are logged.
+    of the epochs that were begun are cut anew: none repeats, none is lost, the order changes. With other quotas than the config asked for
+    when the state was written (another stage of training) the orders of all groups continue where the current epoch ends; its unread
+    samples are left out. Both changes are logged. Shares that were changed during training are continued.
 
     Returns:
-        The mixture, the partition and the progress of this rank.
+        The mixtures, the partition and the progress of this rank.
 
     Raises:
         ValueError: The seed or a group's shards have changed.
@@ -51,13 +60,13 @@ def continue_stream(
                 f"The training shards of group {group} differ from the checkpoint's (by their checksums). Resume with the same "
                 "data.train and data.overfit, or start a new run from the checkpoint's weights."
             )
-    mixture, partition = Mixture.from_state_dict(state["mixture"]), Partition.from_state_dict(state["laps"])
+    mixtures, partition = MixtureSchedule.from_state_dict(state), Partition.from_state_dict(state["laps"])
     positions = [(pass_number, offset) for each in state["ranks"] for pass_number, offset in each["positions"]]
-    if quotas != mixture.quotas:
+    if quotas != mixtures.configured:
         begun = max(pass_number for pass_number, _ in positions)
         unread = sum(stop - start for _, start, stop in partition.recut(positions).remainder)
-        mixture = mixture.followed_by(quotas, first_epoch=begun + 1)
-        partition = Partition(mixture.samples, (), begun + 1)
+        mixture = mixtures.at(begun + 1).followed_by(quotas, first_epoch=begun + 1)
+        mixtures, partition = MixtureSchedule.of(mixture), Partition(mixture.samples, (), begun + 1)
         described = _described(quotas)
         _warn(rank, f"The groups or their weights changed: from now on {described}. {unread} samples of epoch {begun} are left out.")
     elif len(positions) != world_size * workers:
@@ -71,14 +80,14 @@ def continue_stream(
     elif len(state["ranks"]) == world_size:
         progress = Progress(workers, partition.first)
         progress.load_state_dict(state["ranks"][rank])
-        return mixture, partition, progress
+        return mixtures, partition, progress
     else:
         # As many consumers on other ranks: each continues, but the consumer of the next batch is not kept.
         progress = Progress(workers, partition.first)
         progress.positions = positions[rank * workers : (rank + 1) * workers]
         _warn(rank, f"The consumers are on {world_size} ranks now, {len(state['ranks'])} before: each continues where it was.")
-        return mixture, partition, progress
-    return mixture, partition, Progress(workers, partition.first)
+        return mixtures, partition, progress
+    return mixtures, partition, Progress(workers, partition.first)
 
 
 def _described(quotas: dict[str, int]) -> str:

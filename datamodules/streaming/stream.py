@@ -133,7 +133,13 @@ class TrainStream(IterableDataset):
         self.limits = max_bad_samples, max_lost_shards
         # Shared memory, so that persistent workers, which keep their copy of this dataset, see where a new iteration starts.
         self._starts = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
+        self._begun = torch.zeros(self.workers, dtype=torch.int64).share_memory_()
         self.start_from(Progress(self.workers, self.partition.first))
+
+    @property
+    def begun(self) -> int:
+        """Last pass that a worker of this rank has begun, prefetched batches included; it depends on timing."""
+        return int(self._begun.max())
 
     def start_from(self, progress: Progress) -> None:
         """Make the next iteration continue from ``progress``.
@@ -143,6 +149,7 @@ class TrainStream(IterableDataset):
         for worker in range(self.workers):
             consumer = (progress.next_consumer + worker) % self.workers
             self._starts[worker] = torch.tensor([consumer, *progress.positions[consumer]])
+            self._begun[consumer] = progress.positions[consumer][0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield `StreamBatch`es with a further entry ``bad``: the samples skipped since the last one, as arguments of `BadSamples.add`."""
@@ -174,6 +181,7 @@ class TrainStream(IterableDataset):
     def _uses(self, consumer: int, pass_number: int, offset: int) -> Iterator[tuple[int, int, SampleUse]]:
         """Yield a consumer's samples from a position on, each with the position after it."""
         for current in itertools.count(pass_number):
+            self._begun[consumer % self.workers] = current
             for part in self.partition.ranges(current, consumer, self.consumers, offset):
                 for use in self.order.read(*part):
                     offset += 1
