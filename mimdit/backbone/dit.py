@@ -134,11 +134,7 @@ class DiTBackbone(L.LightningModule):
             self.embedded_guidance = _checked_guidance(embedded_guidance, self.transformer, geometry.guidance)
         self.prompts = PromptEmbeddings(geometry.text_width, geometry.pooled_width, prompt, prompt_text, unconditional_text)
         if prompt_dropout > 0:
-<<<<<<< HEAD
-            self.require_unconditional(f"prompt_dropout={prompt_dropout}")
-=======
-            self.prompts.require_unconditional(f"prompt_dropout={prompt_dropout}", prompting=self.prompts.reads_text)
->>>>>>> h-text
+            self.require_unconditional(f"prompt_dropout={prompt_dropout}", prompting=self.prompts.reads_text)
         self.flow = flow or FlowMatching()
         self.trainable, self.lora, self.seed, self.prompt_dropout = trainable, lora, seed, prompt_dropout
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -206,13 +202,8 @@ class DiTBackbone(L.LightningModule):
         """
         passes = [dropped]
         if guidance != 1:
-<<<<<<< HEAD
-            self.require_unconditional(f"guidance={guidance}")
-            prompts = [torch.ones(len(latents), dtype=torch.bool), dropped]
-=======
-            self.prompts.require_unconditional(f"guidance={guidance}", prompting=prompts is not None)
+            self.require_unconditional(f"guidance={guidance}", prompting=prompts is not None)
             passes = [torch.ones(len(latents), dtype=torch.bool), dropped]
->>>>>>> h-text
         velocities = []
         for whose in passes:
             with replaced_output(self.transformer, output_layer):
@@ -228,10 +219,15 @@ class DiTBackbone(L.LightningModule):
 
     forward = velocity
 
-    def require_unconditional(self, why: str) -> None:
-        """Raise ValueError if classifier-free guidance is impossible; ``why`` names the option that needs it."""
+    def require_unconditional(self, why: str, *, prompting: bool = False) -> None:
+        """Raise ValueError if classifier-free guidance is impossible; ``why`` names the option that needs it.
+
+        Args:
+            why: The option and its value.
+            prompting: If true, prompts are chosen by degradation or text, as in `PromptEmbeddings.require_unconditional`.
+        """
         if self.classifier_free:
-            self.prompts.require_unconditional(why)
+            self.prompts.require_unconditional(why, prompting=prompting)
             return
         kind = type(self.transformer).__name__
         if self.embedded_guidance is None:

@@ -50,7 +50,7 @@ def load_pretrained(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
-    """Load a model in ``dtype``, or int8, with every weight and every field of its config from ``pretrained``; its ``origin`` names the source.
+    """Load a model in ``dtype``, or int8, with every weight and every field of its config; its ``origin`` names the source.
 
     Args:
         kind: The diffusers class, or a tuple of allowed classes, from which the model's config selects one.

@@ -196,11 +196,7 @@ class PromptEmbeddings(nn.Module):
             )
         if dropped is None:
             return self.prompt_embeds[:1].expand(batch, -1, -1), self.pooled_prompt_embeds[:1].expand(batch, -1)
-<<<<<<< HEAD
-        rows = send(dropped, self.prompt_embeds.device).long()
-=======
-        rows = dropped.to(self.prompt_embeds.device).long() * (0 if self.is_unconditional else 1)
->>>>>>> h-text
+        rows = send(dropped, self.prompt_embeds.device).long() * (0 if self.is_unconditional else 1)
         return self.prompt_embeds[rows], self.pooled_prompt_embeds[rows]
 
 

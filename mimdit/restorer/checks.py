@@ -24,11 +24,7 @@ def check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMa
         needed = ", ".join(f"{name}={value}" for name, value in wrong.items())
         raise ValueError(f"the conditioner was made for another backbone: it has {found}; this backbone needs {needed}")
     if flow.guidance != 1:
-<<<<<<< HEAD
-        backbone.require_unconditional(f"flow guidance={flow.guidance}")
-=======
-        backbone.prompts.require_unconditional(f"flow guidance={flow.guidance}", prompting=backbone.prompts.reads_text)
->>>>>>> h-text
+        backbone.require_unconditional(f"flow guidance={flow.guidance}", prompting=backbone.prompts.reads_text)
 
 
 def tile_of(backbone: DiTBackbone, tile: int | None) -> int:
@@ -115,10 +111,7 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
     if settings.start == "estimate" and conditioner.estimate_head is None:
         raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
     if settings.guidance != 1:
-<<<<<<< HEAD
-        backbone.require_unconditional(f"guidance={settings.guidance}")
-=======
-        backbone.prompts.require_unconditional(f"guidance={settings.guidance}", prompting=settings.prompting != "none")
+        backbone.require_unconditional(f"guidance={settings.guidance}", prompting=settings.prompting != "none")
     if settings.prompting == "detected":
         backbone.prompts.require_atoms("prompting: detected")
         if conditioner.identification is None:
@@ -141,4 +134,3 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
             f"only {', '.join(settings.only)}: these weights cannot tell one degradation from another, as their conditioner has "
             "identify: false; leave only out, or use weights trained with identify: true, such as the embedded ones"
         )
->>>>>>> h-text
