@@ -52,8 +52,9 @@ class FoundIRDataModule(RestorationDataModule):
         """
         super().setup(stage)
         if stage == "test" and self._rank == 0 and (difference := missing_test_pairs(self._pairs("test").groups)):
-            _log.warning("The test set is not FoundIR's of 1,500 pairs; its figures are not comparable with published ones: %s.",
-            difference)
+            _log.warning(
+                "The test set is not FoundIR's of 1,500 pairs; its figures are not comparable with published ones: %s.", difference
+            )
 
 
 def missing_test_pairs(groups: dict[str, int]) -> str:

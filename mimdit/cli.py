@@ -47,6 +47,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "finalize": "mimdit.commands.convert:finalize",
         "latents": "mimdit.commands.latents:latents",
         "join": "mimdit.commands.shards:join",
+        "codecs": "mimdit.commands.shards:codecs",
         "verify": "mimdit.commands.convert:verify",
         "info": "mimdit.commands.shards:info",
     },

@@ -1,7 +1,7 @@
 """The paper's ablations in the small: equal steps, data and seeds, the DiT in the loop, paired differences over images and seeds.
 
     python benchmarks/study/study.py run [ROW …] [--seeds 0 1 2]     # trains and tests; continues where it was interrupted
-    python benchmarks/study/study.py table                           # table.md and study.json from the runs that are there
+    python benchmarks/study/study.py table                           # table.md and study.json: runs that are there, and rows of before
 
 `ROWS` names the rows; the first five are the paper's.
 """
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -132,6 +133,16 @@ def read_row(root: Path, name: str, seeds: list[int]) -> Row | None:
     return Row(name, tuple(shared), float(values_SN.mean()), difference, low, high, parameters, flops / 1e9)
 
 
+def with_earlier(rows: list[Row]) -> list[Row]:
+    """Return the rows with those of study.json that have more seeds, or that are not here, in the order of `ROWS`."""
+    earlier = [Row(**row | {"seeds": tuple(row["seeds"])}) for row in json.loads((HERE / "study.json").read_text())["rows"]]
+    found = {row.name: row for row in rows}
+    for row in earlier:
+        if row.name not in found or len(row.seeds) > len(found[row.name].seeds):
+            found[row.name] = row
+    return sorted(found.values(), key=lambda row: ROWS.index(row.name))
+
+
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown."""
     lines = [
@@ -165,7 +176,7 @@ def main() -> None:
         except subprocess.CalledProcessError as error:  # the command has told its mistake
             sys.exit(error.returncode)
         return
-    rows = [row for name in names if (row := read_row(arguments.root, name, arguments.seeds)) is not None]
+    rows = with_earlier([row for name in names if (row := read_row(arguments.root, name, arguments.seeds)) is not None])
     text = table(rows)
     print(text)
     with replace_when_whole(HERE / "table.md") as path:

@@ -5,12 +5,13 @@ from importlib import import_module
 import numpy as np
 import torch
 
+from datamodules.degradations import codecs
 from datamodules.degradations.formula import Formula, draw_formula
 from datamodules.degradations.groups import atoms_of_group
 from mimdit.core.batch import ATOMS
 
-FORMULA_SETS = ("original", "varied")
-"""``original``: the first formula of each atom; ``varied``: one formula of each atom at random."""
+FORMULA_SETS = ("original", "varied", "codecs")
+"""``original``: the first formula of each atom; ``varied``: one formula of each atom at random; ``codecs``: also those of other codecs."""
 
 # The module of an atom has the atom's name and declares its FORMULAS, PLACE and STREAM.
 _MODULES = {atom: import_module(f"datamodules.degradations.{atom}") for atom in ATOMS}
@@ -32,8 +33,13 @@ def drawn_formula(atom: str, seed: int, formulas: str = "varied") -> str:
         raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
     if formulas == "original":
         return next(iter(IN_ORDER[atom]))
-    # A separate random stream for the choice, so that a formula draws the same numbers in both sets.
-    return draw_formula(IN_ORDER[atom], np.random.default_rng([_CHOICE, _MODULES[atom].STREAM, seed]))
+    # A separate random stream for the choice, so that a formula draws the same numbers in all sets.
+    return draw_formula(_formulas_of(atom, formulas), np.random.default_rng([_CHOICE, _MODULES[atom].STREAM, seed]))
+
+
+def _formulas_of(atom: str, formulas: str) -> dict[str, Formula]:
+    """Return the formulas of an atom in a set, by name."""
+    return IN_ORDER[atom] | codecs.FORMULAS if atom == "jpeg" and formulas == "codecs" else IN_ORDER[atom]
 
 
 def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int, formulas: str) -> np.ndarray:
@@ -42,7 +48,7 @@ def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int
         if atom in atoms:
             # A random stream for each atom: rain falls at the same places with and without haze.
             rng = np.random.default_rng([_STREAM, _MODULES[atom].STREAM, seed])
-            image = IN_ORDER[atom][drawn_formula(atom, seed, formulas)].apply(image, share, rng)
+            image = _formulas_of(atom, formulas)[drawn_formula(atom, seed, formulas)].apply(image, share, rng)
     return np.clip(image, 0.0, 1.0).astype(np.float32, copy=False)
 
 
@@ -64,13 +70,16 @@ def degrade(
         formulas: One of `FORMULA_SETS`. A model trained on one formula per atom learns the formula instead of the kind of degradation.
 
     Raises:
-        ValueError: The group or the set of formulas is unknown, the severity is outside 0..1, or the image has another shape or type.
+        ValueError: The group or the set of formulas is unknown, the severity is outside 0..1, the image has another shape or type, or an
+            encoder of the set ``codecs`` is not installed.
     """
     atoms = atoms_of_group(group)
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity must lie in 0..1, not {severity}")
     if formulas not in FORMULA_SETS:
         raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+    if formulas == "codecs":
+        codecs.require_codecs(list(codecs.CODECS))  # all: the bytes must not depend on what is installed
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(f"a tensor to degrade must be float [3, H, W] with values in 0..1, not {image.dtype} {list(image.shape)}")

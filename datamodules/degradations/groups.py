@@ -4,20 +4,24 @@ import re
 
 from mimdit.core.batch import ATOMS
 
+CODEC_WORDS = ("webp", "avif", "heic", "jpeg2000", "jxl", "h264", "h265")
+"""Names of codecs in groups, beside JPEG; all of them are the atom ``jpeg``."""
+
 _ATOMS_OF_WORD: dict[str, tuple[str, ...]] = {atom: (atom,) for atom in ATOMS} | {"nightrain": ("lowlight", "rain"), "clean": ()}
+_ATOMS_OF_WORD |= {word: ("jpeg",) for word in CODEC_WORDS}
 
 
 def atoms_of_group(name: str) -> tuple[str, ...]:
     """Return the atoms in a group's name, in the order of `mimdit.core.batch.ATOMS`: ``"09Lowlight_Haze"`` is haze and lowlight.
 
     A name has two optional digits and words joined by ``_``, in any case: the names of the atoms (Blur, Noise, JPEG, Haze, ...), NightRain
-    (rain and lowlight) and Clean (no atom). FoundIR's training set uses the same pattern.
+    (rain and lowlight), Clean (no atom) and codecs with their quality (``AVIF_Q20`` is jpeg). FoundIR's training set uses the same pattern.
 
     Raises:
         ValueError: The name has another word.
     """
     found: set[str] = set()
-    for token in re.sub(r"^\d+", "", name).split("_"):
+    for token in re.sub(r"_q\d+$", "", re.sub(r"^\d+", "", name), flags=re.IGNORECASE).split("_"):
         atoms = _ATOMS_OF_WORD.get(token.lower())
         if atoms is None:
             known = ", ".join(_ATOMS_OF_WORD)

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.degradations import CLEAN, GROUPS, degrade
+from datamodules.degradations import CLEAN, GROUPS, atoms_of_group, degrade
+from datamodules.degradations.codecs import compress_by
 from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
 from datamodules.shards.process_pool import in_processes
@@ -29,7 +30,8 @@ class Recipe:
     """Parameters of one sample: a clean image of ``size`` pixels, degraded by ``group`` with ``formulas``.
 
     ``source`` is ``"scene"`` for a scene from ``seed``, ``"folder"`` for a crop of the file ``photograph`` of the training photographs
-    (with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used.
+    (with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used. With a ``codec`` the image is
+    only compressed, at ``quality``.
     """
 
     key: str
@@ -41,6 +43,8 @@ class Recipe:
     photograph: str = ""
     retoned: bool = False
     formulas: str = "original"
+    codec: str = ""
+    quality: int = 0
 
     def fields(self) -> dict[str, Any]:
         """Return the fields stored with the pixels, except later-added ones at their defaults, so that older bytes stay the same."""
@@ -190,11 +194,13 @@ def make_sample(recipe: Recipe, photographs: Path | None = None) -> dict[str, An
     clean = _clean_image(recipe, photographs)
     if recipe.group == CLEAN:
         degraded = clean
+    elif recipe.codec:
+        degraded = np.round(compress_by(clean.astype(np.float32) / 255, recipe.codec, recipe.quality) * 255).astype(np.uint8)
     else:
         chosen = {} if recipe.formulas == "original" else {"formulas": recipe.formulas}
         floating = degrade(clean.astype(np.float32) / 255, recipe.group, severity=recipe.severity, seed=recipe.seed, **chosen)
         degraded = np.round(floating * 255).astype(np.uint8)
-    fields = {**recipe.fields(), "atoms": list(GROUPS[recipe.group]), "width": clean.shape[1], "height": clean.shape[0]}
+    fields = {**recipe.fields(), "atoms": list(atoms_of_group(recipe.group)), "width": clean.shape[1], "height": clean.shape[0]}
     del fields["key"], fields["size"]
     return {"__key__": recipe.key, "lq.png": _encode(degraded), "gt.png": _encode(clean), "json": fields}
 

@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.degradations import FORMULA_SETS
+from datamodules.degradations.codecs import CODECS
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
 from datamodules.shards.joining import join_folders
 from datamodules.shards.latents import LatentRecord
+from datamodules.synthetic.codec_set import codec_recipes
 from datamodules.synthetic.photographs import list_photographs, photographs_digest
 from datamodules.synthetic.quickstart import Photographs, quickstart_folders, write_folders
 from mimdit.core.files import replace_when_whole
 
 _PLAN = "plan.json"
-FORMULAS = ("original", "varied")
-"""Sets of formulas for `datamodules.degradations.degrade`."""
 
 
 def quickstart(
@@ -31,7 +32,7 @@ def quickstart(
     photograph_share: float = 0.5,
     retone: float = 0.5,
     split: str | None = None,
-    formulas: Literal["original", "varied"] = "original",
+    formulas: Literal["original", "varied", "codecs"] = "original",
     shard_size: int = 256,
     workers: int = 2,
     seed: int = 0,
@@ -55,7 +56,8 @@ def quickstart(
         photograph_share: Fraction of the training images that are crops of photographs, 0..1; 1 makes no scenes.
         retone: Fraction of the crops whose two images both get another natural tone, 0..1.
         split: Text file with the names of the photographs to use, one per line; null is all of the folder.
-        formulas: Formulas of the training images' degradations; validation and test always use the original ones.
+        formulas: Formulas of the training images' degradations: one of each kind, several, or also codecs other than JPEG and WebP;
+            validation and test always use the original ones.
         shard_size: Maximum number of pairs per shard.
         workers: Processes that work in parallel.
         seed: Seed of all random choices.
@@ -80,6 +82,47 @@ def quickstart(
     options = {"schema": SCHEMA, **samples, **recorded, "shard_size": shard_size}
     _agree(destination, list(folders), options, overwrite)
     write_folders(folders, options, shard_size=shard_size, workers=workers, photographs=None if chosen is None else chosen.folder)
+    info(dst)
+
+
+def codecs(
+    photographs: str,
+    dst: str,
+    *,
+    codecs: list[str] | None = None,
+    severities: list[float] | None = None,
+    size: int = 256,
+    draws: int = 1,
+    workers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a test set of compressed photographs: a group for each codec and quality, such as AVIF_Q40, of the same crops.
+
+    Evaluate with ``mimdit test --data.test DST``. Existing shards are kept, so repeating the call continues an interrupted one.
+
+    Args:
+        photographs: Folder of photographs; those smaller than ``size`` are refused.
+        dst: Folder to write.
+        codecs: Codecs among jpeg, webp, avif, heic, jpeg2000, jxl, h264 and h265; null is all.
+        severities: Severities of the compression, each in 0..1, from which each codec's qualities follow; null is 0, 0.5 and 1.
+        size: Side of the crops in pixels.
+        draws: Crops of each photograph.
+        workers: Processes that work in parallel.
+        seed: Seed of the crops' places.
+        overwrite: If true, replace shards made with other options.
+
+    Raises:
+        ValueError: A codec is unknown or not installed, a severity is outside 0..1, there is no photograph, one is too small, or dst holds
+            shards made with other options.
+    """
+    folder, destination = Path(photographs), Path(dst)
+    samples = {"codecs": codecs or list(CODECS), "severities": severities or [0.0, 0.5, 1.0], "size": size, "draws": draws, "seed": seed}
+    names = list_photographs(folder, size=size)
+    recipes = codec_recipes(names, **samples)
+    options = {"schema": SCHEMA, **samples, "photographs": photographs_digest(folder, names)}
+    _agree(destination, [destination], options, overwrite)
+    write_folders({destination: recipes}, options, shard_size=len(recipes), workers=workers, photographs=folder)
     info(dst)
 
 
@@ -150,8 +193,8 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
     least, most = samples.get("min_severity", 0.1), samples.get("max_severity", 1.0)
     if not 0 <= least <= most:
         raise ValueError(f"min_severity is {least}; it must lie in 0..{most}, which is max_severity.")
-    if samples.get("formulas", "original") not in FORMULAS:
-        raise ValueError(f"formulas is {samples['formulas']!r}; it must be {' or '.join(FORMULAS)}.")
+    if samples.get("formulas", "original") not in FORMULA_SETS:
+        raise ValueError(f"formulas is {samples['formulas']!r}; it must be {' or '.join(FORMULA_SETS)}.")
     severities = samples["severities"]
     if not severities or not all(0 <= severity <= 1 for severity in severities):
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.registration import phase_cross_correlation
 
-from datamodules.degradations import FORMULA_SETS, degrade
+from datamodules.degradations import degrade
 from datamodules.degradations.compose import IN_ORDER, drawn_formula
 from datamodules.degradations.formula import Formula, draw_formula
 from datamodules.synthetic.photographs import photograph_crop
@@ -116,7 +116,7 @@ def test_the_original_formula_is_the_same_in_both_sets(group, photographs):
     seeds = [seed for seed in range(40) if drawn_formula(atom, seed) == "original"][:2]
     others = [seed for seed in range(40) if drawn_formula(atom, seed) != "original"][:2]
     for seed in seeds + others:
-        first, second = (degrade(photographs[1], group, severity=0.6, seed=seed, formulas=name) for name in FORMULA_SETS)
+        first, second = (degrade(photographs[1], group, severity=0.6, seed=seed, formulas=name) for name in ("original", "varied"))
         assert np.array_equal(first, second) == (seed in seeds)
 
 

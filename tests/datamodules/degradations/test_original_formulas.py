@@ -36,8 +36,6 @@ PINNED = {
 }
 
 
-
-
 def digest(group: str) -> str:
     image = cv2.resize(np.random.default_rng(0).random((24, 32, 3), dtype=np.float32), (128, 96), interpolation=cv2.INTER_LINEAR)
     sha256 = hashlib.sha256()

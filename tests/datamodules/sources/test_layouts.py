@@ -9,18 +9,20 @@ from tests.datamodules.made_sources import write_files
 LINE = "08Haze/GT/1.png, 08Haze/LQ/1.jpg"
 
 
-
 def contents(listing):
     with MemberReader(listing.root) as reader:
         return {(pair.group, pair.stem): (reader.read(pair.lq), reader.read(pair.gt)) for pair in listing.pairs}
 
 
-@pytest.mark.parametrize("line, reason", [
-    (LINE, "line 2: line 1 has this stem already"),
-    ("08Haze/GT/2.png,08Haze/LQ/2.png", "line 2: 08Haze/LQ/2.png is missing"),
-    ("08Haze/GT/3.png, 08Haze/LQ/3.png", "line 2: 08Haze/LQ/3.png and 08Haze/GT/3.png is missing"),
-    ("08Haze/GT/2.png, 01Blur/LQ/1.jpg", "line 2: its LQ image is in another group, 01Blur"),
-])
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (LINE, "line 2: line 1 has this stem already"),
+        ("08Haze/GT/2.png,08Haze/LQ/2.png", "line 2: 08Haze/LQ/2.png is missing"),
+        ("08Haze/GT/3.png, 08Haze/LQ/3.png", "line 2: 08Haze/LQ/3.png and 08Haze/GT/3.png is missing"),
+        ("08Haze/GT/2.png, 01Blur/LQ/1.jpg", "line 2: its LQ image is in another group, 01Blur"),
+    ],
+)
 def test_a_line_that_gives_no_pair_is_rejected(tmp_path, line, reason):
     write_files(tmp_path, {"08Haze/GT/1.png": b"t", "08Haze/LQ/1.jpg": b"d", "08Haze/GT/2.png": b"t", "01Blur/LQ/1.jpg": b"d"})
     (tmp_path / "list.txt").write_text(f"{LINE}\r\n{line}\n\n", newline="")
@@ -29,15 +31,18 @@ def test_a_line_that_gives_no_pair_is_rejected(tmp_path, line, reason):
     assert [reject.reason for reject in listing.rejects] == [reason]
 
 
-@pytest.mark.parametrize("line, message", [
-    ("08Haze/GT/1.png", "two paths below the root"),
-    ("08Haze/GT/1.png 08Haze/LQ/1.png", "two paths below the root"),
-    ("08Haze/GT/1.png, 08Haze/LQ/1.png, 3", "two paths below the root"),
-    ("/data/08Haze/GT/1.png, 08Haze/LQ/1.png", "two paths below the root"),
-    ("08Haze/GT/1.png, ../08Haze/LQ/1.png", "two paths below the root"),
-    ("08Haze/LQ/1.png, 08Haze/GT/1.png", r"the ground truth \(GT\) comes first"),
-    ("fog/GT/1.png, fog/LQ/1.png", "no folder of fog/GT/1.png is named as a group"),
-])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("08Haze/GT/1.png", "two paths below the root"),
+        ("08Haze/GT/1.png 08Haze/LQ/1.png", "two paths below the root"),
+        ("08Haze/GT/1.png, 08Haze/LQ/1.png, 3", "two paths below the root"),
+        ("/data/08Haze/GT/1.png, 08Haze/LQ/1.png", "two paths below the root"),
+        ("08Haze/GT/1.png, ../08Haze/LQ/1.png", "two paths below the root"),
+        ("08Haze/LQ/1.png, 08Haze/GT/1.png", r"the ground truth \(GT\) comes first"),
+        ("fog/GT/1.png, fog/LQ/1.png", "no folder of fog/GT/1.png is named as a group"),
+    ],
+)
 def test_a_line_of_another_form_is_refused(tmp_path, line, message):
     (tmp_path / "list.txt").write_text(f"\n{line}\n")
     with pytest.raises(ValueError, match=rf"list\.txt, line 2.*{message}"):

@@ -84,12 +84,15 @@ def test_a_flipped_byte_of_data_is_noticed(tmp_path, deflate):
         assert reader.read(listed["GT/1.png"]) == FILES["GT/1.png"]
 
 
-@pytest.mark.parametrize("byte, value, message", [
-    (0, b"X", "local header is not one"),
-    (8, b"\x00", "local header has method 0 .* the directory method 8"),
-    (6, b"\x01", "local header has method 8 and flags 0x1"),
-    (26, b"\xff\xff", "local header leads beyond the archive"),
-])
+@pytest.mark.parametrize(
+    "byte, value, message",
+    [
+        (0, b"X", "local header is not one"),
+        (8, b"\x00", "local header has method 0 .* the directory method 8"),
+        (6, b"\x01", "local header has method 8 and flags 0x1"),
+        (26, b"\xff\xff", "local header leads beyond the archive"),
+    ],
+)
 def test_a_bad_local_header_is_noticed(tmp_path, byte, value, message):
     archive, listed = made(tmp_path, None)
     overwrite(tmp_path / "08Haze.zip", archive.place("header of LQ/1.png", byte)[1], value)

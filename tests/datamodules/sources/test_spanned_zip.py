@@ -191,14 +191,17 @@ def test_a_last_volume_cut_short_is_named(tmp_path, kept):
         list_members(tmp_path / "08Haze.zip")
 
 
-@pytest.mark.parametrize("record, byte, message", [
-    ("directory", 0, "entry 0 of its directory is not one"),
-    ("directory", 32, "entry 1 of its directory is not one"),  # the length of the first comment
-    ("zip64 end", 32, "its directory has 4 entries and its end record 251"),
-    ("zip64 end", 41, "its directory of .* bytes does not fit before its end record"),
-    ("zip64 end", 1, "Zip64 end record is not at its recorded place"),
-    ("end", 1, "no end record"),
-])
+@pytest.mark.parametrize(
+    "record, byte, message",
+    [
+        ("directory", 0, "entry 0 of its directory is not one"),
+        ("directory", 32, "entry 1 of its directory is not one"),  # the length of the first comment
+        ("zip64 end", 32, "its directory has 4 entries and its end record 251"),
+        ("zip64 end", 41, "its directory of .* bytes does not fit before its end record"),
+        ("zip64 end", 1, "Zip64 end record is not at its recorded place"),
+        ("end", 1, "no end record"),
+    ],
+)
 def test_a_damaged_directory_is_named(tmp_path, record, byte, message):
     made = write_spanned_zip(tmp_path / "08Haze.zip", SMALL, [100], zip64=True)
     path, place = made.place(record, byte)
