@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimdit.conditioner import MoEConditioner
 from tests.processes import run_in_processes
-from tests.tiny_models import randomize, tiny_conditioner
+from tests.tiny_models import randomize, tiny_batch, tiny_conditioner, tiny_restorer
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +160,13 @@ def test_compiled_and_recomputed_under_ddp_its_gradients_are_the_mean_over_ranks
     expected = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
     for rank in range(2):
         assert_same(found[rank], expected)
+
+
+def test_the_gradients_of_a_compiled_training_step_in_bf16_are_finite_and_those_of_an_eager_one():
+    gradients_of = {}
+    for compiled in (False, True):
+        restorer = tiny_restorer(conditioner={"compile": compiled}, backbone={"dtype": "bfloat16"})
+        with torch.autocast("cpu", torch.bfloat16):
+            restorer.training_step(tiny_batch(2, 32, seed=1), 0)["loss"].backward()
+        gradients_of[compiled] = gradients(restorer.conditioner)
+    assert_same(gradients_of[True], gradients_of[False], tolerance=0.05)

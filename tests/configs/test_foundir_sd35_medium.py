@@ -62,8 +62,8 @@ def overlay(pipeline: str, folder: Path) -> Path:
             callback["init_args"]["every_n_train_steps"] = 2
         if callback["class_path"] in ("callbacks.Throughput", "callbacks.MFU", "callbacks.Memory"):
             callback["init_args"] = {"every_n_steps": 1}
-    backbone = {"pretrained": pipeline, "codec": {"init_args": {"pretrained": pipeline}}}
-    conditioner = {"token_dim": 16, "num_layers": 6, "num_blocks": 3, "dim": 16, "hidden": 8}
+    backbone = {"compile": False, "pretrained": pipeline, "codec": {"init_args": {"pretrained": pipeline}}}
+    conditioner = {"compile": False, "token_dim": 16, "num_layers": 6, "num_blocks": 3, "dim": 16, "hidden": 8}
     content = {
         "trainer": {
             "callbacks": callbacks, "max_steps": 2, "val_check_interval": 2, "limit_val_batches": 1, "log_every_n_steps": 1,
@@ -157,3 +157,14 @@ def test_the_estimate_trains_too(place):
     done = place.fit(ESTIMATE, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
     assert done.model.flow.start == "estimate" and done.model.flow.logit_mean == 0
     assert torch.isfinite(done.trainer.callback_metrics["train/loss/estimate"])
+
+
+@pytest.mark.long
+def test_it_trains_compiled(place):
+    """As the config says; the other tests run without, which is faster here."""
+    compiled = [f"--model.init_args.{part}.init_args.compile=true" for part in ("backbone", "conditioner")]
+    folder = "--trainer.default_root_dir=runs/compiled"
+    done = place.fit(MAIN, *compiled, folder, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
+    weights = done.model.conditioner.state_dict()
+    assert weights["projections.0.linear.weight"].abs().max() > 0, "the steps were skipped"
+    assert all(weight.isfinite().all() for weight in weights.values())

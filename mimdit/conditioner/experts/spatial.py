@@ -44,6 +44,17 @@ class SpatialAttention(nn.Module):
         return self.out.fan_in(attended.unflatten(2, images.shape[2:]), rows, weights_BK)
 
 
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the softmax over the last dimension; in compiled blocks from its parts, in fp32.
+
+    Compiled for a CPU, the backward pass of PyTorch's own gives NaN for scores in bf16 (seen in 2.14).
+    """
+    if not torch.compiler.is_compiling():
+        return scores.softmax(dim=-1)
+    exponentials = (scores.float() - scores.float().amax(dim=-1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(dim=-1, keepdim=True)
+
+
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``softmax(query^T key / sqrt(d) + bias) value`` for channel-major queries, keys and values.
 
@@ -61,4 +72,4 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: to
     scores = (query * query.shape[-2] ** -0.5).transpose(-1, -2) @ key
     if bias is not None:
         scores = scores + bias
-    return value @ scores.softmax(dim=-1).to(value.dtype).transpose(-1, -2)
+    return value @ _softmax(scores).to(value.dtype).transpose(-1, -2)
