@@ -1,4 +1,4 @@
-"""Scaling of the SD3.5-medium run: bytes, memory and speed at 8, 64 and 512 GPUs as `mimdit plan` counts and predicts them.
+"""Scaling of the SD3.5-medium run: bytes, memory and speed of 8, 64 and 512 GPUs, a 400 Gb/s port each, as `mimdit plan` gives them.
 
 Counted on shapes, through the strategies' own sharding: collectives with their padding, memory. Predicted from the counts by the plan's
 assumptions (``mimdit plan`` prints them): time, as a range. Efficiency is the images per second of n GPUs over n times those of one GPU,
@@ -30,18 +30,18 @@ STRATEGIES = {"ddp": (), "fsdp2": (CONFIGS / "fsdp2.yaml",), "hsdp": (CONFIGS / 
 BACKBONE = "--model.init_args.backbone.init_args"
 TRANSFORMERS = {"frozen": (), "trained": (f"{BACKBONE}.trainable=true", f"{BACKBONE}.dtype=float32")}
 """Options of ``mimdit fit``."""
-LINKS = {"400 Gb/s a GPU": 400.0, "200 Gb/s a node": 200.0 / NODE, "25 Gb/s a node": 25.0 / NODE}
-"""Gb/s of a GPU to other nodes: its share of the node's network."""
+LINK = 400.0
+"""Gb/s of a GPU to other nodes."""
 
 
-def make_plan(configs: list[Path], options: tuple[str, ...], nodes: int, gpus: int, link: float) -> dict:
+def make_plan(configs: list[Path], options: tuple[str, ...], nodes: int, gpus: int) -> dict:
     """Return the plan of a run as ``mimdit plan --json`` prints it.
 
     Raises:
         subprocess.CalledProcessError: The plan failed; its message is on stderr.
     """
     named = [word for config in configs for word in ("--config", str(config))]
-    command = [sys.executable, "-m", "mimdit", "plan", *named, "--nodes", str(nodes), "--gpus", str(gpus), "--link", str(link)]
+    command = [sys.executable, "-m", "mimdit", "plan", *named, "--nodes", str(nodes), "--gpus", str(gpus), "--link", str(LINK)]
     command += ["--json", "--", *options]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -56,18 +56,16 @@ def predict(config: Path, options: list[str], strategies: list[str], transformer
     rows = []
     for transformer in transformers:
         given = (*TRANSFORMERS[transformer], *options)
-        alone = make_plan([config], given, 1, 1, 400.0)["step"]["images_per_second"]
+        alone = make_plan([config], given, 1, 1)["step"]["images_per_second"]
         for strategy in strategies:
             for gpus in GPUS:
-                run = ([config, *STRATEGIES[strategy]], given, gpus // NODE, NODE)
-                plans = {name: make_plan(*run, link) for name, link in LINKS.items()}
-                counted = next(iter(plans.values()))
-                speeds = {name: plan["step"]["images_per_second"] for name, plan in plans.items()}
+                plan = make_plan([config, *STRATEGIES[strategy]], given, gpus // NODE, NODE)
+                speed, moved = plan["step"]["images_per_second"], plan["bytes"]
                 rows.append({
-                    "transformer": transformer, "strategy": strategy, "gpus": gpus, "peak_gib": counted["memory"]["peak_gib"],
-                    "verdict": counted["memory"]["verdict"], "out_of_gpu_gb": counted["bytes"]["out_of_gpu_gb"],
-                    "padding": counted["bytes"]["padding"], "images_per_second": speeds,
-                    "efficiency": {name: efficiency(alone, speed, gpus) for name, speed in speeds.items()},
+                    "transformer": transformer, "strategy": strategy, "gpus": gpus, "peak_gib": plan["memory"]["peak_gib"],
+                    "verdict": plan["memory"]["verdict"], "out_of_gpu_gb": moved["out_of_gpu_gb"], "padding": moved["padding"],
+                    "over_network_gb": moved["over_network_gb"], "hiding_network_gbit": moved["hiding_network_gbit"],
+                    "images_per_second": speed, "efficiency": efficiency(alone, speed, gpus),
                 })  # fmt: skip
     return rows
 
@@ -75,16 +73,15 @@ def predict(config: Path, options: list[str], strategies: list[str], transformer
 def report(figures: dict) -> str:
     """Return the figures as tables."""
     lines = [
-        "| transformer | strategy | GPUs | GiB a GPU | padding | GB out of a GPU a step | images/s at 400 Gb/s a GPU | "
-        + " | ".join(f"efficiency at {name}" for name in LINKS) + " |",
-        "|" + "---|" * (7 + len(LINKS)),
-    ]  # fmt: skip
+        "| transformer | strategy | GPUs | GiB a GPU | padding | GB out of a GPU a step | of it between nodes | Gb/s that hide it | "
+        "images/s | efficiency |",
+        "|" + "---|" * 10,
+    ]
     for row in figures["predicted"]:
-        shares = [f"{low:.2f} to {high:.2f}" for low, high in map(sorted, row["efficiency"].values())]
-        low, high = row["images_per_second"]["400 Gb/s a GPU"]
         memory = f"{row['peak_gib']:.1f}{'' if row['verdict'] == 'fits' else ', ' + row['verdict']}"
-        cells = [row["transformer"], row["strategy"], str(row["gpus"]), memory, f"{row['padding']:.3f}", f"{row['out_of_gpu_gb']:.3g}",
-                 f"{low:,.0f} to {high:,.0f}", *shares]  # fmt: skip
+        cells = [row["transformer"], row["strategy"], str(row["gpus"]), memory, f"{row['padding']:.3f}", f"{row['out_of_gpu_gb']:.3g}"]
+        cells += [f"{row['over_network_gb']:.3g}", _span(row["hiding_network_gbit"], ".3g") if row["over_network_gb"] else "-"]
+        cells += [_span(row["images_per_second"], ",.0f"), _span(row["efficiency"], ".2f")]
         lines.append(f"| {' | '.join(cells)} |")
     if "measured" in figures:
         lines += [
@@ -103,6 +100,11 @@ def report(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def _span(ends: list[float], form: str) -> str:
+    low, high = sorted(ends)
+    return f"{low:{form}} to {high:{form}}"
+
+
 def main() -> None:
     """Count, predict, optionally measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,7 +121,7 @@ def main() -> None:
         predicted = predict(given.config, given.option, given.strategies, given.transformers)
     except subprocess.CalledProcessError as error:  # the plan has told its mistake
         sys.exit(error.returncode)
-    figures = {"predicted": predicted, "links": LINKS, "torch": torch.__version__}
+    figures = {"predicted": predicted, "link": LINK, "torch": torch.__version__}
     if given.measure:
         before = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as folder:
