@@ -51,14 +51,14 @@ def efficiency(alone: list[float], together: list[float], gpus: int) -> list[flo
     return [each / (gpus * single) for single, each in zip(alone, together, strict=True)]
 
 
-def predict(config: Path, options: list[str], strategies: list[str], transformers: list[str]) -> list[dict]:
+def predict(config: Path, options: list[str], strategies: list[str], transformers: list[str], numbers: list[int]) -> list[dict]:
     """Return a row for each transformer, strategy and number of GPUs."""
     rows = []
     for transformer in transformers:
         given = (*TRANSFORMERS[transformer], *options)
         alone = make_plan([config], given, 1, 1)["step"]["images_per_second"]
         for strategy in strategies:
-            for gpus in GPUS:
+            for gpus in numbers:
                 plan = make_plan([config, *STRATEGIES[strategy]], given, gpus // NODE, NODE)
                 speed, moved = plan["step"]["images_per_second"], plan["bytes"]
                 rows.append({
@@ -112,13 +112,14 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[], help="further option of fit, such as --option=--data.batch_size=8")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--transformers", nargs="+", choices=TRANSFORMERS, default=list(TRANSFORMERS))
+    parser.add_argument("--gpus", type=int, nargs="+", default=GPUS, help="numbers of GPUs, multiples of 8")
     parser.add_argument("--measure", action="store_true", help="also measure 1, 2 and 4 processes on this machine's CPU")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="the numbers of processes that --measure takes")
     parser.add_argument("--steps", type=int, default=12, help="steps that --measure counts")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     try:
-        predicted = predict(given.config, given.option, given.strategies, given.transformers)
+        predicted = predict(given.config, given.option, given.strategies, given.transformers, given.gpus)
     except subprocess.CalledProcessError as error:  # the plan has told its mistake
         sys.exit(error.returncode)
     figures = {"predicted": predicted, "link": LINK, "torch": torch.__version__}
