@@ -14,6 +14,7 @@ from callbacks.restarts import Restarts
 from callbacks.sample_images import ImageGrid, Showcase
 from callbacks.scores import Quality, Scores
 from callbacks.throughput import Throughput
+from callbacks.token_utilization import TokenUtilization
 from callbacks.watchdog import Watchdog
 from callbacks.write_restored import WriteRestored
 
@@ -34,6 +35,7 @@ __all__ = [
     "Scores",
     "Showcase",
     "Throughput",
+    "TokenUtilization",
     "Watchdog",
     "WriteRestored",
 ]

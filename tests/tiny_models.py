@@ -3,6 +3,7 @@
 import torch
 
 from mimdit.backbone import DiTBackbone
+from mimdit.backbone.inner_experts import is_expert
 from mimdit.backbone.lora import is_adapter
 from mimdit.conditioner import MoEConditioner
 from mimdit.core.batch import ATOMS, Batch
@@ -107,11 +108,11 @@ def tiny_batch(batch: int = 2, size: int = 16, seed: int = 0) -> Batch:
 
 
 def randomize(module: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
-    """Set all parameters of ``module``, adapters excepted, to normal values: zero-initialized layers would hide later ones."""
+    """Set all parameters of ``module``, adapters and experts excepted, to normal values: zero-initialized layers would hide later ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if not is_adapter(name):
+            if not (is_adapter(name) or is_expert(name)):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
 

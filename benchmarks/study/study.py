@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from mimdit import Restorer
+from mimdit.backbone.inner_experts import is_expert
 from mimdit.core.files import replace_when_whole
 from mimdit.evaluation.results import DATA_MODULE_TEST_SET, read_results
 from mimdit.evaluation.summary import image_of
@@ -33,7 +34,7 @@ FULL = "full"
 ROWS = (
     FULL, "no_intra_moe", "homogeneous_channel", "dense_dense", "sparse_sparse",
     "homogeneous_spatial", "homogeneous_swin", "homogeneous_se", "sparse_dense", "no_balance", "uniform_groups",
-    "prototype",
+    "prototype", "inner_experts",
 )  # fmt: skip
 """Rows: `FULL`, or the name of a file in configs/ablation."""
 
@@ -129,7 +130,8 @@ def read_row(root: Path, name: str, seeds: list[int]) -> Row | None:
         difference, (low, high) = float(differences_SN.mean()), crossed_interval(differences_SN)
     restorer = Restorer.from_pretrained(folder_of(root, name, shared[0]) / "export")
     flops = restoration_flops(restorer, torch.zeros(1, 3, 128, 128), restorer.flow.steps)
-    parameters = sum(parameter.numel() for parameter in restorer.conditioner.parameters())
+    inner = [parameter for name, parameter in restorer.backbone.named_parameters() if is_expert(name)]
+    parameters = sum(parameter.numel() for parameter in [*restorer.conditioner.parameters(), *inner])
     return Row(name, tuple(shared), float(values_SN.mean()), difference, low, high, parameters, flops / 1e9)
 
 

@@ -40,6 +40,7 @@ KEYS = {
         "mimdit.restorer.restorer.Restorer",
         "mimdit.backbone.dit.DiTBackbone",
         "mimdit.backbone.lora.LoRA",
+        "mimdit.backbone.inner_experts.InnerExperts",
         "mimdit.backbone.codec.PixelCodec",
         "mimdit.backbone.codec.VAECodec",
         "mimdit.conditioner.moe_conditioner.MoEConditioner",

@@ -15,10 +15,11 @@ from diffusers import ModelMixin
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone import flux, pixart, sd3
+from mimdit.backbone import flux, inner_experts, pixart, sd3
 from mimdit.backbone.codec import Codec, PixelCodec
 from mimdit.backbone.family import Family, blocks_of
 from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
+from mimdit.backbone.inner_experts import InnerExperts, expert_losses, is_expert, watched_tokens
 from mimdit.backbone.int8 import is_int8, quantize_transformer
 from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
@@ -30,6 +31,7 @@ from mimdit.core.files import give_usual_permissions
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching, draw_path
 from mimdit.routing.router import outside_autocast
+from mimdit.routing.token_routing import OnTokens, TokenRouting, token_outputs
 from mimdit.training.losses import check_flow_loss, flow_error
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
@@ -66,6 +68,8 @@ class DiTBackbone(L.LightningModule):
             nothing, unlike classifier-free guidance, which this family refuses.
         trainable: If true, a restorer trains the transformer too. Fitted by itself, the transformer always trains.
         lora: Adapters that train instead of the transformer's own weights; None for no adapters.
+        moe: Experts beside every n-th feed-forward, which train also where the transformer is frozen; None for those that the folder
+            ``pretrained`` holds, usually none. Not in the paper.
         dtype: Precision of the transformer's weights where they stay frozen, ``float32`` or ``bfloat16``; adapters are always fp32. An
             int8 folder of ``mimdit export`` has a precision of its own.
         compile: If true, compile each transformer block (``torch.compile``).
@@ -98,6 +102,7 @@ class DiTBackbone(L.LightningModule):
         embedded_guidance: float | None = None,
         trainable: bool = False,
         lora: LoRA | None = None,
+        moe: InnerExperts | None = None,
         dtype: str = "float32",
         compile: bool = False,
         checkpointing: bool = False,
@@ -114,9 +119,7 @@ class DiTBackbone(L.LightningModule):
             self.transformer = _make_transformer(architecture or {})
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
-            self.transformer = load_pretrained(
-                KINDS, place, "transformer", variant=variant, revision=revision, dtype=getattr(torch, dtype)
-            )
+            self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision, dtype=getattr(torch, dtype))
             if pretrained == "embedded":
                 set_origin(self.transformer, Origin("embedded"))  # its path differs from machine to machine
         set_prediction(self.transformer, prediction_of(self.transformer) if prediction is None else prediction)
@@ -141,12 +144,15 @@ class DiTBackbone(L.LightningModule):
         self.latent_channels, self.token_patch = geometry.latent_channels, geometry.token_patch
         self.token_dim, self.num_layers, self.max_size = geometry.token_dim, geometry.num_layers, geometry.max_size
         if is_int8(self.transformer):
-            _check_int8(trainable, lora)
+            _check_int8(trainable, lora, moe)
         elif dtype == "bfloat16":
             self.transformer.bfloat16()
         self.family.prepare(self.transformer)
         if lora is not None:
             add_lora(self.transformer, self.family, lora)
+        self.moe = inner_experts.with_saved(moe, self.transformer)
+        if self.moe is not None:
+            inner_experts.add_experts(self.transformer, self.moe)
         if checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if compile:
@@ -181,6 +187,7 @@ class DiTBackbone(L.LightningModule):
         anchor: torch.Tensor | None = None,
         output_layer: nn.Module | None = None,
         prompts: Prompts | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> torch.Tensor:
         """Predict ``v = eps - x`` at the noisy ``latents [B, C, h, w]`` and ``sigma [B]``, steered by ``residuals``.
 
@@ -196,6 +203,7 @@ class DiTBackbone(L.LightningModule):
                 ``output_layer`` in place of its last layer. Not in the paper.
             output_layer: Replacement of the transformer's last layer; see ``anchor``.
             prompts: Prompts of the images; None for the backbone's, the same for all. Not in the paper.
+            on_tokens: Called after each pass through a transformer with ``moe`` with the routing of its tokens; None collects nothing.
 
         Raises:
             ValueError: ``guidance`` is not 1 and there is no unconditional prompt, or the weights are of a family that embeds its guidance.
@@ -207,7 +215,7 @@ class DiTBackbone(L.LightningModule):
         velocities = []
         for whose in passes:
             with replaced_output(self.transformer, output_layer):
-                output = self._predict(latents, sigma, residuals, whose, prompts)
+                output = self._predict(latents, sigma, residuals, whose, prompts, on_tokens)
             if anchor is not None:
                 output = anchor.float() + output.float()
             is_sample = anchor is not None or self.prediction == "sample"
@@ -252,6 +260,7 @@ class DiTBackbone(L.LightningModule):
         residuals: list[torch.Tensor] | None,
         dropped: torch.Tensor | None,
         prompts: Prompts | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> torch.Tensor:
         """Evaluate the transformer, in the precision of its weights; sigma stays fp32.
 
@@ -263,7 +272,7 @@ class DiTBackbone(L.LightningModule):
         if residuals is not None and dtype != torch.float32:  # fp32 residuals would promote the token stream to fp32
             residuals = [residual.to(dtype) for residual in residuals]
         own_precision = dtype != torch.float32 and self.lora is None
-        with outside_autocast(latents) if own_precision else nullcontext():
+        with outside_autocast(latents) if own_precision else nullcontext(), watched_tokens(self.transformer, sigma, on_tokens):
             return self.family.predict(
                 self.transformer, latents.to(dtype), sigma.float(), tokens.to(dtype), pooled.to(dtype), residuals, self.embedded_guidance
             )
@@ -275,21 +284,25 @@ class DiTBackbone(L.LightningModule):
         drawn = [torch.rand((), dtype=torch.float32, generator=keyed_generator("prompt", seed, draw)) for draw in draws]
         return torch.stack(drawn) < self.prompt_dropout
 
-    def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False) -> torch.Tensor:
+    def flow_loss(self, batch: Batch, step: int, *, drop_prompts: bool = False, on_tokens: OnTokens | None = None) -> torch.Tensor:
         """Return the flow-matching loss on the clean images of ``batch``; noise is keyed by seed, step and image."""
         draws = draw_names(batch, step)
         clean = self.encode_side(batch, "gt", draws)
         noise, sigma = draw_path(self.flow, clean, draws, self.seed)
         latents, target = self.flow.interpolate(clean, noise, sigma)
         dropped = self.drop_prompts(draws, self.seed) if drop_prompts else None
-        velocity = self.velocity(latents, sigma, dropped=dropped).float()
+        velocity = self.velocity(latents, sigma, dropped=dropped, on_tokens=on_tokens).float()
         return flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=self.least_divisor()).mean()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Run one step of flow-matching pretraining."""
-        loss = self.flow_loss(batch, self.global_step, drop_prompts=True)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Run one step of flow-matching pretraining; with ``moe`` add the routing losses of its tokens, and return their routing."""
+        routings: list[TokenRouting] = []
+        loss = self.flow_loss(batch, self.global_step, drop_prompts=True, on_tokens=routings.append)
+        for name, value in expert_losses(self.moe, routings).items():
+            self.log(f"train/loss/{name}", value.detach(), batch_size=len(batch["key"]))
+            loss = loss + value
         self.log("train/loss", loss, prog_bar=has_progress_bar(self), batch_size=len(batch["key"]))
-        return {"loss": loss}
+        return {"loss": loss} | token_outputs(routings)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the same loss on held-out images, with the prompt and with the same noise at every validation."""
@@ -312,7 +325,7 @@ class DiTBackbone(L.LightningModule):
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:
-        """Set ``requires_grad`` for training by a restorer: of the transformer, of its adapters, or of nothing.
+        """Set ``requires_grad`` for training by a restorer: of the transformer, of its adapters, of its experts, or of nothing.
 
         Args:
             reached: If false, no loss reaches the transformer, and nothing trains.
@@ -322,6 +335,8 @@ class DiTBackbone(L.LightningModule):
         self.transformer.proj_out.requires_grad_(self.trainable and reached and own_output)
         self.codec.requires_grad_(False)
         for name, parameter in self.transformer.named_parameters():
+            if is_expert(name):
+                parameter.requires_grad_(reached)
             if is_adapter(name):
                 parameter.requires_grad_(reached and (own_output or not name.startswith("proj_out.")))
 
@@ -340,9 +355,13 @@ class DiTBackbone(L.LightningModule):
         return [*([block] for block in blocks_of(self.transformer)), [self.transformer]]
 
     def frozen_state(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Return the weights that a restorer's checkpoints omit: the codec and, unless it trains, the transformer without its adapters."""
+        """Return the weights that a restorer's checkpoints omit: the codec and, unless it trains, the transformer itself.
+
+        Adapters and experts train in any case.
+        """
         frozen = f"{prefix}codec." if self.trainable else prefix
-        return {name: tensor for name, tensor in self.state_dict(prefix=prefix).items() if name.startswith(frozen) and not is_adapter(name)}
+        state = {name: tensor for name, tensor in self.state_dict(prefix=prefix).items() if name.startswith(frozen)}
+        return {name: tensor for name, tensor in state.items() if not (is_adapter(name) or is_expert(name))}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Omit the frozen weights from a checkpoint of adapters."""
@@ -367,6 +386,15 @@ class DiTBackbone(L.LightningModule):
         """Load the adapters in ``folder``, and add adapters first where there are none; ValueError if they do not fit."""
         self.lora = load_lora(self.transformer, folder)
 
+    def load_experts(self, folder: str | Path) -> None:
+        """Load the experts in ``folder``, and add experts first where there are none; ValueError if they do not fit."""
+        self.moe = inner_experts.load_or_add(self.transformer, folder, self.moe)
+
+    def save_experts(self, folder: str | Path) -> None:
+        """Write the experts, fp32, to ``folder``; a backbone without ``moe`` writes nothing."""
+        if self.moe is not None:
+            inner_experts.save_experts(self.transformer, folder, self.moe)
+
     def round_weights(self, dtype: torch.dtype) -> None:
         """Round the transformer's weights to ``dtype`` but keep their own dtype; the identity changes with them."""
         own, transformer = self.transformer.dtype, cast(nn.Module, self.transformer)  # diffusers wraps `to` without its self
@@ -374,22 +402,34 @@ class DiTBackbone(L.LightningModule):
         vars(self).pop("frozen_identity", None)
 
     def quantize(self, dtype: torch.dtype) -> None:
-        """Quantize the transformer's linear layers to int8 and compute in ``dtype`` (`mimdit.backbone.int8`); the identity changes."""
-        self.transformer = quantize_transformer(self.transformer, dtype)
+        """Quantize the transformer's linear layers to int8 and compute in ``dtype`` (`mimdit.backbone.int8`); the identity changes.
+
+        Experts stay as they are.
+        """
+        with inner_experts.without_experts(self.transformer):
+            quantized = quantize_transformer(self.transformer, dtype)
+        inner_experts.copy_experts(self.transformer, quantized)
+        self.transformer = quantized
         self.family.prepare(self.transformer)
         self.transformer.requires_grad_(False)
         vars(self).pop("frozen_identity", None)
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write the transformer in diffusers' layout, safetensors, in ``dtype`` (int8 unchanged), or only its adapters, in fp32."""
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16, experts: bool = True) -> None:
+        """Write the transformer in diffusers' layout, safetensors, in ``dtype`` (int8 unchanged), or only its adapters, in fp32.
+
+        Experts are in a file of their own, beside either, unless ``experts`` is false.
+        """
+        if experts:
+            self.save_experts(folder)
         if self.lora is not None:
             save_lora(self.transformer, folder)
             return
         transformer = self.transformer
-        if not is_int8(transformer):
-            transformer = copy.deepcopy(transformer)
-            cast(nn.Module, transformer).to(dtype)
-        transformer.save_pretrained(folder, safe_serialization=True)
+        with inner_experts.without_experts(transformer):
+            if not is_int8(transformer):
+                transformer = copy.deepcopy(transformer)
+                cast(nn.Module, transformer).to(dtype)
+            transformer.save_pretrained(folder, safe_serialization=True)
         for weights in Path(folder).glob("*.safetensors"):
             give_usual_permissions(weights)
 
@@ -416,8 +456,8 @@ def _checked_guidance(given: float, transformer: ModelMixin, default: float | No
     return given
 
 
-def _check_int8(trainable: bool, lora: LoRA | None) -> None:
-    if trainable or lora is not None:
+def _check_int8(trainable: bool, lora: LoRA | None, moe: InnerExperts | None) -> None:
+    if trainable or lora is not None or moe is not None:
         raise ValueError("an int8 transformer is for inference, not for training; train the one it was quantized from")
 
 

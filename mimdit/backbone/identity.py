@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from mimdit.backbone.inner_experts import is_expert
 from mimdit.backbone.lora import base_state
 from mimdit.backbone.pretrained import Origin
 
@@ -16,16 +17,16 @@ Identity = dict[str, str | None]
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Return the SHA-256 of names, shapes and values of ``module``'s state without adapters, floats rounded to bf16.
+    """Return the SHA-256 of names, shapes and values of ``module``'s state without adapters and experts, floats rounded to bf16.
 
-    The rounding makes the digest independent of the precision that the module was loaded with (fp32, bf16-mixed, bf16-true). Adapters
-    neither count nor change the names; int8 weights count as their dequantized values.
+    The rounding makes the digest independent of the precision that the module was loaded with (fp32, bf16-mixed, bf16-true). Adapters and
+    experts neither count nor change the names; int8 weights count as their dequantized values.
     """
     digest = hashlib.sha256()
     config = getattr(module, "config", {})
     if (prediction := config.get("prediction_type", "velocity")) != "velocity":  # velocity models keep their digests
         digest.update(f"prediction_type\x1f{prediction}\x1f".encode())
-    for name, tensor in sorted(base_state(module).items()):
+    for name, tensor in sorted((name, tensor) for name, tensor in base_state(module).items() if not is_expert(name)):
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1f".encode())
         if isinstance(tensor, DTensor):  # sharded over ranks, which all take part
             tensor = tensor.full_tensor()

@@ -28,6 +28,8 @@ Model = TypeVar("Model", bound=ModelMixin)
 _FIND: ContextVar[Callable[[str, str], Path] | None] = ContextVar("find", default=None)
 _EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
 _STEM = "diffusion_pytorch_model"
+EXPERTS = "inner_experts.safetensors"
+"""File of experts beside the weights, if there are any; see `mimdit.backbone.inner_experts`."""
 
 # diffusers keeps the field that `mimdit.backbone.prediction` adds to a config, but warns that it ignores it.
 logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "prediction_type" not in record.getMessage())
@@ -138,7 +140,7 @@ def _patterns(subfolder: str, variant: str | None) -> list[str]:
     """Return patterns of the config and the weights of one variant, in a pipeline's folder or in the model's own."""
     mark = f".{variant}" if variant else ""
     weights = [f"{_STEM}{mark}.safetensors", f"{_STEM}{mark}-?????-of-?????.safetensors", f"{_STEM}-?????-of-?????{mark}.safetensors"]
-    names = ["config.json", f"{_STEM}.safetensors.index{mark}.json", *weights]
+    names = ["config.json", f"{_STEM}.safetensors.index{mark}.json", *weights, EXPERTS]
     return [place + name for place in (f"{subfolder}/", "") for name in names]
 
 

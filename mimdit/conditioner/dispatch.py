@@ -71,19 +71,20 @@ def compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     return hidden_states.dtype
 
 
-def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, ...]) -> bool:
+def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, ...], *, otherwise: str = "gather") -> bool:
     """Return true if rows should be sorted by sub-expert and their products grouped.
 
     Args:
-        dispatch: ``gather``, ``grouped``, or ``auto``. ``auto`` is grouped in bf16 on CUDA devices of capability 9, where one kernel
-            computes all products (others loop over sub-experts and synchronize with the device), and gather everywhere else.
+        dispatch: ``grouped``, ``auto``, or the value of ``otherwise``. ``auto`` is grouped in bf16 on CUDA devices of capability 9, where
+            one kernel computes all products (others loop over sub-experts and synchronize with the device), and not elsewhere.
         hidden_states: Input of the products.
         channels: Input and output channel counts of the products.
+        otherwise: Name of the dispatch that is not grouped.
 
     Raises:
         ValueError: ``dispatch`` is ``grouped``, but the dtype, the channel counts or compilation in fp32 rules it out.
     """
-    if dispatch == "gather":
+    if dispatch == otherwise:
         return False
     dtype = compute_dtype(hidden_states)
     multiple = max(1, 16 // dtype.itemsize)
@@ -91,11 +92,11 @@ def is_grouped(dispatch: str, hidden_states: torch.Tensor, channels: tuple[int, 
     if dispatch == "auto":
         return fits and dtype == torch.bfloat16 and _capability(hidden_states.device) == 9
     if dtype == torch.float32 and torch.compiler.is_compiling():
-        raise ValueError("dispatch 'grouped' cannot be compiled in float32, by PyTorch 2.14; use bf16-mixed, or dispatch: gather")
+        raise ValueError(f"dispatch 'grouped' cannot be compiled in float32, by PyTorch 2.14; use bf16-mixed, or dispatch: {otherwise}")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dispatch 'grouped' cannot multiply {dtype}; use float32, bfloat16 or float16, or dispatch: gather")
+        raise ValueError(f"dispatch 'grouped' cannot multiply {dtype}; use float32, bfloat16 or float16, or dispatch: {otherwise}")
     if not fits:
-        remedy = f"grouped products in {dtype} need multiples of {multiple} (16 bytes); change dim and hidden, or use dispatch: gather"
+        remedy = f"grouped products in {dtype} need multiples of {multiple} (16 bytes); change dim and hidden, or use dispatch: {otherwise}"
         raise ValueError(f"dispatch 'grouped' does not fit sub-experts of {' and '.join(map(str, channels))} channels: {remedy}")
     return True
 

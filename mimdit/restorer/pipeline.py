@@ -173,7 +173,7 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
             raise ValueError(f"a pipeline's folder holds no adapters and no {type(backbone.codec).__name__}; {remedy}")
         folder = Path(save_directory)
         self.restorer.save_pretrained(folder)
-        backbone.save_pretrained(folder / "backbone", dtype=dtype or backbone.transformer.dtype)
+        backbone.save_pretrained(folder / "backbone", dtype=dtype or backbone.transformer.dtype, experts=False)
         index = {
             "_class_name": [Path(_CODE).stem, MiMDiTPipeline.__name__],
             "_diffusers_version": diffusers.__version__,

@@ -17,6 +17,7 @@ from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
+from mimdit.backbone.inner_experts import expert_losses
 from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.backbone.prompts import Prompts
@@ -37,6 +38,7 @@ from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing, uniform_routing
+from mimdit.routing.token_routing import OnTokens, TokenRouting, token_outputs
 from mimdit.training.ema import ExponentialMovingAverage
 from mimdit.training.losses import estimate_loss, flow_error, harm_loss, identify_loss, log_error
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
@@ -76,7 +78,7 @@ class Restorer(PushToHub, L.LightningModule):
         optimizer: Optimizer of everything that trains.
         scheduler: Learning-rate schedule, stepped every optimizer step.
         pretrained: Folder of `save_pretrained`, or the ``owner/name`` of one on the Hugging Face hub, whose conditioner weights, and
-            adapters if there are any, to start from; ``embedded`` or ``paper`` for those of the package; None for random weights.
+            adapters and experts if there are any, to start from; ``embedded`` or ``paper`` for those of the package; None for random ones.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
             embedding covers.
         overlap: Minimum overlap of tiles, in latent pixels.
@@ -170,20 +172,23 @@ class Restorer(PushToHub, L.LightningModule):
         reroute = self._window.reroute() if last and self.balance.active else ()
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses: dict[str, torch.Tensor] = {}
+        tokens: list[TokenRouting] = []
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(degraded, clean, conditioning, draws, degradation=batch["degradation"])
+            losses["flow"] = self.flow_weight * self.flow_loss(
+                degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
+            )
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
         if self.harm_weight:
             losses["harm"] = self.harm_weight * harm_loss(conditioning.estimate, degraded, clean)
         if self.identify_weight:
             losses["identify"] = self.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
-        losses |= self._routing_losses(conditioning, batch["degradation"], last)
+        losses |= self._routing_losses(conditioning, batch["degradation"], last) | expert_losses(self.backbone.moe, tokens)
         loss = reduce(torch.add, losses.values())
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
         self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=len(degraded))
-        return {"loss": loss, "routing": conditioning.routing.detach()}
+        return {"loss": loss, "routing": conditioning.routing.detach()} | token_outputs(tokens)
 
     def flow_loss(
         self,
@@ -193,6 +198,7 @@ class Restorer(PushToHub, L.LightningModule):
         draws: list[str],
         *,
         degradation: torch.Tensor | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> torch.Tensor:
         """Return the error of the predicted velocity on the path to the clean latents.
 
@@ -202,6 +208,7 @@ class Restorer(PushToHub, L.LightningModule):
             conditioning: The conditioner's output on ``degraded``.
             draws: Names of the images' draws; with the seed they determine noise, sigma and dropped prompts.
             degradation: Multi-hot degradations ``[B, A]``, needed for ``prompting: detected``.
+            on_tokens: As for `DiTBackbone.velocity`.
 
         Raises:
             ValueError: The latents exceed the backbone's position embedding.
@@ -222,7 +229,14 @@ class Restorer(PushToHub, L.LightningModule):
             assert degradation is not None, "prompting: detected needs the labels"
             prompts = self.backbone.prompts.mixed(degradation[: len(clean)])
         velocity = self.backbone.velocity(
-            latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=self.output_layer, prompts=prompts
+            latents,
+            sigma,
+            residuals,
+            dropped=dropped,
+            anchor=anchor,
+            output_layer=self.output_layer,
+            prompts=prompts,
+            on_tokens=on_tokens,
         )
         least = self.backbone.least_divisor(anchored=self.anchor != "none")
         error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
@@ -440,7 +454,7 @@ class Restorer(PushToHub, L.LightningModule):
         return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write a folder for `from_pretrained`: conditioner, settings, and the backbone or its adapters, if these trained.
+        """Write a folder for `from_pretrained`: conditioner, settings, and of the backbone what trained.
 
         Args:
             folder: Folder to write.

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import check_identity
+from mimdit.backbone.lora import save_lora
 from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.core.files import replace_when_whole
@@ -29,6 +30,9 @@ BACKBONE = "backbone"
 ADAPTERS = "lora"
 """Sub-folder of the backbone's adapters."""
 
+EXPERTS = "experts"
+"""Sub-folder of the experts inside a frozen transformer."""
+
 OUTPUT_LAYER = "output_layer.safetensors"
 """File of the restorer's own output layer, if it has an anchor."""
 
@@ -37,15 +41,17 @@ GATES = "gates.json"
 
 
 def write_weights(restorer: Restorer, folder: Path, dtype: torch.dtype) -> None:
-    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters, if these were trained."""
+    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters and experts, if these were trained."""
     restorer.conditioner.save_pretrained(folder)
     if restorer.output_layer is not None:
         with replace_when_whole(folder / OUTPUT_LAYER) as path:
             save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
     if restorer.backbone.trainable:
         restorer.backbone.save_pretrained(folder / BACKBONE, dtype=dtype)
-    elif restorer.backbone.lora is not None:
-        restorer.backbone.save_pretrained(folder / ADAPTERS)
+        return
+    restorer.backbone.save_experts(folder / EXPERTS)
+    if restorer.backbone.lora is not None:
+        save_lora(restorer.backbone.transformer, folder / ADAPTERS)
 
 
 def write_settings(restorer: Restorer, folder: Path) -> None:
@@ -69,7 +75,7 @@ class SavedParts:
     """Parts of a restorer that were read from a folder.
 
     Attributes:
-        backbone: The backbone, with the folder's adapters and ``sigma_min``.
+        backbone: The backbone, with the folder's adapters, experts and ``sigma_min``.
         conditioner: The conditioner with its weights.
         flow: Path and sampling.
         settings: Further arguments of `mimdit.Restorer`.
@@ -100,6 +106,8 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
     backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
     if (folder / ADAPTERS).is_dir():
         backbone.load_lora(folder / ADAPTERS)
+    if (folder / EXPERTS).is_dir():
+        backbone.load_experts(folder / EXPERTS)
     backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
     frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
     return SavedParts(backbone, MoEConditioner.from_pretrained(folder), flow, settings, frozen, gates)
@@ -142,13 +150,14 @@ def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> 
 
 
 def start_from(restorer: Restorer, folder: Path) -> None:
-    """Load the weights in ``folder`` to start training from: conditioner, adapters and output layer.
+    """Load the weights in ``folder`` to start training from: conditioner, adapters, experts and output layer.
 
     Raises:
         ValueError: The weights do not fit the restorer.
     """
     _load_conditioner(restorer.conditioner, folder)
     _load_adapters(restorer.backbone, folder)
+    _load_experts(restorer.backbone, folder)
     load_output_layer(restorer, folder)
 
 
@@ -169,3 +178,12 @@ def _load_adapters(backbone: DiTBackbone, folder: Path) -> None:
         backbone.load_lora(adapters)
     elif adapters.is_dir():
         raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
+
+
+def _load_experts(backbone: DiTBackbone, folder: Path) -> None:
+    experts = folder / EXPERTS
+    if not experts.is_dir():
+        return
+    if backbone.moe is None:
+        raise ValueError(f"the conditioner in {folder} was trained with the experts in {experts}; give the backbone moe of their settings")
+    backbone.load_experts(experts)

@@ -71,7 +71,7 @@ class RoutingBalance(L.LightningModule):
         if degradation is None and self.weights["guide"]:
             raise ValueError("the guide loss compares routing with degradations: pass the batch's degradation, or set guide: 0")
         local = self._local_statistics(routing, degradation)
-        world = _global_mean(local)
+        world = global_mean(local)
         losses = {}
         if self.weights["balance"]:
             losses["balance"] = switch_loss(world["load"], local["importance_MGE"], routing.mask_GE)
@@ -177,7 +177,7 @@ def straight_through(local: torch.Tensor, world: torch.Tensor) -> torch.Tensor:
     return local + (world - local).detach()
 
 
-def _global_mean(local: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def global_mean(local: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the mean of each statistic over ranks, in one stacked all-reduce without gradient."""
     flat = torch.cat([value.detach().float().flatten() for value in local.values()])
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
