@@ -226,6 +226,8 @@ def peak_mib(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _resident_growth(run: Callable[[], None], send) -> None:
+    # The parent's pool of threads is invalid here; replaced now, or two threads of the backward pass may replace it at once.
+    torch.set_num_threads(torch.get_num_threads())
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _resident_mib("VmRSS")
     run()

@@ -154,7 +154,7 @@ class NonFiniteGuard(L.Callback):
 
 @dataclass(frozen=True)
 class _Step:
-    """What a report says of an optimizer step.
+    """Record of an optimizer step, for reports.
 
     Attributes:
         number: Optimizer steps before it.

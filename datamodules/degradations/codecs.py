@@ -7,7 +7,6 @@ Not in the paper, which leaves compression beyond JPEG to future work; after MoE
 from __future__ import annotations
 
 import importlib.util
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,9 +14,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import features
 
 from datamodules.degradations.formula import Formula
+from datamodules.degradations.jpeg import encode
 from datamodules.images.formats import has_heif, has_jxl
 
 
@@ -29,7 +29,7 @@ class Codec:
         best: Quality at severity 0.
         worst: Quality at severity 1; between the two it is linear in the severity, or a geometric series.
         scale: Meaning of the quality.
-        apply: Function of pixels ``[H, W, 3]``, uint8, and a quality, that encodes and decodes them.
+        apply: Function of a float32 image ``[H, W, 3]`` in 0..1 and a quality, that encodes and decodes it.
         installed: Function that returns true if the encoder is there.
         remedy: Words that say how to install it.
         geometric: If true, qualities are a geometric series.
@@ -50,32 +50,30 @@ class Codec:
         return round(self.best + (self.worst - self.best) * severity)
 
 
-def _by_pillow(pixels: np.ndarray, quality: int, kind: str, **options: Any) -> np.ndarray:
-    file = io.BytesIO()
-    if kind == "JPEG2000":
-        options["quality_layers"] = [quality]
-    else:
-        options["quality"] = quality
-    Image.fromarray(pixels).save(file, kind, **options)
-    file.seek(0)
-    return np.asarray(Image.open(file).convert("RGB"))
+def _by_pillow(image: np.ndarray, quality: int, kind: str) -> np.ndarray:
+    return encode(image, kind, quality=quality)
 
 
-def _by_video(pixels: np.ndarray, quality: int, encoder: str, **options: str) -> np.ndarray:
+def _by_jpeg2000(image: np.ndarray, ratio: int) -> np.ndarray:
+    return encode(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
+
+
+def _by_video(image: np.ndarray, quality: int, encoder: str, **options: str) -> np.ndarray:
     """Encode one intra frame with 4:2:0 chroma; its sides are made even, and at least 32, by repeating the last pixels."""
     import av
 
-    height, width = pixels.shape[:2]
+    height, width = image.shape[:2]
     down, right = (max(32, side + side % 2) - side for side in (height, width))
+    pixels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     padded = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
-    encode: Any = av.CodecContext.create(encoder, "w")
-    encode.width, encode.height, encode.pix_fmt, encode.time_base = padded.shape[1], padded.shape[0], "yuv420p", Fraction(1)
-    encode.options = {"crf": str(quality), "threads": "1"} | options
-    decode: Any = av.CodecContext.create({"libx264": "h264", "libx265": "hevc"}[encoder], "r")
-    packets = [*encode.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")), *encode.encode(None), None]
-    (frame,) = (frame for packet in packets for frame in decode.decode(packet))
+    writer: Any = av.CodecContext.create(encoder, "w")
+    writer.width, writer.height, writer.pix_fmt, writer.time_base = padded.shape[1], padded.shape[0], "yuv420p", Fraction(1)
+    writer.options = {"crf": str(quality), "threads": "1"} | options
+    reader: Any = av.CodecContext.create({"libx264": "h264", "libx265": "hevc"}[encoder], "r")
+    packets = [*writer.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")), *writer.encode(None), None]
+    (frame,) = (frame for packet in packets for frame in reader.decode(packet))
     decoded = frame.to_ndarray(format="rgb24")
-    return decoded[:height, :width]
+    return decoded[:height, :width].astype(np.float32) / np.float32(255.0)
 
 
 def _has_av() -> bool:
@@ -92,11 +90,11 @@ _PILLOW, _AV = "a Pillow with this encoder, as its wheels have", "PyAV; pip inst
 
 CODECS: dict[str, Codec] = {
     "jpeg": Codec(90, 10, _QUALITY, partial(_by_pillow, kind="JPEG"), partial(_pillow_has, "jpg"), _PILLOW, geometric=True),
-    "webp": Codec(90, 0, _QUALITY, partial(_by_pillow, kind="WEBP", method=2), partial(_pillow_has, "webp"), _PILLOW),
-    "avif": Codec(75, 5, _QUALITY, partial(_by_pillow, kind="AVIF", speed=8, max_threads=1), partial(_pillow_has, "avif"), _PILLOW),
+    "webp": Codec(90, 0, _QUALITY, partial(_by_pillow, kind="WEBP"), partial(_pillow_has, "webp"), _PILLOW),
+    "avif": Codec(75, 5, _QUALITY, partial(_by_pillow, kind="AVIF"), partial(_pillow_has, "avif"), _PILLOW),
     "heic": Codec(75, 5, _QUALITY, partial(_by_pillow, kind="HEIF"), has_heif, "pillow-heif; pip install 'mimdit[heic]'"),
     "jpeg2000": Codec(
-        5, 80, "compression ratio; higher is worse", partial(_by_pillow, kind="JPEG2000", quality_mode="rates", irreversible=True),
+        5, 80, "compression ratio; higher is worse", _by_jpeg2000,
         partial(_pillow_has, "jpg_2000"), _PILLOW, geometric=True,
     ),
     "jxl": Codec(85, 8, _QUALITY, partial(_by_pillow, kind="JXL"), has_jxl, "pillow-jxl-plugin; pip install 'mimdit[jxl]'"),
@@ -126,8 +124,7 @@ def compress_by(image: np.ndarray, codec: str, quality: int) -> np.ndarray:
         ValueError: The codec is unknown, or its encoder is not installed.
     """
     require_codecs([codec])
-    pixels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return CODECS[codec].apply(np.ascontiguousarray(pixels), quality).astype(np.float32) / np.float32(255.0)
+    return CODECS[codec].apply(image, quality)
 
 
 def _formula(image: np.ndarray, severity: float, rng: np.random.Generator, codec: str) -> np.ndarray:

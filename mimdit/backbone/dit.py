@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from diffusers import ModelMixin
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone import flux, inner_experts, pixart, sd3
+from mimdit.backbone import inner_experts
+from mimdit.backbone.checks import check_int8, check_training, checked_guidance, refuse_unconditional
 from mimdit.backbone.codec import Codec, PixelCodec
+from mimdit.backbone.families import KINDS, family_of, make_transformer
 from mimdit.backbone.family import Family, blocks_of
 from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.inner_experts import InnerExperts, expert_losses, is_expert, watched_tokens
@@ -35,12 +35,6 @@ from mimdit.routing.token_routing import OnTokens, TokenRouting, token_outputs
 from mimdit.training.losses import check_flow_loss, flow_error
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_BACKBONE
-
-FAMILIES: tuple[Family[Any], ...] = (sd3, pixart, flux)
-"""The supported families; a checkpoint's ``_class_name`` selects one."""
-
-KINDS = tuple(family.KIND for family in FAMILIES)
-DTYPES = ("float32", "bfloat16")
 
 
 class DiTBackbone(L.LightningModule):
@@ -112,11 +106,11 @@ class DiTBackbone(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_training(trainable, lora, dtype, prompt_dropout)
+        check_training(trainable, lora, dtype, prompt_dropout)
         if pretrained is None:
             if variant is not None or revision is not None:
                 raise ValueError("variant and revision choose among pretrained weights, but pretrained is null; set it, or leave them out")
-            self.transformer = _make_transformer(architecture or {})
+            self.transformer = make_transformer(architecture or {})
         else:
             place = EMBEDDED_BACKBONE if pretrained == "embedded" else pretrained
             self.transformer = load_pretrained(KINDS, place, "transformer", variant=variant, revision=revision, dtype=getattr(torch, dtype))
@@ -134,7 +128,7 @@ class DiTBackbone(L.LightningModule):
             )
         self.classifier_free, self.embedded_guidance = geometry.classifier_free, geometry.guidance
         if embedded_guidance is not None:
-            self.embedded_guidance = _checked_guidance(embedded_guidance, self.transformer, geometry.guidance)
+            self.embedded_guidance = checked_guidance(embedded_guidance, self.transformer, geometry.guidance)
         self.prompts = PromptEmbeddings(geometry.text_width, geometry.pooled_width, prompt, prompt_text, unconditional_text)
         if prompt_dropout > 0:
             self.require_unconditional(f"prompt_dropout={prompt_dropout}", prompting=self.prompts.reads_text)
@@ -144,7 +138,7 @@ class DiTBackbone(L.LightningModule):
         self.latent_channels, self.token_patch = geometry.latent_channels, geometry.token_patch
         self.token_dim, self.num_layers, self.max_size = geometry.token_dim, geometry.num_layers, geometry.max_size
         if is_int8(self.transformer):
-            _check_int8(trainable, lora, moe)
+            check_int8(trainable, lora, moe)
         elif dtype == "bfloat16":
             self.transformer.bfloat16()
         self.family.prepare(self.transformer)
@@ -161,7 +155,7 @@ class DiTBackbone(L.LightningModule):
     @property
     def family(self) -> Family[Any]:
         """Family of the transformer."""
-        return next(family for family in FAMILIES if isinstance(self.transformer, family.KIND))
+        return family_of(self.transformer)
 
     def encode(self, images: torch.Tensor, draws: list[str] | None = None) -> torch.Tensor:
         """Encode images ``[B, 3, H, W]`` in 0..1 as latents ``[B, C, h, w]``, fp32; ``draws`` as in the codec's ``encode``."""
@@ -234,15 +228,9 @@ class DiTBackbone(L.LightningModule):
             why: The option and its value.
             prompting: If true, prompts are chosen by degradation or text, as in `PromptEmbeddings.require_unconditional`.
         """
-        if self.classifier_free:
-            self.prompts.require_unconditional(why, prompting=prompting)
-            return
-        kind = type(self.transformer).__name__
-        if self.embedded_guidance is None:
-            remedy = "these weights take none (guidance_embeds is false in their config): leave the option at its default"
-        else:
-            remedy = f"leave the option at its default and set embedded_guidance of the backbone, now {self.embedded_guidance:g}"
-        raise ValueError(f"{why} is classifier-free guidance, but the guidance of {kind} is embedded: {remedy}")
+        if not self.classifier_free:
+            refuse_unconditional(why, self.transformer, self.embedded_guidance)
+        self.prompts.require_unconditional(why, prompting=prompting)
 
     @property
     def prediction(self) -> str:
@@ -432,47 +420,3 @@ class DiTBackbone(L.LightningModule):
             transformer.save_pretrained(folder, safe_serialization=True)
         for weights in Path(folder).glob("*.safetensors"):
             give_usual_permissions(weights)
-
-
-def _check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropout: float) -> None:
-    if trainable and lora is not None:
-        raise ValueError("trainable: true trains every weight of the backbone, and lora adapters instead of them; choose one of the two")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is unknown; choose {' or '.join(DTYPES)}")
-    if trainable and dtype != "float32":
-        raise ValueError(f"dtype: {dtype} is for weights that stay frozen; with trainable: true use float32")
-    if not 0 <= prompt_dropout <= 1:
-        raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]")
-
-
-def _checked_guidance(given: float, transformer: ModelMixin, default: float | None) -> float:
-    if default is None:
-        raise ValueError(
-            f"embedded_guidance={given} is for a transformer with guidance_embeds, such as FLUX.1 [dev], and this "
-            f"{type(transformer).__name__} has none; leave it out"
-        )
-    if not 0 <= given < float("inf"):
-        raise ValueError(f"embedded_guidance={given} must be a number of at least 0; the default is {default}")
-    return given
-
-
-def _check_int8(trainable: bool, lora: LoRA | None, moe: InnerExperts | None) -> None:
-    if trainable or lora is not None or moe is not None:
-        raise ValueError("an int8 transformer is for inference, not for training; train the one it was quantized from")
-
-
-def _make_transformer(architecture: dict) -> ModelMixin:
-    """Return a transformer with random weights."""
-    kinds = {kind.__name__: kind for kind in KINDS}
-    name = architecture.get("_class_name", sd3.KIND.__name__)
-    if name not in kinds:
-        raise ValueError(f"architecture: _class_name {name!r} is of no supported family; choose one of {', '.join(kinds)}")
-    arguments = {key: value for key, value in architecture.items() if not key.startswith("_")}
-    prediction = arguments.pop("prediction_type", "velocity")  # in a config.json, but no argument of diffusers' class
-    known = inspect.signature(kinds[name].__init__).parameters
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
-        raise ValueError(f"architecture: {name} does not take {', '.join(unknown)}; it takes {', '.join([*known][1:])}")
-    transformer = kinds[name](**arguments)
-    set_prediction(transformer, prediction)
-    return transformer

@@ -48,7 +48,7 @@ def blocks_of(transformer: ModelMixin) -> list[nn.Module]:
 class Family(Protocol[Transformer]):
     """Module with these names, whose functions have no ``self``, such as `mimdit.backbone.sd3`.
 
-    `mimdit.backbone.dit.FAMILIES` lists the families.
+    `mimdit.backbone.families.FAMILIES` lists the families.
     """
 
     @property

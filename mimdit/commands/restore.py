@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.progress_display import ProgressDisplay
+from mimdit.commands.prompting import asked_for
 from mimdit.commands.shots import Shots
 from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.files import replace_when_whole
@@ -44,9 +44,8 @@ from mimdit.restorer.blending import FEATHER, brightness, check_amount, feathere
 from mimdit.restorer.identification import as_text, probabilities_of
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
-from mimdit.restorer.prompting import follow
 from mimdit.restorer.restorer import Restorer
-from mimdit.restorer.sampling import SamplingSettings, parse_only
+from mimdit.restorer.sampling import SamplingSettings
 from mimdit.restorer.steering import parse_steer
 from mimdit.training.devices import emulates_bfloat16
 from mimdit.weights import NAMED
@@ -195,7 +194,7 @@ def restore(
     frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
-    asked = _prompted(restorer, only, prompting, prompt, text_encoders)
+    asked = asked_for(restorer, only, prompting, prompt, text_encoders)
     if sequence and asked.get("only") is not None:
         raise ValueError(f"only={','.join(asked['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
     settings = restorer.sampling_settings(
@@ -217,30 +216,6 @@ def restore(
         print(EMBEDDED_NOTICE, file=sys.stderr)
     if failed:
         sys.exit(1)
-
-
-def _prompted(restorer: Restorer, only: str | None, prompting: str | None, prompt: str | None, text_encoders: str | None) -> dict[str, Any]:
-    """Return the sampling options for what is to be removed and what the DiT is told; say how a prompt is followed."""
-    if prompt is None:
-        if text_encoders is not None:
-            raise ValueError(f"text_encoders={text_encoders} encode a prompt; give one, or leave them out")
-        return {"only": None if only is None else parse_only(only), "prompting": prompting}
-    if prompting not in (None, "given"):
-        raise ValueError(f"prompting={prompting} takes no prompt; leave one of them out")
-    options, said = follow(restorer, prompt, None if text_encoders is None else partial(_encode, restorer, text_encoders))
-    if only is not None and "only" in options:
-        raise ValueError(f"only={only} and prompt={prompt!r} both choose the degradations to remove; {said}; give one of them")
-    print(said, file=sys.stderr)
-    return options if only is None else options | {"only": parse_only(only)}
-
-
-def _encode(restorer: Restorer, pipeline: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the embeddings ``[T, D]`` and ``[D']`` of a text, encoded as the backbone's cached texts were."""
-    from mimdit.backbone.text_encoders import embed_prompts, find_pipeline  # transformers takes seconds to import
-
-    encoding = restorer.backbone.prompts.encoding
-    tokens, pooled = embed_prompts([text], find_pipeline(pipeline, t5=encoding["t5"]), **encoding)
-    return tokens[0], pooled[0]
 
 
 def restore_all(

@@ -25,8 +25,9 @@ from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoECondi
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
-from mimdit.flow import FlowMatching, OnStep, draw_path
+from mimdit.flow import FlowMatching, OnStep
 from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
+from mimdit.restorer.flow_loss import flow_loss
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.prompting import check_trained
@@ -38,9 +39,9 @@ from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing, uniform_routing
-from mimdit.routing.token_routing import OnTokens, TokenRouting, token_outputs
+from mimdit.routing.token_routing import TokenRouting, token_outputs
 from mimdit.training.ema import ExponentialMovingAverage
-from mimdit.training.losses import estimate_loss, flow_error, harm_loss, identify_loss, log_error
+from mimdit.training.losses import estimate_loss, harm_loss, identify_loss
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER, NAMED
 
@@ -174,8 +175,8 @@ class Restorer(PushToHub, L.LightningModule):
         losses: dict[str, torch.Tensor] = {}
         tokens: list[TokenRouting] = []
         if self.flow_weight:
-            losses["flow"] = self.flow_weight * self.flow_loss(
-                degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
+            losses["flow"] = self.flow_weight * flow_loss(
+                self, degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
             )
         if self.estimate_weight:
             losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
@@ -190,60 +191,6 @@ class Restorer(PushToHub, L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=len(degraded))
         return {"loss": loss, "routing": conditioning.routing.detach()} | token_outputs(tokens)
 
-    def flow_loss(
-        self,
-        degraded: torch.Tensor,
-        clean: torch.Tensor,
-        conditioning: Conditioning,
-        draws: list[str],
-        *,
-        degradation: torch.Tensor | None = None,
-        on_tokens: OnTokens | None = None,
-    ) -> torch.Tensor:
-        """Return the error of the predicted velocity on the path to the clean latents.
-
-        Args:
-            degraded: Latents ``[B, C, h, w]`` of the degraded images.
-            clean: Latents of the clean images.
-            conditioning: The conditioner's output on ``degraded``.
-            draws: Names of the images' draws; with the seed they determine noise, sigma and dropped prompts.
-            degradation: Multi-hot degradations ``[B, A]``, needed for ``prompting: detected``.
-            on_tokens: As for `DiTBackbone.velocity`.
-
-        Raises:
-            ValueError: The latents exceed the backbone's position embedding.
-        """
-        count = self.flow_images
-        if count is not None:
-            degraded, clean, draws, conditioning = degraded[:count], clean[:count], draws[:count], conditioning.first(count)
-        if max(clean.shape[2:]) > self.backbone.max_size:
-            size = "x".join(map(str, clean.shape[2:]))
-            limit = f"{self.backbone.max_size}, the largest side that the backbone's positions reach"
-            raise ValueError(f"crops of {size} latent pixels exceed {limit}; train on smaller crops")
-        noise, sigma = draw_path(self.flow, clean, draws, self.seed)
-        latents, target = self.flow.interpolate(clean, noise, sigma, conditioning.estimate)
-        residuals = self.conditioner.timestep_scale(conditioning.residuals, sigma)
-        dropped, anchor = self.backbone.drop_prompts(draws, self.seed), self.anchor_of(degraded, conditioning)
-        prompts = None
-        if self.prompting == "detected":
-            assert degradation is not None, "prompting: detected needs the labels"
-            prompts = self.backbone.prompts.mixed(degradation[: len(clean)])
-        velocity = self.backbone.velocity(
-            latents,
-            sigma,
-            residuals,
-            dropped=dropped,
-            anchor=anchor,
-            output_layer=self.output_layer,
-            prompts=prompts,
-            on_tokens=on_tokens,
-        )
-        least = self.backbone.least_divisor(anchored=self.anchor != "none")
-        error = flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=least)
-        if self.flow_norm == "psnr":
-            return log_error(error)
-        return error.mean() if self.flow_norm == "mse" else (error + 1e-6).sqrt().mean()
-
     def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
         """Return the weighted routing losses of the accumulation window on its last micro-batch, and none before."""
         if not self.balance.active:
@@ -251,9 +198,8 @@ class Restorer(PushToHub, L.LightningModule):
         if not last:
             self._window.add(conditioning, degradation)
             return {}
-        return self._window.losses(
-            self.balance, conditioning, degradation, 1 if self._trainer is None else self.trainer.accumulate_grad_batches
-        )
+        size = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        return self._window.losses(self.balance, conditioning, degradation, size)
 
     def sampling_settings(self, settings: SamplingSettings | None = None, **overrides: Any) -> SamplingSettings:
         """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
@@ -325,12 +271,8 @@ class Restorer(PushToHub, L.LightningModule):
         if settings.only is not None:
             if routing is not None or decisions is not None:
                 raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
-            options: dict[str, Any] = {"use_residuals": use_residuals, "on_step": on_step}
-            seen: list[Decisions] = []
-            restored = restore_only(self, images, settings, progress=progress, on_decisions=seen.append, **options)
-            explain(seen[0].routing)
-            on_decisions(seen[0])
-            return restored
+            told: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
+            return restore_only(self, images, settings, **told, use_residuals=use_residuals, on_step=on_step)
         restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
         explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)

@@ -27,6 +27,7 @@ from mimdit.core.canvas import canvas, in_rows
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.routing.router import outside_autocast
+from mimdit.routing.routing import Routing
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -73,6 +74,7 @@ def restore_only(
     settings: SamplingSettings,
     *,
     progress: Progress = ignore,
+    explain: Callable[[Routing], None] = ignore,
     on_decisions: Callable[[Decisions], None] = ignore,
     **options: Any,
 ) -> torch.Tensor:
@@ -83,7 +85,8 @@ def restore_only(
         images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
         settings: Settings with ``only``.
         progress: As for `Restorer.restore`.
-        on_decisions: Called with the decisions for the images as they are.
+        explain: Called at the end with the routing for the images as they are.
+        on_decisions: Called at the end with the decisions for them.
         **options: Arguments of `mimdit.restorer.inference.Restoration.sample`.
 
     Returns:
@@ -96,21 +99,19 @@ def restore_only(
     stages = 0.4 if toned else 1.0
 
     whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(stages * fraction))
-    on_decisions(whole.conditioning.decisions)
+    decisions = whole.conditioning.decisions
     weights = share(_probabilities(whole), only, fine).to(images.device)
     restored = whole.sample(**options).to(images.device)
     del whole
     result = _plus_fine(images, restored, weights)
-    if not toned:
-        return result
-
-    cleaned = _plus_fine(images, restored, torch.ones_like(weights))
-    best: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-    for index in range(len(images)):
-        best.append(_tone_change(restorer, cleaned[index : index + 1], settings, only, options))
-        progress((1 - stages) / len(images))
-    for index, (scale, change, weight) in enumerate(best):
-        _add_tone(result[index : index + 1], change, weight, scale)
+    if toned:
+        cleaned = _plus_fine(images, restored, torch.ones_like(weights))
+        for index in range(len(images)):
+            scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
+            _add_tone(result[index : index + 1], change, weight, scale)
+            progress((1 - stages) / len(images))
+    explain(decisions.routing)
+    on_decisions(decisions)
     return result
 
 

@@ -1,4 +1,7 @@
-"""A training run on the simulated GPU with a cluster's callbacks: what its steps make the host wait for."""
+"""A training run on the simulated GPU with a cluster's callbacks but for MFU: what its steps make the host wait for.
+
+MFU counts FLOPs once, before the first step, on a copy that shapes do not allow.
+"""
 
 import json
 import tempfile
