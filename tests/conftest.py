@@ -1,9 +1,11 @@
 """Where CI=true or MIMDIT_NO_SKIPS=1 is set, a skipped test fails unless allowed_skips.txt names it with a reason.
 
-Tests marked `cuda` are skipped on machines without a CUDA device.
+Tests marked `cuda` are skipped on machines without a CUDA device. Every test begins with the same seed.
 """
 
 import os
+import random
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -40,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Seed each test, so that its result depends neither on chance nor on the tests before it in its process."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

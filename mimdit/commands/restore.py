@@ -117,6 +117,7 @@ def restore(
     guidance: float | None = None,
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
+    caution: float | None = None,
     steer: str | None = None,
     only: str | None = None,
     prompting: Literal["none", "detected", "given"] | None = None,
@@ -157,6 +158,8 @@ def restore(
         guidance: Strength of the prompt; 1 is the prompt itself.
         seed: Seed of the noise, which is drawn for the whole image.
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
+        caution: Probability, 0 to 1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none at
+            half of it. 0 corrects everything in full.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
         only: Degradations to remove, separated by commas, such as haze or haze,rain, from blur, noise, jpeg, haze, rain, raindrop and
@@ -198,7 +201,7 @@ def restore(
     if sequence and asked.get("only") is not None:
         raise ValueError(f"only={','.join(asked['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
     settings = restorer.sampling_settings(
-        steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
+        steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color, caution=caution,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
         **asked,
     )  # fmt: skip

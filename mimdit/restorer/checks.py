@@ -5,6 +5,7 @@ from __future__ import annotations
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.flow import FlowMatching
+from mimdit.restorer.caution import check_caution
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.training.losses import check_flow_loss
 
@@ -101,12 +102,26 @@ def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float])
             )
 
 
+def check_cautious(caution: float, conditioner: MoEConditioner) -> None:
+    """Check that the conditioner has the probabilities that ``caution`` needs.
+
+    Raises:
+        ValueError: ``caution`` is out of range, or above 0 without an identification head.
+    """
+    check_caution(caution)
+    if caution and conditioner.identification is None:
+        raise ValueError(
+            f"caution={caution} needs the probabilities of degradations, but the conditioner has identify: false; use caution: 0, or "
+            "weights trained with identify: true, such as the embedded ones"
+        )
+
+
 def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditioner: MoEConditioner) -> None:
     """Check that backbone and conditioner have what the settings of a restoration need.
 
     Raises:
-        ValueError: There is no estimate to start from, no unconditional prompt for guidance, no identification for ``only`` or for detected
-            prompts, or no texts by degradation for prompting.
+        ValueError: There is no estimate to start from, no unconditional prompt for guidance, no identification for ``only``, ``caution`` or
+            detected prompts, or no texts by degradation for prompting.
     """
     if settings.start == "estimate" and conditioner.estimate_head is None:
         raise ValueError("start 'estimate' needs a conditioner with estimate: true; use start: degraded or noise")
@@ -129,6 +144,7 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
         if settings.steps == 0:
             raise ValueError(f"prompt {settings.prompt!r} needs the DiT, which does not run with steps=0; give steps=1 or more")
         backbone.prompts.nearest(settings.prompt, 1)
+    check_cautious(settings.caution, conditioner)
     if settings.only is not None and conditioner.identification is None:
         raise ValueError(
             f"only {', '.join(settings.only)}: these weights cannot tell one degradation from another, as their conditioner has "

@@ -56,7 +56,8 @@ def identify(
         ValueError: The restorer has no identification head, or a setting is out of range.
     """
     check_identifies(restorer)
-    settings = replace(restorer.sampling_settings(settings, **overrides), steps=0, steer=None, only=None, prompting="none", prompt=None)
+    settings = restorer.sampling_settings(settings, **overrides)
+    settings = replace(settings, steps=0, steer=None, only=None, caution=0.0, prompting="none", prompt=None)
     logits = Restoration(restorer, images, settings, progress=progress).conditioning.identified
     assert logits is not None
     return torch.sigmoid(logits.float())

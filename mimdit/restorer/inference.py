@@ -13,6 +13,7 @@ from mimdit.conditioner.moe_conditioner import Conditioning, Decisions
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import OnStep
+from mimdit.restorer.caution import corrected_in_part, correction_amounts
 from mimdit.restorer.color import match_color
 from mimdit.restorer.prompting import prompts_for
 from mimdit.restorer.sampling import SamplingSettings
@@ -75,6 +76,15 @@ class Restoration:
             use_residuals: If false, without steering.
             on_step: See `mimdit.flow.FlowMatching.sample`.
         """
+        restored = self._sample(use_residuals, on_step)
+        identified = self.conditioning.identified
+        if self.settings.caution == 0:
+            return restored
+        assert identified is not None, "check_settings lets no restorer without identification pass"
+        return corrected_in_part(self.images, restored, correction_amounts(identified, self.settings.caution))
+
+    def _sample(self, use_residuals: bool, on_step: OnStep | None) -> torch.Tensor:
+        """Return the images restored in full."""
         settings, restorer, degraded = self.settings, self.restorer, self.degraded
         estimate = self.conditioning.estimate
         origin = degraded if settings.start == "degraded" else estimate

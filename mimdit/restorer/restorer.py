@@ -26,7 +26,16 @@ from mimdit.core.batch import Batch, draw_names
 from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep
-from mimdit.restorer.checks import check_harm, check_heads, check_losses, check_parts, check_routing_losses, check_settings, tile_of
+from mimdit.restorer.checks import (
+    check_cautious,
+    check_harm,
+    check_heads,
+    check_losses,
+    check_parts,
+    check_routing_losses,
+    check_settings,
+    tile_of,
+)
 from mimdit.restorer.flow_loss import flow_loss
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.model_card import write_model_card
@@ -68,6 +77,8 @@ class Restorer(PushToHub, L.LightningModule):
         prompting: Text that the DiT gets, in training and by default at inference: ``none``, the backbone's prompt for all images, or
             ``detected``, the mean of the degradations' texts in the backbone's ``prompt`` file: those of the labels in training, those
             identified, by probability, at inference. Not in the paper (compare AutoDIR, arXiv 2310.10123).
+        caution: Probability, in 0..1, that the most likely degradation of an image must have to be corrected in full, by default; see
+            `SamplingSettings`. Training does not depend on it. Not in the paper.
         identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
@@ -106,6 +117,7 @@ class Restorer(PushToHub, L.LightningModule):
         flow_norm: str = "mse",
         anchor: str = "none",
         prompting: str = "none",
+        caution: float = 0.0,
         identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
@@ -127,9 +139,10 @@ class Restorer(PushToHub, L.LightningModule):
         check_harm(harm_weight, estimate_weight)
         check_routing_losses(conditioner, balance.weights)
         check_trained(prompting, backbone.prompts)
+        check_cautious(caution, conditioner)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
         self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
-        self.anchor, self.prompting = anchor, prompting
+        self.anchor, self.prompting, self.caution = anchor, prompting, caution
         self.measured_gates: MeasuredGates | None = None
         self.output_layer = None if anchor == "none" else zero_output_layer(backbone.transformer)
         self.balance = balance
@@ -210,7 +223,7 @@ class Restorer(PushToHub, L.LightningModule):
         """
         if settings is None:
             own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
-            settings = SamplingSettings(**own, seed=self.seed, prompting=self.prompting)
+            settings = SamplingSettings(**own, seed=self.seed, prompting=self.prompting, caution=self.caution)
         if overrides.get("prompt") is not None and overrides.get("prompting") is None:
             overrides["prompting"] = "given"
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
@@ -388,7 +401,8 @@ class Restorer(PushToHub, L.LightningModule):
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
         """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings."""
-        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor, "prompting": self.prompting}
+        settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
+        settings |= {"prompting": self.prompting, "caution": self.caution}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
         if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())

@@ -9,6 +9,7 @@ import torch
 
 from mimdit.core.batch import ATOMS
 from mimdit.flow import check_sampling, num_evaluations
+from mimdit.restorer.caution import check_caution
 from mimdit.restorer.color import check_color
 from mimdit.restorer.steering import check_factors
 
@@ -30,6 +31,9 @@ class SamplingSettings:
         color: Color matching after sampling (`mimdit.restorer.color`): ``none``, ``wavelet`` or ``adain``. The reference is the estimate,
             or without one the degraded image. For samplers whose colors drift; haze and darkness are colors too, so matching the degraded
             image brings them back.
+        caution: Probability, in 0..1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none
+            at half of it (`mimdit.restorer.caution`). 0 corrects every image in full; other values need an identification head. Not used
+            with ``only``, which scales the correction by probability itself. Not in the paper.
         tile: Process a batch of more than tile² pixels in total in pieces of about that area; only the current piece is on the restorer's
             device. Equal to one piece up to rounding. None for one piece.
         steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see
@@ -52,6 +56,7 @@ class SamplingSettings:
     guidance: float
     seed: int
     color: str = "none"
+    caution: float = 0.0
     tile: int | None = None
     steer: Mapping[str, float] | None = None
     only: Sequence[str] | None = None
@@ -63,6 +68,7 @@ class SamplingSettings:
             steps=self.steps, start=self.start, sigma_start=self.sigma_start, sampler=self.sampler, guidance=self.guidance
         )  # fmt: skip
         check_color(self.color)
+        check_caution(self.caution)
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile={self.tile} must be at least 1; use null for one piece")
         check_factors(self.steer or {})

@@ -60,6 +60,7 @@ def write_settings(restorer: Restorer, folder: Path) -> None:
     settings = {"flow": vars(restorer.flow), "tile": restorer.tile, "overlap": restorer.overlap, "seed": restorer.seed}
     settings |= {"anchor": restorer.anchor} if anchored else {}
     settings |= {"prompting": restorer.prompting} if restorer.prompting != "none" else {}
+    settings |= {"caution": restorer.caution} if restorer.caution else {}
     if sigma_min := restorer.backbone.least_divisor(anchored=anchored):
         settings["sigma_min"] = sigma_min
     settings["frozen"] = restorer.backbone.frozen_identity

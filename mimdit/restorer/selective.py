@@ -94,7 +94,7 @@ def restore_only(
     """
     assert settings.only
     fine = tuple(atom for atom in ATOMS if atom not in TONE)
-    settings, only = replace(settings, only=None), settings.only
+    settings, only = replace(settings, only=None, caution=0.0), settings.only
     toned = any(atom in TONE for atom in only)
     stages = 0.4 if toned else 1.0
 

@@ -125,7 +125,7 @@ def run(fused: bool) -> list[list[str]]:
         trainer = L.Trainer(
             accelerator=SimulatedAccelerator(), strategy=SimulatedStrategy(torch.device(simulated_gpu.NAME, 0)), devices=1,
             precision="bf16-mixed", gradient_clip_val=1.0, log_every_n_steps=50, callbacks=watching, max_steps=STEPS,
-            logger=TensorBoardLogger(folder), enable_progress_bar=False, enable_model_summary=False,
+            logger=TensorBoardLogger(folder), enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         )  # fmt: skip
         module = make_restorer(partial(torch.optim.AdamW, fused=fused))
         module.log = lambda *args, **options: None  # Lightning copies what is logged in a way that shapes do not have

@@ -57,6 +57,6 @@ def test_lightning_reads_nothing_more_than_the_guard_does(tmp_path):
     ]  # fmt: skip
     with reads:
         train(make_restorer(partial(torch.optim.AdamW, fused=True)), of_rank(0, 1, 1, 6), callbacks=watching, enable_checkpointing=True,
-              logger=TensorBoardLogger(tmp_path), gradient_clip_val=1.0, log_every_n_steps=50)  # fmt: skip
+              logger=TensorBoardLogger(tmp_path), gradient_clip_val=1.0, log_every_n_steps=50, default_root_dir=folder)  # fmt: skip
     taken = [after - before for before, after in zip(reads.steps[1:], reads.steps[2:])]
     assert Counter(taken) == {1: 4}

@@ -162,6 +162,7 @@ def test_compiled_and_recomputed_under_ddp_its_gradients_are_the_mean_over_ranks
         assert_same(found[rank], expected)
 
 
+@pytest.mark.long  # compiles a minute
 def test_the_gradients_of_a_compiled_training_step_in_bf16_are_finite_and_those_of_an_eager_one():
     gradients_of = {}
     for compiled in (False, True):

@@ -80,7 +80,8 @@ def test_a_convolutional_feed_forward_is_two_filters_around_a_relu():
 
 
 def test_a_convolutional_feed_forward_sees_two_positions_far_and_no_further():
-    layer, x = ConvFeedForward(6), images().requires_grad_()
+    layer, x = ConvFeedForward(6, 4.0), images().requires_grad_()
+    randomize(layer, 0)  # each position around the middle has channels that pass the ReLU
     gradient = torch.autograd.grad(layer(x)[0, :, 4, 4].sum(), x)[0][0].abs().sum(0)
     reached = torch.zeros(8, 8, dtype=torch.bool)
     reached[2:7, 2:7] = True

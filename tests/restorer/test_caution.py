@@ -1,0 +1,80 @@
+"""Corrections no larger than the identification is sure of."""
+
+import pytest
+import torch
+
+from mimdit.core.batch import ATOMS
+from mimdit.restorer.caution import corrected_in_part, correction_amounts
+from mimdit.restorer.restorer import Restorer
+from tests.tiny_models import randomize, tiny_restorer
+
+
+def logit(probability: float) -> float:
+    return torch.tensor(probability, dtype=torch.float64).logit().item()
+
+
+def sure_of(probability: float, **options) -> Restorer:
+    """A restorer that gives one degradation of every image this probability, and the others less."""
+    restorer = tiny_restorer(conditioner={"identify": True}, flow={"start": "degraded", "sigma_start": 0.5}, **options)
+    randomize(restorer.conditioner, 3)
+    last = restorer.conditioner.identification.network[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, -12.0)
+    last.bias.data[ATOMS.index("haze")] = logit(probability)
+    return restorer.eval()
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.rand(*size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("caution", [0.2, 0.5, 1.0])
+def test_the_amount_grows_linearly_from_half_of_the_probability_to_all_of_it(caution):
+    shares = {0.0: 0.0, 0.5: 0.0, 0.625: 0.25, 0.75: 0.5, 0.99: 0.98}
+    identified = torch.full((len(shares), len(ATOMS)), -20.0)
+    for row, share in enumerate(shares):
+        identified[row, row] = logit(max(share * caution, 1e-9))
+    torch.testing.assert_close(correction_amounts(identified, caution), torch.tensor([*shares.values()]), rtol=0, atol=1e-5)
+
+
+def test_none_and_all_of_a_correction_are_the_two_images_to_the_bit():
+    before, after = images(3, 3, 20, 30), images(3, 3, 20, 30).flip(0)
+    result = corrected_in_part(before, after, torch.tensor([0.0, 1.0, 0.25]))
+    assert torch.equal(result[0], before[0]) and torch.equal(result[1], after[1])
+    torch.testing.assert_close(result[2], 0.75 * before[2] + 0.25 * after[2])
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.2, 0.0), (0.375, 0.5), (0.7, 1.0)])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_an_image_gets_the_share_of_its_likeliest_degradation(probability, share, tile):
+    restorer, given = sure_of(probability), images(1, 3, 48, 80)
+    full = restorer.restore(given, tile=tile)
+    result = restorer.restore(given, tile=tile, caution=0.5)
+    assert (full - given).abs().max() > 0.05
+    torch.testing.assert_close(result, given + share * (full - given))
+
+
+def test_a_restorer_carries_its_caution_into_folders_and_to_other_conditioners(tmp_path):
+    restorer, given = sure_of(0.375, caution=0.5), images(1, 3, 32, 32)
+    restored = restorer.restore(given)
+    assert not torch.equal(restored, restorer.restore(given, caution=0.0))
+    restorer.ema.restart()
+    restorer.save_pretrained(tmp_path)
+    again = Restorer.from_pretrained(tmp_path, backbone=restorer.backbone)
+    assert again.caution == 0.5 and torch.equal(again.restore(given), restored)
+    assert torch.equal(restorer.with_conditioner(restorer.conditioner).restore(given), restored)
+
+
+def test_with_only_the_probabilities_scale_the_correction_once():
+    given = images(1, 3, 32, 32)
+    cautious, bold = sure_of(0.3, caution=0.9), sure_of(0.3)
+    assert torch.equal(cautious.restore(given, only=["haze"]), bold.restore(given, only=["haze"]))
+
+
+def test_probabilities_that_are_not_there_and_values_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"caution=0.5 needs the probabilities .* identify: false; use caution: 0"):
+        tiny_restorer(caution=0.5)
+    with pytest.raises(ValueError, match=r"caution=0.5 needs the probabilities"):
+        tiny_restorer().sampling_settings(caution=0.5)
+    with pytest.raises(ValueError, match=r"caution=1.5 is outside 0..1; 0 corrects every image in full"):
+        sure_of(0.5).sampling_settings(caution=1.5)
