@@ -23,7 +23,7 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.long  # a step of 2.5 billion parameters
+@pytest.mark.long
 def test_a_training_step_of_sd35_medium(run):
     figures = run("sd35_step.py", "--tiny", "--peak-tflops", "2")
     rate = 2 / figures["seconds"]["step in a row"]
