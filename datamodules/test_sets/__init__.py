@@ -2,6 +2,7 @@
 
 from datamodules.test_sets.base import Benchmark, Contents, Entry, TestSet
 from datamodules.test_sets.layouts import CDD11, FoundIR, PairFolders, PolyU, Shards, SIDDBlocks, Unpaired
+from datamodules.test_sets.realir import RealIRBench
 from datamodules.test_sets.suites import InstructIR, MoCEIR, PromptIR
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PairFolders",
     "PolyU",
     "PromptIR",
+    "RealIRBench",
     "SIDDBlocks",
     "Shards",
     "TestSet",

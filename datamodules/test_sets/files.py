@@ -15,7 +15,7 @@ from datamodules.test_sets.base import Contents, Entry, Images
 _WORDS = {
     "blur": "gopro hide realblur blur blurry deblur deblurring motion",
     "noise": "noise noisy denoise denoising bsd68 cbsd68 kodak24 urban100 sidd polyu dnd",
-    "jpeg": "jpeg compressed",
+    "jpeg": "jpeg compressed compression",
     "haze": "haze hazy dehaze dehazing sots rtts urhi reside ots",
     "rain": "rain rainy derain deraining rain100l rain100h test100 test1200 test2800 rain13k",
     "raindrop": "raindrop raindrops",
@@ -23,6 +23,9 @@ _WORDS = {
     "snow": "snow snowy snow100k",
     "shadow": "shadowed",
     "inpainting": "uncompleted",
+    "moire": "moire moir demoire demoireing",
+    "flare": "flare deflare deflaring",
+    "reflection": "reflection reflections dereflection",
 }
 _OF_WORD = {word: name for name, words in _WORDS.items() for word in words.split()}
 

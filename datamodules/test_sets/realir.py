@@ -1,0 +1,120 @@
+"""RealIR-Bench (RealRestorer, arXiv 2603.25502): real photographs of nine degradations, without truths."""
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from datamodules.decoding import decode_image
+from datamodules.sources.layouts import visible_folders
+from datamodules.test_sets.base import Contents, Entry, Images, TestSet
+from datamodules.test_sets.files import degradations_of, images_by_stem, load_pair
+
+TABLES = (".parquet", ".arrow")
+
+PUBLISHED = 464
+"""Images of the published set."""
+
+
+class RealIRBench(TestSet):
+    """RealIR-Bench; its nine degradations are the groups.
+
+    Layouts: one folder of images for each degradation, or tables, ``*.parquet`` or ``*.arrow`` anywhere below the root, as the Hugging Face
+    hub has them, with a column of images and one that names their degradation. No-reference metrics score it. Its own scores, LPIPS between
+    input and output and a language model's judgement, are not computed here: keep the outputs with ``images: true`` of `callbacks.Scores`.
+
+    The columns of the published tables are not known here: they are found by what they hold.
+
+    Args:
+        root: The folder.
+        image_column: Column of images, each ``{bytes, path}``; null for the only one.
+        degradation_column: Column of the degradations' names; null for the only column of texts that all name one.
+        **options: As in `TestSet`.
+    """
+
+    def __init__(self, root: str, *, image_column: str | None = None, degradation_column: str | None = None, **options) -> None:
+        super().__init__(root, **options)
+        self.image_column, self.degradation_column = image_column, degradation_column
+
+    def find(self) -> Contents:
+        """List the images of tables, or else of folders.
+
+        Raises:
+            ValueError: There are neither, or the columns cannot be told.
+        """
+        tables = sorted(path for path in self.root.rglob("*") if path.suffix in TABLES)
+        contents = Contents()
+        for path in tables:
+            contents.entries += self._rows_of(path, len(contents.entries))
+        if tables:
+            return contents
+        for folder in visible_folders(self.root):
+            if named := degradations_of(folder.name):
+                for stem, paths in images_by_stem(folder).items():
+                    keys = [stem] if len(paths) == 1 else [stem + path.suffix for path in paths]
+                    contents.entries += [Entry(named[0], key, named, partial(load_pair, path, None)) for key, path in zip(keys, paths)]
+        if not contents.entries:
+            raise ValueError(
+                f"{self.root} holds no table ({', '.join(TABLES)}) and no folder of a degradation such as blur/ or rain/; give the folder above them"
+            )
+        return contents
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the settings, and the number of images where it differs from the published set's."""
+        count = len(self.contents.entries)
+        whole = self.groups is None and self.keys is None
+        return super().protocol() | ({"differs_from_published": f"{count} images, not {PUBLISHED}"} if whole and count != PUBLISHED else {})
+
+    def _rows_of(self, path: Path, first: int) -> list[Entry]:
+        """Return the images of a table; rows without a name are numbered from ``first``.
+
+        Raises:
+            ValueError: The columns cannot be told.
+        """
+        table = _read_table(path)
+        image = self.image_column or _only(path, "image_column", [field.name for field in table.schema if _holds_images(field)], table)
+        texts = {field.name: table[field.name].to_pylist() for field in table.schema if str(field.type) in ("string", "large_string")}
+        naming = [name for name, values in texts.items() if all(value is not None and degradations_of(value) for value in values)]
+        column = self.degradation_column or _only(path, "degradation_column", naming, table)
+        if missing := {image, column} - {*table.schema.names}:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(table.schema.names)}")
+        names = table[image].combine_chunks().field("path").to_pylist()
+        entries = []
+        for row, (value, name) in enumerate(zip(table[column].to_pylist(), names)):
+            degradations = degradations_of(str(value)) or (str(value),)
+            key = f"{first + row:04d}" if name is None else f"{first + row:04d}-{Path(name).stem}"
+            entries.append(Entry(degradations[0], key, degradations, partial(_load_row, path, image, row)))
+        return entries
+
+
+def _holds_images(field) -> bool:
+    """Return true for a column of structs ``{bytes, path}``, in which the Hugging Face hub keeps images."""
+    return str(field.type).startswith("struct<") and {"bytes", "path"} <= {child.name for child in field.type}
+
+
+def _only(path: Path, option: str, candidates: list[str], table) -> str:
+    if len(candidates) != 1:
+        found = ", ".join(candidates) or "none"
+        raise ValueError(
+            f"{path}: the column for {option} cannot be told ({found}); name it, {option}: one of {', '.join(table.schema.names)}"
+        )
+    return candidates[0]
+
+
+@lru_cache(maxsize=2)
+def _read_table(path: Path):
+    """Return a table, and keep it: every row is read."""
+    import pyarrow
+
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        return parquet.read_table(path)
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            return pyarrow.ipc.open_stream(source).read_all()
+        except pyarrow.ArrowInvalid:
+            return pyarrow.ipc.open_file(source).read_all()
+
+
+def _load_row(path: Path, column: str, row: int) -> Images:
+    return decode_image(_read_table(path)[column][row]["bytes"].as_py(), f"row {row} of {path}"), None
