@@ -54,7 +54,8 @@ class RealIRBench(TestSet):
                     contents.entries += [Entry(named[0], key, named, partial(load_pair, path, None)) for key, path in zip(keys, paths)]
         if not contents.entries:
             raise ValueError(
-                f"{self.root} holds no table ({', '.join(TABLES)}) and no folder of a degradation such as blur/ or rain/; give the folder above them"
+                f"{self.root} holds no table ({', '.join(TABLES)}) and no folder of a degradation such as blur/ or rain/; "
+                "give the folder above them"
             )
         return contents
 
