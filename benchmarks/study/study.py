@@ -34,7 +34,7 @@ FULL = "full"
 ROWS = (
     FULL, "no_intra_moe", "homogeneous_channel", "dense_dense", "sparse_sparse",
     "homogeneous_spatial", "homogeneous_swin", "homogeneous_se", "sparse_dense", "no_balance", "uniform_groups",
-    "prototype", "inner_experts",
+    "prototype", "inner_experts", "inner_dense",
 )  # fmt: skip
 """Rows: `FULL`, or the name of a file in configs/ablation."""
 

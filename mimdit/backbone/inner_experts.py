@@ -33,7 +33,7 @@ class InnerExperts:
 
     Args:
         every: Distance of the blocks with experts: 2 for blocks 1, 3, 5, … (from 0), 1 for all.
-        num_experts: Experts per feed-forward, at least 2.
+        num_experts: Experts per feed-forward. One, with ``top_k=1`` and ``granularity=1``, is a dense feed-forward of twice the width.
         top_k: Experts per token, from 1 to ``num_experts``.
         granularity: Divisor of the feed-forward's hidden width; each expert is this much narrower.
         balance: Weight of the Switch loss ``E * sum_i f_i P_i`` over the tokens of all ranks; see `mimdit.routing.token_routing`.
@@ -56,7 +56,7 @@ class InnerExperts:
 
     def __post_init__(self) -> None:
         """Check what does not depend on the transformer."""
-        for name, least in {"every": 1, "num_experts": 2, "top_k": 1, "granularity": 1}.items():
+        for name, least in {"every": 1, "num_experts": 1, "top_k": 1, "granularity": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"moe {name}={getattr(self, name)} must be at least {least}; leave moe out for no experts")
         if self.top_k > self.num_experts:

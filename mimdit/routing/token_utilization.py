@@ -68,7 +68,7 @@ class TokenUtilization:
     - ``load_SLE``: the same in each bin of sigma; NaN in a bin without tokens.
     - ``tokens_S``: tokens per bin.
     - ``max_violation_L``, ``max_violation_SL``: max load times E, minus 1; 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
-    - ``load_entropy_L``: H(load) / log E, 1 when balanced.
+    - ``load_entropy_L``: H(load) / log E, 1 when balanced; 0 with one expert.
     - ``unused_L``: number of experts with less than a tenth of the uniform load.
     - ``information_L``: normalized mutual information of bin and expert: 0 where experts do not depend on sigma, 1 where sigma decides.
     """
@@ -104,7 +104,7 @@ def token_utilization(counts: TokenCounts) -> TokenUtilization:
         tokens_S=tokens_S,
         max_violation_L=load_LE.amax(dim=-1) * num_experts - 1,
         max_violation_SL=load_SLE.amax(dim=-1) * num_experts - 1,
-        load_entropy_L=torch.special.entr(load_LE).sum(dim=-1) / torch.tensor(float(num_experts)).log(),
+        load_entropy_L=torch.special.entr(load_LE).sum(dim=-1) / torch.tensor(float(max(num_experts, 2))).log(),
         unused_L=(load_LE < DEAD_SHARE / num_experts).sum(dim=-1),
         information_L=normalized_mutual_information(hits_SLE[seen].transpose(0, 1), tokens_S[seen])[0],
     )

@@ -88,6 +88,18 @@ def test_outputs_and_gradients_are_those_of_a_loop_over_tokens(dispatch, num_exp
     assert num_experts < 32 or len(used) < num_experts  # the last case has experts without tokens, whose gradients are zero, not None
 
 
+def test_one_expert_of_the_whole_width_is_a_dense_feed_forward_of_twice_the_width():
+    feed_forward, hidden_states = learned(1, 1, 1, "loop"), torch.randn(2, 5, 16)
+    experts, (activation, _, project) = feed_forward.experts, feed_forward.net
+    wide = torch.nn.functional.gelu(
+        hidden_states @ torch.cat([activation.proj.weight, experts.weight_in_EHD[0]]).T
+        + torch.cat([activation.proj.bias, experts.bias_in_EH[0]]),
+        approximate="tanh",
+    )
+    expected = wide @ torch.cat([project.weight, experts.weight_out_EDH[0]], dim=1).T + project.bias
+    torch.testing.assert_close(feed_forward(hidden_states), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dispatch", ["loop", "grouped"])
 def test_under_autocast_the_experts_compute_in_bf16_and_the_router_in_fp32(dispatch):
     feed_forward, hidden_states = learned(8, 2, 2, dispatch), torch.randn(2, 7, 16)
@@ -151,7 +163,7 @@ def test_collected_logits_train_the_router_only():
     [
         ({"every": 0}, "moe every=0 must be at least 1"),
         ({"every": 4}, "moe every=4 reaches none of the transformer's 3 blocks; use 3 or less"),
-        ({"num_experts": 1}, "moe num_experts=1 must be at least 2"),
+        ({"num_experts": 0}, "moe num_experts=0 must be at least 1"),
         ({"top_k": 9}, "moe top_k=9 exceeds num_experts=8; lower it, or raise num_experts"),
         ({"granularity": 3}, "moe granularity=3 does not divide the feed-forward's hidden width 64"),
         ({"balance": -1}, "moe balance=-1 is negative; use 0 to switch the loss off"),
