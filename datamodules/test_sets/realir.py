@@ -20,7 +20,7 @@ class RealIRBench(TestSet):
 
     Layouts: one folder of images for each degradation, or tables, ``*.parquet`` or ``*.arrow`` anywhere below the root, as the Hugging Face
     hub has them, with a column of images and one that names their degradation. No-reference metrics score it. Its own scores, LPIPS between
-    input and output and a language model's judgement, are not computed here: keep the outputs with ``images: true`` of `callbacks.Scores`.
+    input and output and a language model's judgment, are not computed here: keep the outputs with ``images: true`` of `callbacks.Scores`.
 
     The columns of the published tables are not known here: they are found by what they hold.
 

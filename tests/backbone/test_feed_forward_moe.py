@@ -91,11 +91,9 @@ def test_outputs_and_gradients_are_those_of_a_loop_over_tokens(dispatch, num_exp
 def test_one_expert_of_the_whole_width_is_a_dense_feed_forward_of_twice_the_width():
     feed_forward, hidden_states = learned(1, 1, 1, "loop"), torch.randn(2, 5, 16)
     experts, (activation, _, project) = feed_forward.experts, feed_forward.net
-    wide = torch.nn.functional.gelu(
-        hidden_states @ torch.cat([activation.proj.weight, experts.weight_in_EHD[0]]).T
-        + torch.cat([activation.proj.bias, experts.bias_in_EH[0]]),
-        approximate="tanh",
-    )
+    weight = torch.cat([activation.proj.weight, experts.weight_in_EHD[0]])
+    bias = torch.cat([activation.proj.bias, experts.bias_in_EH[0]])
+    wide = torch.nn.functional.gelu(hidden_states @ weight.T + bias, approximate="tanh")
     expected = wide @ torch.cat([project.weight, experts.weight_out_EDH[0]], dim=1).T + project.bias
     torch.testing.assert_close(feed_forward(hidden_states), expected, rtol=1e-4, atol=1e-5)
 
