@@ -107,7 +107,7 @@ class Training:
     def conditioner(self) -> None:
         """Run the conditioner forward and backward, with gradients like those of the losses."""
         with self.autocast:
-            conditioning = self.restorer.conditioner(self.batch["lq"], reroute=(None,))
+            conditioning = self.restorer.conditioner(self.batch["lq"], reroute=[])
         outputs = [*conditioning.residuals, *([] if conditioning.estimate is None else [conditioning.estimate])]
         sum(output.float().square().sum() for output in outputs).backward()
         self.optimizer.zero_grad()

@@ -52,7 +52,7 @@ def time_training(options: argparse.Namespace) -> tuple[float, Routing]:
     for _ in range(options.steps + 3):
         _synchronize()
         start = time.perf_counter()
-        conditioning = conditioner(clean * 0.5, reroute=(None,))
+        conditioning = conditioner(clean * 0.5, reroute=[])
         losses = balance(conditioning.rerouted)
         loss = estimate_loss(conditioning.estimate, clean) + sum(balance.weights[name] * value for name, value in losses.items())
         loss.backward()

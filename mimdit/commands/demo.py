@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from mimdit.commands.restore import device_named, tile_for_free_memory
+from mimdit.commands.restore import tile_for_free_memory
 from mimdit.conditioner.moe_conditioner import Decisions
+from mimdit.core.devices import device_named
 from mimdit.distributed.loading import load_restorer
 from mimdit.flow import STARTS
 from mimdit.plots.gate_chart import gate_chart

@@ -126,9 +126,7 @@ def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
     quantize_experts(restorer.conditioner)
     if dtype is not None:
         restorer.backbone.quantize(dtype)
-    quantized = restorer.with_conditioner(restorer.conditioner)
-    quantized.measured_gates = restorer.measured_gates
-    return quantized
+    return restorer.with_conditioner(restorer.conditioner)
 
 
 def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> tuple[Restorer, _Measurement]:

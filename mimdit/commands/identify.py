@@ -12,8 +12,9 @@ import torch
 
 from datamodules.images import UnreadableImageError, read_photo
 from datamodules.images.finding import list_images
-from mimdit.commands.restore import device_named, reason_of, tile_for_free_memory
+from mimdit.commands.restore import reason_of, tile_for_free_memory
 from mimdit.core.batch import ATOMS
+from mimdit.core.devices import device_named
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.restorer.identification import check_identifies, identify_pixels

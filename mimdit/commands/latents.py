@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from datamodules.latents.encode import close_when_done, encode_shards
 from datamodules.latents.plan import make_plan, settle
 from datamodules.shards import ShardStore, open_index
@@ -12,6 +10,7 @@ from datamodules.shards.latents import LatentRecord
 from mimdit.backbone.codec import VAECodec
 from mimdit.backbone.identity import identity
 from mimdit.commands.shards import describe
+from mimdit.core.devices import device_named
 
 
 def latents(
@@ -58,7 +57,7 @@ def latents(
         compute: Float type of the autoencoder, float32 or bfloat16.
         batch_size: Crops encoded at once, each two images.
         seed: Seed of the crops.
-        device: Device of the autoencoder, such as cuda:1; null is cuda if there is one, else cpu.
+        device: Device of the autoencoder, such as cuda:1; null is an accelerator if there is one, else cpu.
         workers: Processes that read and crop the images; 0 for this process.
         part: i/n writes only the i-th of n parts, for job arrays.
         overwrite: If true, remove other latents from dst.
@@ -71,7 +70,7 @@ def latents(
         raise ValueError(f"workers is {workers}; it must be at least 0.")
     if part is not None and overwrite:
         raise ValueError(f"overwrite=true with part={part} would remove the shards of other parts. Remove {dst} first instead.")
-    place, source = _device(device), open_index(src, ShardStore())
+    place, source = device_named(device or "auto"), open_index(src, ShardStore())
     codec = VAECodec(vae, variant=variant, revision=revision)
     how = {"crop": crop, "crops": crops, "flip": flip, "seed": seed, "dtype": dtype, "compute": compute, "batch_size": batch_size}
     record = LatentRecord(identity(codec), codec.channels, codec.downscale, **how, images=keep_images)
@@ -84,13 +83,3 @@ def latents(
         return
     index, rejected = closed
     print(describe(index), f"rejected pairs: {len(rejected)}" + (f", see {plan.folder / REJECTED_NAME}" if rejected else ""), sep="\n")
-
-
-def _device(name: str | None) -> torch.device:
-    """Return the device of that name, after checking that it exists."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); omit it, or give cpu or cuda:N") from error

@@ -37,6 +37,7 @@ from mimdit.commands.progress_display import ProgressDisplay
 from mimdit.commands.prompting import asked_for
 from mimdit.commands.shots import Shots
 from mimdit.conditioner.moe_conditioner import Decisions
+from mimdit.core.devices import device_named
 from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
@@ -305,21 +306,6 @@ def restore_one(
     with replace_when_whole(job.target) as path:
         path.write_bytes(encode_photo(photo, pixels, job.kind, quality=quality))
     return (*said, *photo.remarks, *lost_in(photo, job.kind))
-
-
-def device_named(name: str) -> torch.device:
-    """Return a device by its name, such as ``cuda:1``; ``auto`` is an accelerator where there is one, else the CPU.
-
-    Raises:
-        ValueError: The name is unknown.
-    """
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"device {name!r} is unknown; use cpu, cuda, cuda:1, mps or auto") from error
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
 
 
 def tile_for_free_memory(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, cast
 
@@ -78,10 +78,10 @@ class Conditioning:
         return Decisions(self.routing, self.tone, self.identified)
 
     def first(self, count: int) -> Conditioning:
-        """Return residuals, estimate and logits of the first ``count`` images; the routing still covers the whole batch."""
-        estimate = None if self.estimate is None else self.estimate[:count]
-        identified = None if self.identified is None else self.identified[:count]
-        return Conditioning([residual[:count] for residual in self.residuals], self.routing, estimate, self.rerouted, identified)
+        """Return the output for the first ``count`` images; ``routing`` and ``rerouted`` still cover the whole batch."""
+        per_image = {"estimate": self.estimate, "identified": self.identified, "tone": self.tone}
+        cut = {name: value if value is None else value[:count] for name, value in per_image.items()}
+        return replace(self, residuals=[residual[:count] for residual in self.residuals], **cut)
 
 
 class ParameterCounts(NamedTuple):
@@ -215,7 +215,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         latents: torch.Tensor,
         routing: Routing | None = None,
         *,
-        reroute: tuple[torch.Tensor | None, ...] = (),
+        reroute: Sequence[torch.Tensor] | None = None,
         gains_MG: torch.Tensor | None = None,
         decisions: Decisions | None = None,
     ) -> Conditioning:
@@ -224,9 +224,10 @@ class MoEConditioner(PushToHub, L.LightningModule):
         Args:
             latents: The degraded latents; h and w multiples of `multiple`.
             routing: Gates to use instead of the routers' decisions (tiles, steering, tests).
-            reroute: Router features ``[M, B', F]`` of earlier micro-batches. The routers are evaluated once more on those and on the
-                features of this batch, all detached. The resulting record, ``rerouted``, gives balance losses the gradient of the whole
-                accumulation window; the gradient stops at the router weights. Pass ``(None,)`` for the features of this batch only.
+            reroute: Router features ``[M, B', F]`` of earlier micro-batches, or an empty list for this batch only; None for no second
+                evaluation. The routers are evaluated once more on those and on the features of this batch, all detached. The resulting
+                record, ``rerouted``, gives balance losses the gradient of the whole accumulation window; the gradient stops at the router
+                weights.
             gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
             decisions: Decisions to use instead of those for these latents; ``routing`` comes before theirs.
 
@@ -249,7 +250,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         identified, tone = self.decide_for(latents, features, decisions)
         head, scales = self.estimate_head, self.scales(identified)
         estimate = None if head is None else head(latents, hidden_states, tone, scales=scales)
-        rerouted = self._reroute(torch.cat([f for f in (*reroute, decided.features_MBF) if f is not None], dim=1)) if reroute else None
+        rerouted = None if reroute is None else self._reroute(torch.cat([*reroute, decided.features_MBF], dim=1))
         return Conditioning(residuals, decided, estimate, rerouted, identified, tone)
 
     def overrides(self, routing: Routing | None, gains_MG: torch.Tensor | None) -> list[Overrides]:
@@ -366,6 +367,13 @@ class MoEConditioner(PushToHub, L.LightningModule):
 
 
 def _check_options(options: dict) -> None:
+    for name in ("dim", "patch_size", "token_patch", "num_experts", "inter_top_k"):
+        if options[name] < 1:
+            raise ValueError(f"{name}={options[name]} must be at least 1")
+    if int(options["dim"] * options["expansion"]) < 1:
+        raise ValueError("expansion={expansion} leaves no channel of dim={dim}; raise it to 1 / dim or more".format_map(options))
+    if options["tone_powers"] and not options["estimate"]:
+        raise ValueError("tone_powers={tone_powers} needs estimate: true; switch it on, or use tone_powers: []".format_map(options))
     num_blocks, most = options["num_blocks"], max(1, options["num_layers"] - 1)
     if options["token_patch"] % options["patch_size"]:
         raise ValueError("patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does".format_map(options))

@@ -18,6 +18,7 @@ from PIL import Image
 from mimdit.backbone.codec import PixelCodec
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.core.canvas import canvas
+from mimdit.core.devices import device_named
 from mimdit.core.files import replace_when_whole
 from mimdit.core.hub import HubOptions, PushToHub
 from mimdit.flow import OnStep
@@ -278,15 +279,7 @@ def _device(device_map: str) -> torch.device:
     Raises:
         ValueError: It names none, or one that is not there.
     """
-    there = torch.accelerator.current_accelerator(check_available=True)
-    if device_map == "balanced":
-        return there or torch.device("cpu")
     try:
-        device = torch.device(str(device_map))
-    except RuntimeError as error:
-        raise ValueError(f"device_map={device_map!r} is no device; give balanced, cpu, cuda, cuda:1 or mps") from error
-    count = 0 if there is None or device.type != there.type else torch.accelerator.device_count()
-    if device.type not in ("cpu", "meta") and (device.index or 0) >= count:
-        found = "none" if there is None else f"{torch.accelerator.device_count()} of {there.type}"
-        raise ValueError(f"device_map={device_map!r} is not there: this machine's accelerators are {found}; give balanced or cpu")
-    return device
+        return device_named("auto" if device_map == "balanced" else str(device_map))
+    except ValueError as error:
+        raise ValueError(f"device_map={device_map!r} cannot be used here; give balanced, cpu, or a device of this machine") from error

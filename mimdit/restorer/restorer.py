@@ -92,7 +92,7 @@ class Restorer(PushToHub, L.LightningModule):
         pretrained: Folder of `save_pretrained`, or the ``owner/name`` of one on the Hugging Face hub, whose conditioner weights, and
             adapters and experts if there are any, to start from; ``embedded`` or ``paper`` for those of the package; None for random ones.
         tile: Side in latent pixels above which the DiT works in overlapping tiles at inference; None for the largest that its position
-            embedding covers.
+            embedding covers. The ``tile`` of `restore` is another: it is in image pixels, and all work is done in such pieces.
         overlap: Minimum overlap of tiles, in latent pixels.
         seed: Seed of noise and sigma in training, and of noise at inference.
         test_ablations: If true, the test also restores every image without residuals and with uniform gates, at three times the cost.
@@ -183,7 +183,7 @@ class Restorer(PushToHub, L.LightningModule):
         draws = draw_names(batch, self.global_step)
         degraded, clean = self.backbone.encode_side(batch, "lq"), self.backbone.encode_side(batch, "gt", draws)
         last = ends_window(self._trainer, batch_idx)
-        reroute = self._window.reroute() if last and self.balance.active else ()
+        reroute = self._window.reroute() if last and self.balance.active else None
         conditioning = self.conditioner(degraded, reroute=reroute)
         losses: dict[str, torch.Tensor] = {}
         tokens: list[TokenRouting] = []
@@ -400,13 +400,18 @@ class Restorer(PushToHub, L.LightningModule):
         put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
-        """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings."""
+        """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings.
+
+        The measured gates stay only if the conditioner does: they are its own.
+        """
         settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
         settings |= {"prompting": self.prompting, "caution": self.caution}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
         if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
             other.ema.restart()
+        if conditioner is self.conditioner:
+            other.measured_gates = self.measured_gates
         return other.eval()
 
     def save_pretrained(self, folder: str | Path, *, average: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -18,9 +18,9 @@ class RoutingWindow:
     def __init__(self) -> None:
         self.earlier: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def reroute(self) -> tuple[torch.Tensor | None, ...]:
-        """Return ``reroute`` of `MoEConditioner.forward` for the last micro-batch: the earlier ones' features, and None for its own."""
-        return (*(features for features, _ in self.earlier), None)
+    def reroute(self) -> list[torch.Tensor]:
+        """Return ``reroute`` of `MoEConditioner.forward` for the last micro-batch: the features of the earlier ones."""
+        return [features for features, _ in self.earlier]
 
     def add(self, conditioning: Conditioning, degradation: torch.Tensor) -> None:
         """Remember a micro-batch that is not the last."""

@@ -20,6 +20,7 @@ from mimdit.evaluation.results import Results, write_results
 from mimdit.evaluation.summary import summarize
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
+from mimdit.weights import EMBEDDED_RESTORER
 from tests.tiny_models import randomize, tiny_backbone, tiny_batch, tiny_conditioner, tiny_restorer
 
 
@@ -103,6 +104,12 @@ def test_a_complete_folder_needs_nothing_else(tmp_path, dtype):
     assert torch.equal(restored, model.restore(images)) == (dtype == "float32")
     model.backbone.round_weights(torch.bfloat16)
     assert torch.equal(restored, model.restore(images)) == (dtype == "bfloat16")
+
+
+def test_a_folder_exported_again_keeps_its_measured_gates(tmp_path):
+    cli.main(["export", str(EMBEDDED_RESTORER), str(tmp_path / "again")])
+    again, embedded = (Restorer.from_pretrained(folder).measured_gates for folder in (tmp_path / "again", EMBEDDED_RESTORER))
+    assert again.as_json() == embedded.as_json()
 
 
 def test_a_folder_has_a_model_card_that_the_hub_reads_and_an_edited_one_stays(tmp_path, capsys):

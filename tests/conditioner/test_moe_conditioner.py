@@ -56,7 +56,7 @@ def test_a_given_routing_is_used_and_returned():
 def test_rerouting_decides_as_the_forward_did_and_stops_at_the_routers():
     conditioner = living(inter="sparse")
     earlier = conditioner(latents()).routing.features_MBF
-    said = conditioner(latents().flip(0), reroute=(earlier, None))
+    said = conditioner(latents().flip(0), reroute=[earlier])
     torch.testing.assert_close(said.rerouted.intra.logits[:, :, 3:], said.routing.intra.logits)
     torch.testing.assert_close(said.rerouted.inter.weights[:, :3], said.routing.inter.weights.flip(1))
     loss = said.rerouted.inter.logits.square().sum() + said.rerouted.intra.logits.square().sum()
@@ -131,6 +131,12 @@ def test_a_folder_that_lacks_a_file_is_named(tmp_path, missing):
         ({"confidence": True, "estimate": True}, ("confidence", "identify: true and estimate: true")),
         ({"tone_grid": -1}, ("tone_grid=-1", "use 0")),
         ({"tone_widths": [64, 0]}, ("tone_widths=[64, 0]", "leave it empty")),
+        ({"dim": 0}, ("dim=0", "at least 1")),
+        ({"patch_size": 0}, ("patch_size=0", "at least 1")),
+        ({"num_experts": 0}, ("num_experts=0", "at least 1")),
+        ({"inter": "sparse", "inter_top_k": 0}, ("inter_top_k=0", "at least 1")),
+        ({"expansion": 0.01}, ("expansion=0.01", "dim=8", "1 / dim")),
+        ({"tone_powers": [1.0]}, ("tone_powers=[1.0]", "estimate: true", "tone_powers: []")),
         ({"top_k": 4}, ("top_k=4 of 3", "1..3")),
         ({"top_k": 0}, ("top_k=0", "at least 1")),
         ({"hidden": 0}, ("hidden=0", "at least 1")),

@@ -28,7 +28,7 @@ def living(**options):
 @pytest.mark.parametrize("options", [{"inter": "sparse"}, {"inter": "uniform"}, {"intra": "dense"}, {"intra": "none"}, {"top_k": 1}])
 def test_every_ablation_reaches_each_trainable_router(options):
     conditioner = living(learn_temperature=True, **options)
-    said = conditioner(latents(), reroute=(None,))
+    said = conditioner(latents(), reroute=[])
     assert all(isinstance(router, PrototypeRouter) for block in conditioner.blocks for router in (block.inter_moe.router,))
     (said.rerouted.inter.logits.square().sum() + said.rerouted.intra.logits.square().sum()).backward()
     reached = {name for name, parameter in conditioner.named_parameters() if parameter.grad is not None}

@@ -30,7 +30,7 @@ def latents(height=16, width=32, batch=3):
 def answers(conditioner, inputs, routing=None, precision="fp32"):
     """All outputs, and the gradients of all weights that a loss of all outputs reaches."""
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        said = conditioner(inputs, routing, reroute=(None,))
+        said = conditioner(inputs, routing, reroute=[])
     loss = sum(residual.float().square().mean() for residual in said.residuals) + said.estimate.square().mean()
     loss = loss + said.identified.square().mean() + said.rerouted.intra.probs.square().sum() + said.rerouted.inter.probs[..., 0].sum()
     loss.backward()

@@ -330,9 +330,9 @@ def test_amount_and_mask_keep_what_they_should():
     [
         ({"variant": "fp16"}, "variant='fp16' does not exist: .* give torch_dtype"),
         ({"use_safetensors": False}, "use_safetensors=False cannot be met"),
-        ({"device_map": "sequential"}, "device_map='sequential' is no device; give balanced"),
-        ({"device_map": {"": "cpu"}}, "device_map={'': 'cpu'} is no device; give balanced"),
-        ({"device_map": "cuda:99"}, "device_map='cuda:99' is not there"),
+        ({"device_map": "sequential"}, "device_map='sequential' cannot be used here; give balanced"),
+        ({"device_map": {"": "cpu"}}, "device_map={'': 'cpu'} cannot be used here; give balanced"),
+        ({"device_map": "cuda:99"}, "device_map='cuda:99' cannot be used here"),
         ({"torch_dtype": "bfloat16"}, "torch_dtype='bfloat16' is no torch.dtype; give torch.float32"),
         ({"torch_dtype": torch.float32, "dtype": torch.float16}, "are two names for one option"),
         ({"low_cpu_mem_usage": True}, "has no option low_cpu_mem_usage; leave it out"),
