@@ -1,5 +1,7 @@
 """RealIR-Bench (RealRestorer, arXiv 2603.25502): real photographs of nine degradations, without truths."""
 
+import json
+from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ PUBLISHED = 464
 class RealIRBench(TestSet):
     """RealIR-Bench; its nine degradations are the groups.
 
-    Layouts: one folder of images for each degradation, or tables, ``*.parquet`` or ``*.arrow`` anywhere below the root, as the Hugging Face
-    hub has them, with a column of images and one that names their degradation. No-reference metrics score it. Its own scores, LPIPS between
-    input and output and a language model's judgment, are not computed here: keep the outputs with ``images: true`` of `callbacks.Scores`.
+    Layouts: one or more folders of images for each degradation, or tables, ``*.parquet`` or ``*.arrow`` anywhere below the root, as the
+    Hugging Face hub has them, with a column of images and one that names their degradation. No-reference metrics score it. Its own scores,
+    LPIPS between input and output and a language model's judgment, are not computed here: keep the outputs with ``images: true`` of
+    `callbacks.Scores`.
 
     The columns of the published tables are not known here: they are found by what they hold.
 
@@ -47,11 +50,13 @@ class RealIRBench(TestSet):
             contents.entries += self._rows_of(path, len(contents.entries))
         if tables:
             return contents
-        for folder in visible_folders(self.root):
-            if named := degradations_of(folder.name):
-                for stem, paths in images_by_stem(folder).items():
-                    keys = [stem] if len(paths) == 1 else [stem + path.suffix for path in paths]
-                    contents.entries += [Entry(named[0], key, named, partial(load_pair, path, None)) for key, path in zip(keys, paths)]
+        named = {folder: names for folder in visible_folders(self.root) if (names := degradations_of(folder.name))}
+        sharing = Counter(names[0] for names in named.values())
+        for folder, names in named.items():
+            prefix = f"{folder.name}/" if sharing[names[0]] > 1 else ""
+            for stem, paths in images_by_stem(folder).items():
+                keys = [stem] if len(paths) == 1 else [stem + path.suffix for path in paths]
+                contents.entries += [Entry(names[0], prefix + key, names, partial(load_pair, path, None)) for key, path in zip(keys, paths)]
         if not contents.entries:
             raise ValueError(
                 f"{self.root} holds no table ({', '.join(TABLES)}) and no folder of a degradation such as blur/ or rain/; "
@@ -69,19 +74,21 @@ class RealIRBench(TestSet):
         """Return the images of a table; rows without a name are numbered from ``first``.
 
         Raises:
-            ValueError: The columns cannot be told.
+            ValueError: The columns cannot be told, or hold something else.
         """
         table = _read_table(path)
         image = self.image_column or _only(path, "image_column", [field.name for field in table.schema if _holds_images(field)], table)
-        texts = {field.name: table[field.name].to_pylist() for field in table.schema if str(field.type) in ("string", "large_string")}
+        texts = {name: values for name in table.schema.names if (values := _texts(table, name)) is not None}
         naming = [name for name, values in texts.items() if all(value is not None and degradations_of(value) for value in values)]
         column = self.degradation_column or _only(path, "degradation_column", naming, table)
         if missing := {image, column} - {*table.schema.names}:
             raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(table.schema.names)}")
-        names = table[image].combine_chunks().field("path").to_pylist()
-        entries = []
-        for row, (value, name) in enumerate(zip(table[column].to_pylist(), names)):
-            degradations = degradations_of(str(value)) or (str(value),)
+        if not _holds_images(table.schema.field(image)):
+            raise ValueError(f"{path}: image_column={image} is {table.schema.field(image).type}; name one of images, {{bytes, path}}")
+        entries, names = [], table[image].combine_chunks().field("path").to_pylist()
+        for row, (value, name) in enumerate(zip(texts.get(column, [None] * len(names)), names)):
+            if not (degradations := degradations_of(value or "")):
+                raise ValueError(f"{path}, row {row}: degradation_column={column} names no degradation; name one of texts such as rain")
             key = f"{first + row:04d}" if name is None else f"{first + row:04d}-{Path(name).stem}"
             entries.append(Entry(degradations[0], key, degradations, partial(_load_row, path, image, row)))
         return entries
@@ -90,6 +97,22 @@ class RealIRBench(TestSet):
 def _holds_images(field) -> bool:
     """Return true for a column of structs ``{bytes, path}``, in which the Hugging Face hub keeps images."""
     return str(field.type).startswith("struct<") and {"bytes", "path"} <= {child.name for child in field.type}
+
+
+def _texts(table, name: str) -> list[str | None] | None:
+    """Return the values of a column of texts, or of labels whose names the table holds as the Hugging Face hub writes them; else None."""
+    import pyarrow
+
+    kind = table.schema.field(name).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        return table[name].to_pylist()
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    labels = features.get(name, {}).get("names") if isinstance(features.get(name), dict) else None
+    if labels is None:
+        return None
+    return [None if value is None or not 0 <= value < len(labels) else labels[value] for value in table[name].to_pylist()]
 
 
 def _only(path: Path, option: str, candidates: list[str], table) -> str:
@@ -103,18 +126,24 @@ def _only(path: Path, option: str, candidates: list[str], table) -> str:
 
 @lru_cache(maxsize=2)
 def _read_table(path: Path):
-    """Return a table, and keep it: every row is read."""
+    """Return a table, and keep it: every row is read.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
     import pyarrow
+    from pyarrow import ipc, parquet
 
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        return parquet.read_table(path)
-    with pyarrow.memory_map(str(path)) as source:
-        try:
-            return pyarrow.ipc.open_stream(source).read_all()
-        except pyarrow.ArrowInvalid:
-            return pyarrow.ipc.open_file(source).read_all()
+    try:
+        if path.suffix == ".parquet":
+            return parquet.read_table(path)
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                return ipc.open_stream(source).read_all()
+            except pyarrow.ArrowInvalid:
+                return ipc.open_file(source).read_all()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); download it again") from error
 
 
 def _load_row(path: Path, column: str, row: int) -> Images:

@@ -26,17 +26,35 @@ DEFAULT_TEXTS: dict[str, tuple[str, ...]] = {
 """Texts of each of `mimdit.core.batch.ATOMS`."""
 
 _GRAM = 3
-_CLAUSE = re.compile(r"[,;.!\n]|\b(?:but|and then|while)\b")
-_STAYS = re.compile(r"\b(?:keep|leave|preserve|retain|except|not|don't|never|without (?:removing|touching|changing|losing))\b")
+_KEEP = r"(?:keep|leav|preserv|retain|maintain)\w*"
+_REMOVE = r"(?:remov|reduc|eliminat|clean|fix|correct|get(?:ting)? rid|dehaz|denois|deblur|derain|brighten|lighten)\w*"
+_NOT = r"(?:don't|do not|never|not)"
+_EXCEPT = r"(?:except|apart from|aside from|other than|rather than|instead of|without (?:remov|touch|chang|los|affect|harm|hurt)ing)"
+
+_REWRITTEN = (
+    (re.compile("[\u2018\u2019]"), "'"),
+    (re.compile(r"\b(?:everything|anything|all)(?: else)? but\b"), "everything except"),
+    (re.compile(r"\bnothing(?: else)? but\b"), "only"),
+    (re.compile(rf"\b{_NOT} {_KEEP}"), "remove"),
+    (re.compile(rf"\b{_NOT} (?:{_REMOVE}|touch|change)"), "keep"),
+)
+"""Expressions and what they are read as, in this order."""
+
+_CLAUSE = re.compile(rf"[,;:.!()\n]|\s[-\u2013\u2014]+\s|\u2014|\b(?:but|yet|while|then)\b|(?=\b(?:{_KEEP}|{_REMOVE}|{_NOT}|{_EXCEPT})\b)")
+_STAYS = re.compile(rf"\b(?:{_KEEP}|{_NOT}|{_EXCEPT})\b")
 
 
 def clauses(text: str) -> tuple[list[str], list[str]]:
     """Return the clauses of a text, in lower case: those that say what goes, and those that say what stays.
 
-    Clauses end at punctuation, but, and then, while. What stays is in a clause with keep, leave, preserve, retain, except, not, never, or
-    without removing, touching, changing or losing. "No haze" and "without haze" say what goes.
+    Clauses end at punctuation, at but, yet, while, then, and before every verb that keeps or removes. What stays is in a clause with keep,
+    leave, preserve, retain, maintain, except, apart from, other than, rather than, instead of, not, never, or without removing, touching,
+    changing, losing or affecting. "Everything but rain" is everything except rain, "don't remove" keeps, and "without haze" says what goes.
     """
-    each = [clause for clause in _CLAUSE.split(text.lower()) if clause.strip()]
+    text = text.lower()
+    for expression, meaning in _REWRITTEN:
+        text = expression.sub(meaning, text)
+    each = [clause for clause in _CLAUSE.split(text) if clause.strip()]
     return [clause for clause in each if not _STAYS.search(clause)], [clause for clause in each if _STAYS.search(clause)]
 
 

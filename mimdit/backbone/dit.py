@@ -383,6 +383,15 @@ class DiTBackbone(L.LightningModule):
         if self.moe is not None:
             inner_experts.save_experts(self.transformer, folder, self.moe)
 
+    def to_dtype(self, dtype: torch.dtype) -> None:
+        """Convert the transformer's weights to ``dtype``; adapters and experts keep theirs."""
+        for name, parameter in self.transformer.named_parameters():
+            if not (is_adapter(name) or inner_experts.is_expert(name)):
+                parameter.data = parameter.data.to(dtype)
+        for buffer in self.transformer.buffers():
+            if buffer.is_floating_point():
+                buffer.data = buffer.data.to(dtype)
+
     def round_weights(self, dtype: torch.dtype) -> None:
         """Round the transformer's weights to ``dtype`` but keep their own dtype; the identity changes with them."""
         own, transformer = self.transformer.dtype, cast(nn.Module, self.transformer)  # diffusers wraps `to` without its self

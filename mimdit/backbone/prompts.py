@@ -63,6 +63,7 @@ class PromptEmbeddings(nn.Module):
         super().__init__()
         self.unconditional = unconditional
         self.has_unconditional = self.is_unconditional = False
+        self.text, self.from_file = text, file is not None
         self.texts: list[str] = []
         self.atoms: list[str] = []
         self.encoding: dict[str, Any] = {}
@@ -78,6 +79,7 @@ class PromptEmbeddings(nn.Module):
                 self.texts, self.atoms, every = list(prompts), json.loads(metadata["atoms"]), tensors
                 text = unconditional if text is None and unconditional in prompts else text
             chosen = _choose(file, prompts, text)
+            self.text = prompts[chosen] if prompts else None
             self.has_unconditional = unconditional in prompts and prompts.index(unconditional) != chosen
             self.is_unconditional = unconditional in prompts and not self.has_unconditional
             if len(prompts) > 1:
@@ -147,6 +149,15 @@ class PromptEmbeddings(nn.Module):
         index = self.texts.index(found)
         tokens, pooled = self.text_embeds[index], self.pooled_text_embeds[index]
         return Prompts(tokens.expand(batch, -1, -1), pooled.expand(batch, -1)), found
+
+    def save(self, file: Path) -> None:
+        """Write a file that gives the same prompts: the texts by degradation, or else the prompt and the unconditional one."""
+        if self.text_embeds is not None and self.pooled_text_embeds is not None:
+            origin: dict[str, Any] = {"atoms": self.atoms, "encoding": self.encoding}
+            write_prompts(file, self.texts, self.text_embeds, self.pooled_text_embeds, made_with="a restorer", **origin)
+            return
+        texts = [] if self.text is None else [self.text, self.unconditional][: len(self.prompt_embeds)]
+        write_prompts(file, texts, self.prompt_embeds, self.pooled_prompt_embeds, made_with="a restorer")
 
     def add(self, text: str, tokens: torch.Tensor, pooled: torch.Tensor) -> None:
         """Add a text with its embeddings ``[T, token_width]`` and ``[pooled_width]``, so that `nearest` finds it.

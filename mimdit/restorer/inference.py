@@ -39,6 +39,7 @@ class Restoration:
         settings: Settings that fit the restorer.
         routing: Gates to use instead of those that the image decides.
         decisions: Gates and tone to use instead of those that the image decides; see `mimdit.restorer.sequence`.
+        original: Images to return to where ``caution`` leaves the correction out; None for ``images``.
         progress: As for `Restorer.restore`.
 
     Attributes:
@@ -55,9 +56,10 @@ class Restoration:
         *,
         routing: Routing | None = None,
         decisions: Decisions | None = None,
+        original: torch.Tensor | None = None,
         progress: Progress = ignore,
     ) -> None:
-        self.restorer, self.settings = restorer, settings
+        self.restorer, self.settings, self.original = restorer, settings, original
         self.area = settings.area(images)
         in_pieces = self.area is not None
         self.images = images if in_pieces else images.to(restorer.device)
@@ -81,7 +83,8 @@ class Restoration:
         if self.settings.caution == 0:
             return restored
         assert identified is not None, "check_settings lets no restorer without identification pass"
-        return corrected_in_part(self.images, restored, correction_amounts(identified, self.settings.caution))
+        original = self.images if self.original is None else self.original
+        return corrected_in_part(original, restored, correction_amounts(identified, self.settings.caution))
 
     def _sample(self, use_residuals: bool, on_step: OnStep | None) -> torch.Tensor:
         """Return the images restored in full."""

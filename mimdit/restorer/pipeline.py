@@ -27,6 +27,7 @@ from mimdit.restorer.image_types import ImageLike, as_list, check_output, from_p
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
+from mimdit.restorer.saving import save_restorer
 from mimdit.weights import EMBEDDED_RESTORER
 
 ModelMixin = Restorer
@@ -173,8 +174,7 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
             remedy = "use Restorer.save_pretrained, and give the backbone to from_pretrained again"
             raise ValueError(f"a pipeline's folder holds no adapters and no {type(backbone.codec).__name__}; {remedy}")
         folder = Path(save_directory)
-        self.restorer.save_pretrained(folder)
-        backbone.save_pretrained(folder / "backbone", dtype=dtype or backbone.transformer.dtype, experts=False)
+        save_restorer(self.restorer, folder, average=True, dtype=dtype or backbone.transformer.dtype, complete=True)
         index = {
             "_class_name": [Path(_CODE).stem, MiMDiTPipeline.__name__],
             "_diffusers_version": diffusers.__version__,

@@ -50,7 +50,8 @@ def restore_pixels(
         settings: How to restore; None for the restorer's own settings.
         amount: Share of the restored image in the result, 0..1; see `mimdit.restorer.blending.blend`.
         mask: Further shares ``[H, W]`` in 0..1, such as those of `mimdit.restorer.blending.feathered`.
-        original: Image to blend with, of the same shape and type; None for ``pixels``.
+        original: Image to blend with, and to return to where caution leaves the correction out, of the same shape and type; None for
+            ``pixels``.
         **options: Other arguments of `Restorer.restore`.
 
     Raises:
@@ -59,6 +60,8 @@ def restore_pixels(
     images = images_of(pixels)
     check_blending(pixels, amount, mask)
     most, result = _RANGE[pixels.dtype], np.empty_like(pixels)
+    if original is not None:
+        options["original"] = images_of(original)
     restored = restorer.restore(images, settings, **options)[0]
     for rows in in_rows(*pixels.shape[:2]):
         piece = restored[:, rows] if pixels.shape[2] == 3 else restored[:, rows].mean(dim=0, keepdim=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import lightning as L
 import torch
@@ -42,7 +41,7 @@ from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.prompting import check_trained
 from mimdit.restorer.routing_window import RoutingWindow, ends_window
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, start_from, write_settings, write_weights
+from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, save_restorer, start_from
 from mimdit.restorer.selective import restore_only
 from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
@@ -226,6 +225,8 @@ class Restorer(PushToHub, L.LightningModule):
             settings = SamplingSettings(**own, seed=self.seed, prompting=self.prompting, caution=self.caution)
         if overrides.get("prompt") is not None and overrides.get("prompting") is None:
             overrides["prompting"] = "given"
+        elif overrides.get("prompting") not in (None, "given") and overrides.get("prompt") is None:
+            settings = replace(settings, prompting="none", prompt=None)  # the prompt of the settings goes with their prompting
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
         check_settings(settings, self.backbone, self.conditioner)
         self.gains(settings)
@@ -249,6 +250,7 @@ class Restorer(PushToHub, L.LightningModule):
         *,
         routing: Routing | None = None,
         decisions: Decisions | None = None,
+        original: torch.Tensor | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
         explain: Callable[[Routing], None] = ignore,
@@ -263,6 +265,8 @@ class Restorer(PushToHub, L.LightningModule):
             settings: How to restore; None for the restorer's own settings. An integer sets only the steps, as ``steps=`` does.
             routing: Gates to use instead of those that the image decides.
             decisions: Gates and tone to use instead of those that the image decides, such as those of `mimdit.restorer.sequence`.
+            original: Images, like ``images``, to return to where ``caution`` leaves the correction out, such as a frame before it was
+                averaged with its neighbors; None for ``images``.
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
@@ -276,8 +280,10 @@ class Restorer(PushToHub, L.LightningModule):
             Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
 
         Raises:
-            ValueError: As for `sampling_settings`, or ``only`` is given together with ``routing`` or ``decisions``.
+            ValueError: As for `sampling_settings`, ``images`` are empty, or ``only`` is given together with ``routing`` or ``decisions``.
         """
+        if not images.numel():
+            raise ValueError(f"images of shape {[*images.shape]} are empty; give at least one of at least one pixel")
         if isinstance(settings, int):
             settings, overrides = None, {"steps": settings} | overrides
         settings = self.sampling_settings(settings, **overrides)
@@ -286,7 +292,9 @@ class Restorer(PushToHub, L.LightningModule):
                 raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
             told: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
             return restore_only(self, images, settings, **told, use_residuals=use_residuals, on_step=on_step)
-        restoration = Restoration(self, images, settings, routing=routing, decisions=decisions, progress=progress)
+        restoration = Restoration(
+            self, images, settings, routing=routing, decisions=decisions, original=original, progress=progress
+        )  # fmt: skip
         explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)
         return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
@@ -422,10 +430,7 @@ class Restorer(PushToHub, L.LightningModule):
             average: If true, write the averaged weights, otherwise the weights of the last step.
             dtype: Precision of a written backbone.
         """
-        folder = Path(folder)
-        with self.ema.averaged() if average else nullcontext():
-            write_weights(self, folder, dtype)
-        write_settings(self, folder)
+        save_restorer(self, Path(folder), average=average, dtype=dtype)
 
     def write_card(self, folder: Path, title: str) -> None:
         """Write a model card for `push_to_hub`."""
@@ -447,8 +452,8 @@ class Restorer(PushToHub, L.LightningModule):
                 with the package.
             backbone: The frozen backbone that the restorer was trained on; it receives the folder's adapters and ``sigma_min``, if there
                 are any. None for the folder's own, or else the embedded one.
-            torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner stays in fp32, and an
-                int8 transformer as it is.
+            torch_dtype: Precision of the backbone's transformer, as in diffusers; None leaves it. The conditioner, adapters and experts
+                stay in fp32, and an int8 transformer as it is.
             **hub: Options of a repository, such as ``revision``; see `mimdit.core.hub.HubOptions`.
 
         Raises:
@@ -465,7 +470,7 @@ class Restorer(PushToHub, L.LightningModule):
         restorer.ema.restart()
         restorer.measured_gates = parts.measured_gates
         if torch_dtype is not None and not is_int8(parts.backbone.transformer):
-            cast(nn.Module, parts.backbone.transformer).to(torch_dtype)  # diffusers wraps `to` without its self
+            parts.backbone.to_dtype(torch_dtype)
         return restorer.eval()
 
 

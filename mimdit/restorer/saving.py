@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,39 +37,81 @@ EXPERTS = "experts"
 OUTPUT_LAYER = "output_layer.safetensors"
 """File of the restorer's own output layer, if it has an anchor."""
 
+PROMPTS = "prompts.safetensors"
+"""File of the prompts of a written backbone, if it has any."""
+
 GATES = "gates.json"
 """File of the measured gates, if any."""
 
 
-def write_weights(restorer: Restorer, folder: Path, dtype: torch.dtype) -> None:
-    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters and experts, if these were trained."""
+def save_restorer(restorer: Restorer, folder: Path, *, average: bool, dtype: torch.dtype, complete: bool = False) -> None:
+    """Write a restorer's folder; parts of an earlier restorer that stay in it are not read again.
+
+    Args:
+        restorer: The restorer.
+        folder: Folder to write.
+        average: If true, write the averaged weights, otherwise the weights of the last step.
+        dtype: Precision of a written backbone.
+        complete: If true, also write a backbone that was not trained.
+    """
+    with restorer.ema.averaged() if average else nullcontext():
+        parts = _write_weights(restorer, folder, dtype, complete=complete)
+    _write_settings(restorer, folder, parts)
+
+
+def _write_weights(restorer: Restorer, folder: Path, dtype: torch.dtype, *, complete: bool) -> list[str]:
+    """Write the conditioner, the output layer, and the backbone in ``dtype``, or its adapters and experts; return the optional parts."""
+    backbone, parts = restorer.backbone, list[str]()
     restorer.conditioner.save_pretrained(folder)
     if restorer.output_layer is not None:
         with replace_when_whole(folder / OUTPUT_LAYER) as path:
             save_file({name: tensor.contiguous() for name, tensor in restorer.output_layer.state_dict().items()}, path)
-    if restorer.backbone.trainable:
-        restorer.backbone.save_pretrained(folder / BACKBONE, dtype=dtype)
-        return
-    restorer.backbone.save_experts(folder / EXPERTS)
-    if restorer.backbone.lora is not None:
-        save_lora(restorer.backbone.transformer, folder / ADAPTERS)
+        parts.append(OUTPUT_LAYER)
+    if backbone.trainable or complete:
+        backbone.save_pretrained(folder / BACKBONE, dtype=dtype, experts=backbone.trainable)
+        parts.append(BACKBONE)
+        if backbone.prompts.from_file:
+            backbone.prompts.save(folder / PROMPTS)
+            parts.append(PROMPTS)
+    if not backbone.trainable:
+        if backbone.moe is not None:
+            backbone.save_experts(folder / EXPERTS)
+            parts.append(EXPERTS)
+        if backbone.lora is not None:
+            save_lora(backbone.transformer, folder / ADAPTERS)
+            parts.append(ADAPTERS)
+    return parts
 
 
-def write_settings(restorer: Restorer, folder: Path) -> None:
-    """Write the restorer's settings, the identity of its frozen weights, and its measured gates."""
-    anchored = restorer.anchor != "none"
+def _write_settings(restorer: Restorer, folder: Path, parts: list[str]) -> None:
+    """Write the measured gates, and the settings with the folder's parts and the identity of the frozen weights."""
+    anchored, backbone = restorer.anchor != "none", restorer.backbone
+    if restorer.measured_gates is not None:
+        with replace_when_whole(folder / GATES) as path:
+            path.write_text(json.dumps(restorer.measured_gates.as_json()) + "\n")
+        parts = [*parts, GATES]
     settings = {"flow": vars(restorer.flow), "tile": restorer.tile, "overlap": restorer.overlap, "seed": restorer.seed}
     settings |= {"anchor": restorer.anchor} if anchored else {}
     settings |= {"prompting": restorer.prompting} if restorer.prompting != "none" else {}
     settings |= {"caution": restorer.caution} if restorer.caution else {}
-    if sigma_min := restorer.backbone.least_divisor(anchored=anchored):
+    if sigma_min := backbone.least_divisor(anchored=anchored):
         settings["sigma_min"] = sigma_min
-    settings["frozen"] = restorer.backbone.frozen_identity
+    if BACKBONE in parts and backbone.embedded_guidance is not None:
+        settings["embedded_guidance"] = backbone.embedded_guidance
+    if PROMPTS in parts:
+        settings |= {"prompt_text": backbone.prompts.text, "unconditional_text": backbone.prompts.unconditional}
+    settings["parts"] = parts
+    settings["frozen"] = backbone.frozen_identity
     with replace_when_whole(folder / SETTINGS) as path:
         path.write_text(json.dumps(settings, indent=2) + "\n")
-    if restorer.measured_gates is not None:
-        with replace_when_whole(folder / GATES) as path:
-            path.write_text(json.dumps(restorer.measured_gates.as_json()) + "\n")
+
+
+def holds(folder: Path, part: str) -> bool:
+    """Return true if a folder has a part that belongs to its restorer; in folders that do not list their parts, all that are there do."""
+    if not (folder / part).exists():
+        return False
+    settings = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
+    return part in settings.get("parts", [part])
 
 
 @dataclass(frozen=True)
@@ -102,12 +145,16 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
         remedy = "point to a folder written by Restorer.save_pretrained"
         raise ValueError(f"{folder} is not a restorer folder: {SETTINGS} is missing; {remedy}")
     settings = json.loads((folder / SETTINGS).read_text())
-    gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if (folder / GATES).is_file() else None
-    own = folder / BACKBONE
-    backbone = backbone or DiTBackbone(str(own) if own.is_dir() else "embedded")
-    if (folder / ADAPTERS).is_dir():
+    settings.pop("parts", None)
+    inputs = {name: settings.pop(name) for name in ("embedded_guidance", "prompt_text", "unconditional_text") if name in settings}
+    gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if holds(folder, GATES) else None
+    if backbone is None and holds(folder, BACKBONE):
+        prompt = str(folder / PROMPTS) if holds(folder, PROMPTS) else None
+        backbone = DiTBackbone(str(folder / BACKBONE), prompt=prompt, **inputs)
+    backbone = backbone or DiTBackbone("embedded")
+    if holds(folder, ADAPTERS):
         backbone.load_lora(folder / ADAPTERS)
-    if (folder / EXPERTS).is_dir():
+    if holds(folder, EXPERTS):
         backbone.load_experts(folder / EXPERTS)
     backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
     frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
@@ -175,15 +222,15 @@ def _load_conditioner(conditioner: MoEConditioner, folder: Path) -> None:
 
 def _load_adapters(backbone: DiTBackbone, folder: Path) -> None:
     adapters = folder / ADAPTERS
-    if backbone.lora is not None and adapters.is_dir():
+    if backbone.lora is not None and holds(folder, ADAPTERS):
         backbone.load_lora(adapters)
-    elif adapters.is_dir():
+    elif holds(folder, ADAPTERS):
         raise ValueError(f"the conditioner in {folder} was trained with the adapters in {adapters}; give the backbone lora of their rank")
 
 
 def _load_experts(backbone: DiTBackbone, folder: Path) -> None:
     experts = folder / EXPERTS
-    if not experts.is_dir():
+    if not holds(folder, EXPERTS):
         return
     if backbone.moe is None:
         raise ValueError(f"the conditioner in {folder} was trained with the experts in {experts}; give the backbone moe of their settings")

@@ -1,10 +1,12 @@
 """Corrections no larger than the identification is sure of."""
 
+import numpy as np
 import pytest
 import torch
 
 from mimdit.core.batch import ATOMS
 from mimdit.restorer.caution import corrected_in_part, correction_amounts
+from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_restorer
 
@@ -63,6 +65,14 @@ def test_a_restorer_carries_its_caution_into_folders_and_to_other_conditioners(t
     again = Restorer.from_pretrained(tmp_path, backbone=restorer.backbone)
     assert again.caution == 0.5 and torch.equal(again.restore(given), restored)
     assert torch.equal(restorer.with_conditioner(restorer.conditioner).restore(given), restored)
+
+
+def test_without_a_likely_degradation_an_averaged_frame_comes_back_as_it_was_before():
+    rng = np.random.default_rng(0)
+    frame, averaged = (rng.integers(0, 256, (32, 40, 3), dtype=np.uint8) for _ in range(2))
+    restorer = sure_of(0.2, caution=0.5)
+    assert np.array_equal(restore_pixels(restorer, averaged, original=frame), frame)
+    assert np.array_equal(restore_pixels(restorer, averaged), averaged)
 
 
 def test_with_only_the_probabilities_scale_the_correction_once():

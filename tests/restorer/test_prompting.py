@@ -157,6 +157,15 @@ def test_what_is_missing_is_named(file, tmp_path):
         made(str(tmp_path / "few.safetensors"), prompting="detected")
 
 
+def test_the_prompt_of_settings_goes_with_their_prompting(file):
+    restorer = made(file)
+    settings = restorer.sampling_settings(prompt="a photo with haze")
+    assert restorer.sampling_settings(settings, steps=1).prompt == "a photo with haze"
+    for prompting in ("none", "detected"):
+        changed = restorer.sampling_settings(settings, prompting=prompting)
+        assert (changed.prompting, changed.prompt) == (prompting, None)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -170,6 +179,23 @@ def test_what_is_missing_is_named(file, tmp_path):
         ("Do not touch the grain; the picture is too dark", ("lowlight",)),
         ("a photo without haze, without losing the rain", ("haze",)),
         ("it is foggy. JPEG artifacts, too", ("jpeg", "haze")),
+        ("remove the haze and keep the grain", ("haze",)),
+        ("keep the grain and remove the haze", ("haze",)),
+        ("remove haze (keep grain)", ("haze",)),
+        ("remove haze: keep grain", ("haze",)),
+        ("remove haze \u2014 keep grain", ("haze",)),
+        ("remove haze - keep grain", ("haze",)),
+        ("remove haze yet keep noise", ("haze",)),
+        ("remove haze and leave the rain", ("haze",)),
+        ("remove haze rather than noise", ("haze",)),
+        ("remove haze without affecting the grain", ("haze",)),
+        ("don\u2019t keep the haze", ("haze",)),
+        ("don\u2019t remove the rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
+        ("remove everything but rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
+        ("remove everything apart from the rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
+        ("remove all but the noise", ("blur", "jpeg", "haze", "rain", "raindrop", "lowlight")),
+        ("remove nothing but the rain", ("rain",)),
+        ("keep nothing but the rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
     ],
 )
 def test_words_choose_what_is_removed(text, expected):

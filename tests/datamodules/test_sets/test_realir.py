@@ -40,6 +40,11 @@ def test_folders_are_groups(tmp_path):
     assert rain.degradations == ("rain",)
 
 
+def test_folders_of_one_degradation_share_a_group_and_keep_their_names(tmp_path):
+    make(tmp_path, "motion_blur/1.png", "defocus_blur/1.png", "rain/1.png")
+    assert pairs_of(RealIRBench(str(tmp_path)).contents) == [("blur", "defocus_blur/1"), ("blur", "motion_blur/1"), ("rain", "1")]
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_tables_are_read_by_what_their_columns_hold(tmp_path, kind):
     made = table()
@@ -54,6 +59,25 @@ def test_tables_are_read_by_what_their_columns_hold(tmp_path, kind):
         assert np.array_equal(degraded, pixels(name)) and truth is None
     assert bench.protocol()["differs_from_published"] == "9 images, not 464"
     assert "differs_from_published" not in RealIRBench(str(tmp_path), groups=["rain"]).protocol()
+
+
+def test_labels_are_read_by_their_names(tmp_path):
+    names = sorted(NAMES)
+    labels = datasets.ClassLabel(names=names)
+    table(task=[names.index(name) for name in NAMES]).cast_column("task", labels).to_parquet(tmp_path / "0.parquet")
+    assert [entry.group for entry in RealIRBench(str(tmp_path), degradation_column="task").contents.entries] == [*NAMES.values()]
+
+
+def test_columns_of_another_kind_and_broken_files_are_named(tmp_path):
+    table(number=[*range(9)], raw=[b"x"] * 9).to_parquet(tmp_path / "0.parquet")
+    with pytest.raises(ValueError, match="row 0: degradation_column=number names no degradation"):
+        _ = RealIRBench(str(tmp_path), degradation_column="number").contents
+    with pytest.raises(ValueError, match="image_column=raw is binary; name one of images"):
+        _ = RealIRBench(str(tmp_path), image_column="raw").contents
+    (tmp_path / "0.parquet").unlink()
+    (tmp_path / "1.arrow").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"1.arrow cannot be read as a table \("):
+        _ = RealIRBench(str(tmp_path)).contents
 
 
 def test_columns_that_cannot_be_told_are_named(tmp_path):
