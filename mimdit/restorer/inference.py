@@ -80,7 +80,7 @@ class Restoration:
         identified = self.conditioning.identified
         if self.settings.caution == 0:
             return restored
-        assert identified is not None, "check_settings lets no restorer without identification pass"
+        assert identified is not None, "check_settings requires an identification head"
         return corrected_in_part(self.images, restored, correction_amounts(identified, self.settings.caution))
 
     def _sample(self, use_residuals: bool, on_step: OnStep | None) -> torch.Tensor:
@@ -144,7 +144,7 @@ class Restoration:
             progress(1.0)
             return conditioning
         area = max(1, self.area // self.restorer.backbone.codec.downscale**2)
-        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, done=progress)
+        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, progress=progress)
 
     def _noise(self) -> torch.Tensor:
         """Return unit normal noise like the degraded latents, the same for each image."""

@@ -61,7 +61,7 @@ def write_settings(restorer: Restorer, folder: Path) -> None:
     settings |= {"anchor": restorer.anchor} if anchored else {}
     settings |= {"prompting": restorer.prompting} if restorer.prompting != "none" else {}
     settings |= {"caution": restorer.caution} if restorer.caution else {}
-    if sigma_min := restorer.backbone.least_divisor(anchored=anchored):
+    if sigma_min := restorer.backbone.min_divisor(anchored=anchored):
         settings["sigma_min"] = sigma_min
     settings["frozen"] = restorer.backbone.frozen_identity
     with replace_when_whole(folder / SETTINGS) as path:
