@@ -140,22 +140,22 @@ def table(figures: dict) -> str:
 
 def main() -> None:
     """Measure and write."""
-    asked = arguments()
-    restorer = load_restorer(asked.checkpoint)
+    options = arguments()
+    restorer = load_restorer(options.checkpoint)
     check_identifies(restorer)
-    figures: dict = {"checkpoint": asked.checkpoint or "embedded", "min_severity": asked.min_severity, "named_from": LIKELY}
-    if asked.shards is not None:
-        figures["made"] = ranked(restorer, made_images(asked.shards, asked.min_severity))
-    if asked.foreign is not None:
-        figures["foreign"] = ranked(restorer, foreign_images(asked.foreign))
-    if asked.noisy is not None:
-        figures["noisy"] = counted(restorer, [path for path, _ in list_images([asked.noisy]) if asked.noisy_names in path.name])
-    if asked.untouched is not None:
-        figures["untouched"] = counted(restorer, [path for path, _ in list_images([asked.untouched])][: asked.limit])
+    figures: dict = {"checkpoint": options.checkpoint or "embedded", "min_severity": options.min_severity, "named_from": LIKELY}
+    if options.shards is not None:
+        figures["made"] = ranked(restorer, made_images(options.shards, options.min_severity))
+    if options.foreign is not None:
+        figures["foreign"] = ranked(restorer, foreign_images(options.foreign))
+    if options.noisy is not None:
+        figures["noisy"] = counted(restorer, [path for path, _ in list_images([options.noisy]) if options.noisy_names in path.name])
+    if options.untouched is not None:
+        figures["untouched"] = counted(restorer, [path for path, _ in list_images([options.untouched])][: options.limit])
     print(table(figures))
-    write_figures(asked.json, figures)
-    if asked.table is not None:
-        with replace_when_whole(asked.table) as temporary:
+    write_figures(options.json, figures)
+    if options.table is not None:
+        with replace_when_whole(options.table) as temporary:
             temporary.write_text(table(figures))
 
 

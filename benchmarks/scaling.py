@@ -120,7 +120,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         predicted = predict(given.config, given.option, given.strategies, given.transformers, given.gpus)
-    except subprocess.CalledProcessError as error:  # the plan has told its mistake
+    except subprocess.CalledProcessError as error:  # the plan has printed its error
         sys.exit(error.returncode)
     figures = {"predicted": predicted, "link": LINK, "torch": torch.__version__}
     if given.measure:

@@ -56,14 +56,13 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
-def measure(restorer: Restorer, clean: list[torch.Tensor], pair: str, atom: str, asked: argparse.Namespace) -> dict:
+def measure(restorer: Restorer, clean: list[torch.Tensor], pair: str, atom: str, options: argparse.Namespace) -> dict:
     """Return mean PSNR to the truth that keeps the other atom, and mean probabilities, of input, control and result."""
     (other,) = set(pair.split("_")) - {atom}
-    options = {"formulas": asked.formulas}
     rows = []
     for seed, image in enumerate(clean):
-        given = degrade(image, pair, severity=asked.severity, seed=seed, **options)[None]
-        truth = degrade(image, other, severity=asked.severity / 2**0.5, seed=seed, **options)[None]
+        given = degrade(image, pair, severity=options.severity, seed=seed, formulas=options.formulas)[None]
+        truth = degrade(image, other, severity=options.severity / 2**0.5, seed=seed, formulas=options.formulas)[None]
         candidates = {"input": given, "control": restorer.restore(given), "only": restorer.restore(given, only=[atom])}
         found = {name: identify(restorer, candidate)[0].tolist() for name, candidate in candidates.items()}
         rows.append({name: (psnr(candidate, truth).item(), *found[name]) for name, candidate in candidates.items()})
@@ -76,23 +75,23 @@ def measure(restorer: Restorer, clean: list[torch.Tensor], pair: str, atom: str,
 
 def main() -> None:
     """Measure all pairs and print a table."""
-    asked = arguments()
-    restorer = load_restorer(asked.checkpoint)
+    options = arguments()
+    restorer = load_restorer(options.checkpoint)
     check_identifies(restorer)
-    clean = images(asked.images, asked.side)
+    clean = images(options.images, options.side)
     print("| mixture | removed | PSNR: input | without `only` | with | closer than the input | p(kept): input | without `only` | with |")
     print("|---|---|---|---|---|---|---|---|---|")
     found = []
-    for pair in asked.pairs:
+    for pair in options.pairs:
         for atom in pair.split("_"):
-            figures = measure(restorer, clean, pair, atom, asked)
+            figures = measure(restorer, clean, pair, atom, options)
             found.append({"pair": pair} | figures)
             cells = [f"{figures['psnr'][name]:.1f}" for name in ("input", "control", "only")]
             cells.append(f"{figures['closer']} of {figures['images']}")
             cells += [f"{figures['kept_probability'][name]:.2f}" for name in ("input", "control", "only")]
             print(f"| {pair.replace('_', ' + ')} | {atom} | {' | '.join(cells)} |", flush=True)
-    settings = {name: getattr(asked, name) for name in ("severity", "formulas", "side", "images")}
-    write_figures(asked.json, settings | {"checkpoint": asked.checkpoint or "embedded", "figures": found})
+    settings = {name: getattr(options, name) for name in ("severity", "formulas", "side", "images")}
+    write_figures(options.json, settings | {"checkpoint": options.checkpoint or "embedded", "figures": found})
 
 
 if __name__ == "__main__":

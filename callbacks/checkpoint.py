@@ -59,10 +59,14 @@ class CompleteCheckpoint(ModelCheckpoint):
     ) -> None:  # fmt: skip
         if keep == 0 or keep < -1:
             raise ValueError(f"keep={keep} would leave no checkpoint to resume from; use 1 or more, or -1 for all")
-        if keep_best < 1 or mode not in ("min", "max"):
-            raise ValueError(f"keep_best={keep_best} must be at least 1, and mode={mode!r} min or max; or leave monitor at null")
-        if max_gigabytes is not None and max_gigabytes <= 0 or max_failed_saves < 0:
-            raise ValueError(f"max_gigabytes={max_gigabytes} must be above 0 and max_failed_saves={max_failed_saves} at least 0")
+        if keep_best < 1:
+            raise ValueError(f"keep_best={keep_best} must be at least 1; to keep only the newest, leave keep_best out and monitor at null")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode={mode!r} is unknown; choose min or max")
+        if max_gigabytes is not None and max_gigabytes <= 0:
+            raise ValueError(f"max_gigabytes={max_gigabytes} must be above 0; null sets no limit")
+        if max_failed_saves < 0:
+            raise ValueError(f"max_failed_saves={max_failed_saves} is negative; 0 stops the run at the first save that fails")
         # Lightning never removes one; `Retention` decides that.
         super().__init__(
             dirpath,
@@ -72,8 +76,8 @@ class CompleteCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        most = math.inf if max_gigabytes is None else max_gigabytes * 1e9
-        self.score_name, self.retention = monitor, Retention(keep, keep_best if monitor else 0, mode, most)
+        max_bytes = math.inf if max_gigabytes is None else max_gigabytes * 1e9
+        self.score_name, self.retention = monitor, Retention(keep, keep_best if monitor else 0, mode, max_bytes)
         self.max_failed_saves = max_failed_saves
         self.failed_saves = 0
         """Number of checkpoints of this run that could not be written."""

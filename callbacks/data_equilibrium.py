@@ -44,7 +44,8 @@ class DataEquilibrium(L.Callback):
         metric: Score of ``val_groups/<group>/`` that `Quality` logs: ``psnr_output``, ``psnr_estimate`` or ``psnr_gain``.
         rule: ``law`` or ``feedback``.
         windows: Number of newest windows that the law is fitted to.
-        min_windows: Windows before the first change; at least 1. The law cannot tell data from time by one window.
+        min_windows: Windows before the first change; at least 1. One window cannot separate the effect of the data from that of
+            time.
         ridge: Penalty on the law's coefficients; above 0.
         step: Exponent for each dB of gain; above 0.
         floor: Least share of a group, as a part of the uniform share: above 0, at most 1.

@@ -13,9 +13,9 @@ def fit_law(shares_WG: np.ndarray, changes_WG: np.ndarray, *, ridge: float) -> t
     """Fit ``change = common + own * share`` to the windows of each group.
 
     It is the diagonal of the data mixing laws: the logarithm of a group's loss is linear in the shares (arXiv 2403.16952), with
-    coefficients estimated during training (Aioli, arXiv 2411.05735). Of G² coefficients, which a few windows cannot tell, only a group's
-    own is kept; those of the other groups, and the progress that any data brings, are in ``common``. A group's own data is taken never
-    to harm it: ``own`` is at least 0.
+    coefficients estimated during training (Aioli, arXiv 2411.05735). Of G² coefficients, which a few windows cannot determine, only a
+    group's own is kept; those of the other groups, and the progress that any data brings, are in ``common``. A group's own data is taken
+    never to harm it: ``own`` is at least 0.
 
     Args:
         shares_WG: Share that each group got in each window, ``[W, G]``, in units of the uniform share.

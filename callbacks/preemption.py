@@ -27,7 +27,7 @@ EXIT_CODES = {signal.SIGUSR1: 85, signal.SIGTERM: 128 + signal.SIGTERM}
 
 
 _ENDLESS = 2**62
-"""Number that stands for that of the batches of an endless validation set."""
+"""Stand-in for the number of batches of an endless validation set."""
 
 
 class Preempted(SystemExit):

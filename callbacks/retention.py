@@ -21,13 +21,13 @@ class Retention:
         newest: Number of newest checkpoints to keep; -1 for all.
         best: Number of checkpoints with the best scores to keep in addition.
         mode: ``max`` if higher scores are better, ``min`` if lower ones are.
-        most_bytes: Limit on the total size in bytes.
+        max_bytes: Limit on the total size in bytes.
     """
 
     newest: int
     best: int = 0
     mode: str = "max"
-    most_bytes: float = math.inf
+    max_bytes: float = math.inf
 
     def superfluous(self, names: list[str], sizes: dict[str, int], scores: dict[str, float], room: int = 0) -> list[str]:
         """Return the names to remove so that ``room`` bytes of the quota are free; never the newest.
@@ -45,7 +45,7 @@ class Retention:
         stay = [name for name in names if name in newest or name in best]
         used = sum(sizes[name] for name in stay) + room
         for name in [name for name in stay if name not in best] + best[::-1]:
-            if used > self.most_bytes and name != names[-1]:
+            if used > self.max_bytes and name != names[-1]:
                 stay.remove(name)
                 used -= sizes[name]
         return [name for name in names if name not in stay]

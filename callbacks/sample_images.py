@@ -32,8 +32,9 @@ class ImageGrid(L.Callback):
     """
 
     def __init__(self, every_n_validations: int = 1, max_images: int = 8, side: int = 256) -> None:
-        if every_n_validations < 1 or side < 16:
-            raise ValueError(f"every_n_validations={every_n_validations} must be at least 1 and side={side} at least 16")
+        if every_n_validations < 1:
+            raise ValueError(f"every_n_validations={every_n_validations} of ImageGrid must be at least 1; 1 records every validation")
+        _check_side(side, "ImageGrid")
         self.every_n_validations, self.max_images, self.side = every_n_validations, max_images, side
         self._choice = SpreadOverGroups(max_images)
         self._num_validations = 0
@@ -97,8 +98,9 @@ class Showcase(L.Callback):
     def __init__(
         self, path: str | None = None, max_images: int = 8, groups: list[str] | None = None, side: int = 256, per_line: int = 2
     ) -> None:
-        if side < 16 or per_line < 1:
-            raise ValueError(f"side={side} must be at least 16 pixels and per_line={per_line} at least 1")
+        _check_side(side, "Showcase")
+        if per_line < 1:
+            raise ValueError(f"per_line={per_line} of Showcase must be at least 1; 1 puts each test image on its own line")
         self.path, self.max_images, self.groups, self.side, self.per_line = path, max_images, groups, side, per_line
         self._choice = SpreadOverGroups(max_images)
 
@@ -129,3 +131,8 @@ class Showcase(L.Callback):
         with replace_when_whole(path) as temporary:
             sheet.save(temporary, format="PNG", optimize=True)
         rank_zero_info(f"Showcase: {len(chosen)} test images are in {path}")
+
+
+def _check_side(side: int, callback: str) -> None:
+    if side < 16:
+        raise ValueError(f"side={side} of {callback} must be at least 16 pixels; 256 is usual")

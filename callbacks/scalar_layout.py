@@ -11,8 +11,9 @@ Layout = dict[str, dict[str, list]]
 def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
     """Return categories of multi-line charts in reading order; each line is chosen by a regular expression over the tags.
 
-    Quality and losses come first, then the experts as a whole, then one category per MiM block, with its outer gates and the load of each
-    expert group, then the machines. TensorBoard gives all lines of one run the same color and different markers, so a chart has few lines.
+    Quality and losses come first, then the experts as a whole, then one category per MiM block, with its Inter-MoE gates and the load of
+    each expert group, then the machines. TensorBoard gives all lines of one run the same color and different markers, so a chart has few
+    lines.
 
     Args:
         num_blocks: Number of MiM blocks.
@@ -25,8 +26,10 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
             "PSNR gain over the input, single degradations, dB": _lines(r"^val_groups/[^/_]+/psnr_gain$"),
             "PSNR gain over the input, mixed degradations, dB": _lines(r"^val_groups/[^/]*_[^/]*/psnr_gain$"),
             "PSNR of images that needed nothing, dB": _lines(r"^val_groups/[0-9]*[Cc]lean/psnr_output$"),
-            "training loss, and the part of the task": _lines(r"^train/loss(/(flow|estimate))?$"),
-            "training loss, the part of the routing": _lines(r"^train/loss/(balance|z|importance|specialization|contrast|guide)$"),
+            "training loss, and the part of the task": _lines(r"^train/loss(/(flow|estimate|harm|identify))?$"),
+            "training loss, the part of the routing": _lines(
+                r"^train/loss/(balance|z|importance|specialization|contrast|guide|token_balance|token_z)$"
+            ),
             "gradient norm before clipping": _lines(r"^train/grad_norm$"),
             "learning rate": _lines(r"^lr-.*$"),
             "images per second": _lines(r"^speed/images_per_second$"),

@@ -334,7 +334,7 @@ class RestorationDataModule(L.LightningDataModule):
             index = open_index(self._place("train"), self.store)
             self._held = tuple(index.groups)
             kept = index.first(self.overfit, self._sources()) if self.overfit else index
-            self._train = kept if kept.shards else index  # none if all chosen names are unknown, which is told later
+            self._train = kept if kept.shards else index  # none if all chosen names are unknown, which is reported later
         return self._train
 
     def _latents(self) -> LatentRecord | None:

@@ -81,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with user_errors_in_one_paragraph():
         if args and args[0] in TRAINER_VERBS:
             if args[0] == "fit":
-                stop_signals.hold_if_told()  # before the imports, which take seconds
+                stop_signals.hold_if_requested()  # before the imports, which take seconds
             import_module("mimdit.commands.trainer").run(args)
         else:
             _run_command(["--help", *args[1:]] if args[:1] == ["help"] else args)

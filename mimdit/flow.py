@@ -65,8 +65,10 @@ class FlowMatching:
         if source not in SOURCES:
             raise ValueError(f"flow source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
         check_sampling(steps=steps, start=start, sigma_start=sigma_start, sampler=sampler, guidance=guidance)
-        if not 0 <= low_sigma_fraction <= 1 or logit_std < 0:
-            raise ValueError(f"low_sigma_fraction={low_sigma_fraction} must be in [0, 1] and logit_std={logit_std} at least 0")
+        if not 0 <= low_sigma_fraction <= 1:
+            raise ValueError(f"low_sigma_fraction={low_sigma_fraction} is outside 0..1; 0 switches it off")
+        if logit_std < 0:
+            raise ValueError(f"logit_std={logit_std} is negative; SD3 uses 1")
         highest = sigma_start if source == "estimate" else 1
         if not 0 < low_sigma <= highest and low_sigma_fraction > 0:
             raise ValueError(f"low_sigma={low_sigma} is outside (0, {highest}], where this path runs; lower it, or low_sigma_fraction to 0")

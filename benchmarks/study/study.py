@@ -175,7 +175,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 for name in names:
                     run(arguments.root, name, seed, arguments.option)
-        except subprocess.CalledProcessError as error:  # the command has told its mistake
+        except subprocess.CalledProcessError as error:  # the command has printed its error
             sys.exit(error.returncode)
         return
     rows = with_earlier([row for name in names if (row := read_row(arguments.root, name, arguments.seeds)) is not None])

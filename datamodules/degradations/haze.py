@@ -13,7 +13,7 @@ PLACE = 0
 STREAM = 0
 """Key of the random stream; it stays the same when positions change."""
 
-LEAST_TRANSMISSION = 0.25
+MIN_TRANSMISSION = 0.25
 """Mean transmission at severity 1."""
 
 
@@ -47,13 +47,13 @@ def scatter(image: np.ndarray, transmission: np.ndarray, air: np.ndarray) -> np.
 
 
 def haze(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Add haze to a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `LEAST_TRANSMISSION`.
+    """Add haze to a float32 image ``[H, W, 3]`` in 0..1; the mean transmission falls from 1 to `MIN_TRANSMISSION`.
 
     It acts on sRGB values, as in RESIDE (arXiv 1712.04143) and the methods trained on it.
     """
     height, width = image.shape[:2]
     depth = depth_map(height, width, rng)
-    return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
+    return scatter(image, transmission_map(depth, 1.0 - (1.0 - MIN_TRANSMISSION) * severity), air_light(rng))
 
 
 def edged_depth(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -89,7 +89,7 @@ def colored_air(rng: np.random.Generator) -> np.ndarray:
 def edged(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Add haze to an image ``[H, W, 3]`` whose depth jumps at edges; the mean transmission is the same as in `haze`."""
     depth = edged_depth(image, rng)
-    return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air_light(rng))
+    return scatter(image, transmission_map(depth, 1.0 - (1.0 - MIN_TRANSMISSION) * severity), air_light(rng))
 
 
 def linear(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +100,7 @@ def linear(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.n
     """
     height, width = image.shape[:2]
     depth = edged_depth(image, rng) if rng.random() < 0.5 else depth_map(height, width, rng)
-    transmission = transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity**1.5)
+    transmission = transmission_map(depth, 1.0 - (1.0 - MIN_TRANSMISSION) * severity**1.5)
     return to_srgb(scatter(to_linear(image), transmission, to_linear(colored_air(rng))))
 
 
@@ -116,7 +116,7 @@ def patches(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.
     depth = np.ones((height, width), np.float32)
     if not even:
         depth = np.exp(np.float32(patchiness) * np.clip(power_law_noise(height, width, exponent, rng), -2.0, 2.0))
-    return scatter(image, transmission_map(depth, 1.0 - (1.0 - LEAST_TRANSMISSION) * severity), air)
+    return scatter(image, transmission_map(depth, 1.0 - (1.0 - MIN_TRANSMISSION) * severity), air)
 
 
 FORMULAS = {

@@ -77,28 +77,28 @@ def component_bits(data: bytes) -> list[int]:
 
 
 def channel_kinds(data: bytes) -> dict[int, int]:
-    """Return of JPEG 2000 each channel's kind, by its number: 0 color, 1 straight alpha, 2 associated alpha; empty if it is not told."""
+    """Return of JPEG 2000 each channel's kind, by its number: 0 color, 1 straight alpha, 2 associated alpha; empty if it is not stated."""
     for name, content in boxes(data):
         if name == b"jp2h":
-            for inner, told in _inner(content):
+            for inner, body in _inner(content):
                 if inner == b"cdef":
-                    rows = [told[place : place + 6] for place in range(2, len(told) - 5, 6)]
+                    rows = [body[place : place + 6] for place in range(2, len(body) - 5, 6)]
                     return {int.from_bytes(row[:2], "big"): int.from_bytes(row[2:4], "big") for row in rows}
     return {}
 
 
 def color_space(data: bytes) -> int:
-    """Return JPEG 2000's number of the color space (16 sRGB, 17 gray, 18 sYCC); 0 for a profile, or if it is not told."""
+    """Return JPEG 2000's number of the color space (16 sRGB, 17 gray, 18 sYCC); 0 for a profile, or if it is not stated."""
     for name, content in boxes(data):
         if name == b"jp2h":
-            for inner, told in _inner(content):
+            for inner, body in _inner(content):
                 if inner == b"colr":
-                    return int.from_bytes(told[3:7], "big") if told[0] == 1 else 0
+                    return int.from_bytes(body[3:7], "big") if body[0] == 1 else 0
     return 0
 
 
 def _inner(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    # A superbox has boxes and nothing else, so the signature is not asked for.
+    # A superbox has boxes and nothing else, so no signature is required.
     yield from ((name, inner) for name, inner in boxes(bytes(8) + content, 8))
 
 

@@ -22,7 +22,7 @@ class MixtureSchedule:
     """Mixtures by their first epochs, all with as many samples per epoch.
 
     Attributes:
-        configured: Quotas that the config asks for. A resumed run with others follows its config; see `continue_stream`.
+        configured: Quotas from the config. A resumed run with others follows its config; see `continue_stream`.
         mixtures: The mixtures, earliest first; the first one also holds for earlier epochs.
     """
 
@@ -31,7 +31,7 @@ class MixtureSchedule:
 
     @classmethod
     def of(cls, mixture: Mixture) -> "MixtureSchedule":
-        """Return the schedule of a mixture that the config asks for."""
+        """Return the schedule of a mixture from the config."""
         return cls(mixture.quotas, (mixture,))
 
     @property

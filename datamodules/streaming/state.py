@@ -39,7 +39,7 @@ def continue_stream(
     """Continue a `stream_state` with ``world_size × workers`` consumers and these quotas.
 
     With the same number of consumers and the same quotas the very next batches follow. With another number of consumers the unread samples
-    of the epochs that were begun are cut anew: none repeats, none is lost, the order changes. With other quotas than the config asked for
+    of the epochs that were begun are cut anew: none repeats, none is lost, the order changes. With other quotas than those configured
     when the state was written (another stage of training) the orders of all groups continue where the current epoch ends; its unread
     samples are left out. Both changes are logged. Shares that were changed during training are continued.
 

@@ -88,7 +88,7 @@ def middle_crop(image: np.ndarray, size: int, name: str) -> np.ndarray:
     height, width = image.shape[:2]
     short = min(height, width)
     if short < size:
-        raise ValueError(f"{name} is {width}x{height}, too small for a crop of {size}: ask for at most {short}")
+        raise ValueError(f"{name} is {width}x{height}, too small for a crop of {size}; set at most {short}")
     reduced = (max(size, round(width * size / short)), max(size, round(height * size / short)))
     image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
@@ -163,7 +163,7 @@ def random_crop(photograph: np.ndarray, size: int, *, seed: int, retoned: bool) 
     short = min(height, width)
     if short * LARGEST_SCALE < size:
         most = int(short * LARGEST_SCALE)
-        raise ValueError(f"a photograph of {width}x{height} is too small for sharp crops of {size}: ask for at most {most}")
+        raise ValueError(f"a photograph of {width}x{height} is too small for sharp crops of {size}; set at most {most}")
     rng = np.random.default_rng([_STREAM, seed])
     for _ in range(TRIES):
         scale = np.exp(rng.uniform(np.log(max(size / short, SMALLEST_SCALE)), np.log(LARGEST_SCALE)))

@@ -42,7 +42,7 @@ class RealIRBench(TestSet):
         """List the images of tables, or else of folders.
 
         Raises:
-            ValueError: There are neither, or the columns cannot be told.
+            ValueError: There are neither, or the columns are ambiguous.
         """
         tables = sorted(path for path in self.root.rglob("*") if path.suffix in TABLES)
         contents = Contents()
@@ -74,7 +74,7 @@ class RealIRBench(TestSet):
         """Return the images of a table; rows without a name are numbered from ``first``.
 
         Raises:
-            ValueError: The columns cannot be told, or hold something else.
+            ValueError: The columns are ambiguous, or hold something else.
         """
         table = _read_table(path)
         image = self.image_column or _only(path, "image_column", [field.name for field in table.schema if _holds_images(field)], table)
@@ -119,7 +119,7 @@ def _only(path: Path, option: str, candidates: list[str], table) -> str:
     if len(candidates) != 1:
         found = ", ".join(candidates) or "none"
         raise ValueError(
-            f"{path}: the column for {option} cannot be told ({found}); name it, {option}: one of {', '.join(table.schema.names)}"
+            f"{path}: cannot choose a column for {option} (candidates: {found}); set {option} to one of {', '.join(table.schema.names)}"
         )
     return candidates[0]
 

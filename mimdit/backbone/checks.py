@@ -22,7 +22,7 @@ def check_training(trainable: bool, lora: LoRA | None, dtype: str, prompt_dropou
     if trainable and dtype != "float32":
         raise ValueError(f"dtype: {dtype} is for weights that stay frozen; with trainable: true use float32")
     if not 0 <= prompt_dropout <= 1:
-        raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]")
+        raise ValueError(f"prompt_dropout={prompt_dropout} is outside [0, 1]; 0 drops no prompt")
 
 
 def checked_guidance(given: float, transformer: ModelMixin, default: float | None) -> float:

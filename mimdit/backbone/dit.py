@@ -237,7 +237,7 @@ class DiTBackbone(L.LightningModule):
         """Meaning of the transformer's output, one of `mimdit.backbone.prediction.PREDICTIONS`."""
         return prediction_of(self.transformer)
 
-    def least_divisor(self, anchored: bool = False) -> float:
+    def min_divisor(self, anchored: bool = False) -> float:
         """Return the smallest divisor of the conversion from sample to velocity; 0 if the transformer predicts the velocity itself."""
         return self.sigma_min if anchored or self.prediction == "sample" else 0.0
 
@@ -280,7 +280,7 @@ class DiTBackbone(L.LightningModule):
         latents, target = self.flow.interpolate(clean, noise, sigma)
         dropped = self.drop_prompts(draws, self.seed) if drop_prompts else None
         velocity = self.velocity(latents, sigma, dropped=dropped, on_tokens=on_tokens).float()
-        return flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=self.least_divisor()).mean()
+        return flow_error(velocity, target, sigma, on=self.flow_loss_on, sigma_min=self.min_divisor()).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Run one step of flow-matching pretraining; with ``moe`` add the routing losses of its tokens, and return their routing."""
@@ -309,7 +309,7 @@ class DiTBackbone(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as the Trainer's settings ask."""
+        """Clip gradients as the Trainer is configured."""
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def choose_what_trains(self, reached: bool, *, own_output: bool = True) -> None:

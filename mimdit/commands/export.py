@@ -20,7 +20,7 @@ from mimdit.core.hub import CARD
 from mimdit.distributed.loading import load_trained
 from mimdit.evaluation.metrics import psnr
 from mimdit.evaluation.results import read_results
-from mimdit.restorer.model_card import Measured, Told, write_model_card
+from mimdit.restorer.model_card import CardFacts, Measured, write_model_card
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.steering import MeasuredGates
@@ -93,8 +93,8 @@ def export(
     written = MiMDiTPipeline(module) if complete else module
     written.save_pretrained(folder, dtype=_DTYPES[dtype])
     measured = None if found is None else found.quality
-    told = Told(license=license, trained_on=trained_on, datasets=datasets or (), measured=measured, test_sets=test_sets)
-    if not write_model_card(Path(folder), module, told=told):
+    facts = CardFacts(license=license, trained_on=trained_on, datasets=datasets or (), measured=measured, test_sets=test_sets)
+    if not write_model_card(Path(folder), module, facts=facts):
         print(f"kept {Path(folder) / CARD}, which may describe earlier weights; delete it for a new one")
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 2**20:.1f} MiB)")
@@ -112,7 +112,7 @@ def _compressed(
     """Return the restorer, measured on ``data``, pruned to ``experts`` and in int8 as far as these are given, and its last measurement."""
     found = None
     if data is not None:
-        restorer, found = _measured(restorer, data, images, experts)
+        restorer, found = _pruned_and_measured(restorer, data, images, experts)
     if int8:
         restorer = _quantized(restorer, dtype)
         if data is not None:
@@ -129,7 +129,7 @@ def _quantized(restorer: Restorer, dtype: torch.dtype | None) -> Restorer:
     return restorer.with_conditioner(restorer.conditioner)
 
 
-def _measured(restorer: Restorer, data: str, images: int, experts: int | None) -> tuple[Restorer, _Measurement]:
+def _pruned_and_measured(restorer: Restorer, data: str, images: int, experts: int | None) -> tuple[Restorer, _Measurement]:
     """Return the restorer with its measured gates, pruned to ``experts`` if given, and its measurement; print the measurements."""
     before = after = _measure(restorer, data, images, "measuring")
     print(f"{data}: {before.quality.after:.2f} dB")

@@ -9,7 +9,7 @@ from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import SamplingSettings
 
-_LEAST, _MOST = 64, 256
+_MIN_SIDE, _MAX_SIDE = 64, 256
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def forecast(restorer: Restorer, megapixels: float, settings: SamplingSettings |
     A smaller, untimed square precedes it: first calls are slower. For images ``in_pieces`` a second trial, in four pieces, gives the course
     within the conditioner, which reports only its end otherwise.
     """
-    side = int(min(_MOST, max(_LEAST, (megapixels * 1e6 / 20) ** 0.5)))
+    side = int(min(_MAX_SIDE, max(_MIN_SIDE, (megapixels * 1e6 / 20) ** 0.5)))
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     whole = None if settings is None else replace(settings, tile=None)
-    restore_pixels(restorer, pixels[:_LEAST, :_LEAST], whole)
+    restore_pixels(restorer, pixels[:_MIN_SIDE, :_MIN_SIDE], whole)
     seconds, course = _timed(restorer, pixels, whole)
     if in_pieces and settings is not None and len(course) > 1:
         course = _refined(course, _timed(restorer, pixels, replace(settings, tile=side // 2))[1])

@@ -106,13 +106,13 @@ def as_json(rows: list[Row], failed: list[tuple[Path, str]], *, likely: float, c
         }
         for source, found in rows
     ]
-    told: Mapping[str, Any] = {
+    content: Mapping[str, Any] = {
         "checkpoint": checkpoint or "embedded",
         "likely_from": likely,
         "images": images,
         "failed": {str(source): reason for source, reason in failed},
     }
-    return json.dumps(told, indent=1) + "\n"
+    return json.dumps(content, indent=1) + "\n"
 
 
 def as_csv(rows: list[Row]) -> str:

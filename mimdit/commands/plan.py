@@ -36,7 +36,7 @@ def plan(
         gpu: Kind of GPU: a100-40, a100, h100, h100-pcie, h200, b200, l40s or rtx4090.
         link: Network of a GPU to other nodes, one way, in Gb/s; a node's, divided by its GPUs.
         samples: Samples of a pass over the training data; by default they are counted where the data is here.
-        latents: If true, training reads cached latents; by default it is told from the data, or from its place.
+        latents: If true, training reads cached latents; by default it is read from the data's index, or guessed from the path.
         measured: JSON file with the step of a run on one GPU (``benchmarks/sd35_step.py --json``), which replaces predicted time and peak.
         assume: Assumptions to change, as ``name=value`` or ``name=best..worst``; the plan lists all.
         json: If true, print the plan as JSON.

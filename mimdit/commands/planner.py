@@ -83,7 +83,8 @@ def _training_data(config: Mapping[str, Any], run: RunConfig, samples: int | Non
     if latents is not None:
         because = "given"
     elif index is not None:
-        latents, because = LatentRecord.of(index) is not None and bool(config["data"]["init_args"].get("latents", True)), "told by the data"
+        latents = LatentRecord.of(index) is not None and bool(config["data"]["init_args"].get("latents", True))
+        because = "read from the data's index"
     else:
         latents = any("latent" in place for place in run.train) and bool(config["data"]["init_args"].get("latents", True))
         because = "guessed from the name of data.train: the data is not here"

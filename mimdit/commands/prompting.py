@@ -1,4 +1,4 @@
-"""What the options ``--only``, ``--prompting``, ``--prompt`` and ``--text_encoders`` of ``mimdit restore`` ask for."""
+"""Options of ``mimdit restore`` that choose the degradations to remove and the DiT's text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from mimdit.restorer.prompting import follow
+from mimdit.restorer.prompting import prompt_options
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sampling import parse_only
 
 
-def asked_for(restorer: Restorer, only: str | None, prompting: str | None, prompt: str | None, text_encoders: str | None) -> dict[str, Any]:
-    """Return the sampling options for what is to be removed and what the DiT is told; say how a prompt is followed.
+def prompting_options(
+    restorer: Restorer, only: str | None, prompting: str | None, prompt: str | None, text_encoders: str | None
+) -> dict[str, Any]:
+    """Return the sampling options for ``only`` and the prompting; print how a prompt is used.
 
     Args:
         restorer: The restorer.
@@ -32,7 +34,7 @@ def asked_for(restorer: Restorer, only: str | None, prompting: str | None, promp
         return {"only": None if only is None else parse_only(only), "prompting": prompting}
     if prompting not in (None, "given"):
         raise ValueError(f"prompting={prompting} takes no prompt; leave one of them out")
-    options, said = follow(restorer, prompt, None if text_encoders is None else partial(_encode, restorer, text_encoders))
+    options, said = prompt_options(restorer, prompt, None if text_encoders is None else partial(_encode, restorer, text_encoders))
     if only is not None and "only" in options:
         raise ValueError(f"only={only} and prompt={prompt!r} both choose the degradations to remove; {said}; give one of them")
     print(said, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Remedies: mistakes of the user that libraries report in terms of their own classes, told in terms of configs and options."""
+"""Remedies: mistakes of the user that libraries raise in terms of their own classes, reported in terms of configs and options."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "{name} needs a package that is not installed: pip install {package}. TensorBoardLogger and CSVLogger need none.",
     ),
 )
-"""Patterns of messages, and what to tell instead. Groups of a pattern fill its text."""
+"""Patterns of messages, and their replacements. Groups of a pattern fill its text."""
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from datamodules.images.writing import QUALITY
 from datamodules.shards.folder import WHOLE, Part
 from mimdit.commands.forecast import Forecast, forecast, in_words
 from mimdit.commands.progress_display import ProgressDisplay
-from mimdit.commands.prompting import asked_for
+from mimdit.commands.prompting import prompting_options
 from mimdit.commands.shots import Shots
 from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.devices import device_named
@@ -144,8 +144,8 @@ def restore(
 
     mimdit restore photos/ more.jpg restored/ writes PNG files of the same names into the same sub-folders. It reads JPEG, PNG, WebP, TIFF,
     BMP, AVIF, GIF (the first frame) and JPEG 2000, HEIC with pillow-heif, and JPEG XL with pillow-jxl-plugin. Metadata, color profiles, 16
-    bits and gray are kept; what a format does not hold is said of each file. Existing results are kept, so the same call continues an
-    interrupted one. Images that cannot be read are listed at the end, and the exit code is 1.
+    bits and gray are kept; the command lists, for each file, what its format cannot hold. Existing results are kept, so the same call
+    continues an interrupted one. Images that cannot be read are listed at the end, and the exit code is 1.
 
     Args:
         inputs: Image files and folders.
@@ -168,7 +168,7 @@ def restore(
         prompting: Text that the DiT gets, for weights with texts by degradation (mimdit prompts encode --by_atom): none, detected, the
             texts of the identified degradations, by probability, or given, which a prompt implies.
         prompt: Text such as "remove the haze, keep the grain". Without texts by degradation, as for the default weights, its words choose
-            the degradations to remove, as only does; it is said how the prompt is followed.
+            the degradations to remove, as only does; the command prints how the prompt is used.
         text_encoders: Folder or hub id of the SD3 pipeline whose text encoders encode the prompt; null takes the nearest cached text.
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
@@ -198,18 +198,18 @@ def restore(
     frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
-    asked = asked_for(restorer, only, prompting, prompt, text_encoders)
-    if sequence and asked.get("only") is not None:
-        raise ValueError(f"only={','.join(asked['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
+    chosen = prompting_options(restorer, only, prompting, prompt, text_encoders)
+    if sequence and chosen.get("only") is not None:
+        raise ValueError(f"only={','.join(chosen['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color, caution=caution,
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
-        **asked,
+        **chosen,
     )  # fmt: skip
     if compile:
         restorer.compile_blocks()
-    told = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence, "smooth": smooth}
-    properties = _properties(checkpoint, settings, told) if tag else None
+    options = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence, "smooth": smooth}
+    properties = _properties(checkpoint, settings, options) if tag else None
     shots = None if frames is None else Shots(restorer, frames, settings, smooth=smooth)
     with _precision(dtype, restorer.device.type):
         failed = restore_all(
@@ -364,8 +364,8 @@ def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> N
         raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
 
 
-def _properties(checkpoint: str | None, settings: SamplingSettings, told: dict[str, object]) -> dict[str, str]:
-    own = dataclasses.asdict(settings) | told
+def _properties(checkpoint: str | None, settings: SamplingSettings, options: dict[str, object]) -> dict[str, str]:
+    own = dataclasses.asdict(settings) | options
     return {"version": version("mimdit"), "checkpoint": checkpoint or "embedded", "settings": json.dumps(own)}
 
 

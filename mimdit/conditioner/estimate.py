@@ -16,7 +16,7 @@ from mimdit.conditioner.mim_block import FEED_FORWARDS, ChannelNorm
 from mimdit.routing.router import outside_autocast, router_features
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-_MOST_SAMPLES = 65536
+_MAX_SAMPLES = 65536
 
 
 def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def tone_statistics(latents: torch.Tensor) -> torch.Tensor:
     differences between neighbors. Mean and spread do not separate haze from a pale scene; the dark channel (He et al. 2009), which haze
     brightens, does.
     """
-    values = latents.flatten(2)[:, :, :: -(-latents[0, 0].numel() // _MOST_SAMPLES)]
+    values = latents.flatten(2)[:, :, :: -(-latents[0, 0].numel() // _MAX_SAMPLES)]
     values = torch.cat([values, values.amin(dim=1, keepdim=True)], dim=1).float()
     quantiles = torch.quantile(values, values.new_tensor(QUANTILES), dim=2).permute(1, 2, 0).flatten(1)
     differences = (latents[..., 1:] - latents[..., :-1]).float()

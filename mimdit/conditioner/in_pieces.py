@@ -34,7 +34,7 @@ def condition_in_pieces(
     *,
     gains_MG: torch.Tensor | None = None,
     decisions: Decisions | None = None,
-    done: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Conditioning:
     """Run `MoEConditioner.forward` in pieces of about ``area`` latent pixels. Not in the paper.
 
@@ -48,7 +48,7 @@ def condition_in_pieces(
         routing: Gates to use instead of the routers' decisions.
         gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
         decisions: As for `MoEConditioner.forward`.
-        done: Called after each unit of work with its fraction of the total; the fractions sum to 1.
+        progress: Called after each unit of work with its fraction of the total; the fractions sum to 1.
 
     Raises:
         ValueError: The latents' height or width is not a multiple of ``conditioner.multiple``.
@@ -70,14 +70,14 @@ def condition_in_pieces(
         gates = block.inter_moe.decide(features[-1], *overrides)
         inter.append(gates[0])
         intra.append(gates[1])
-        statistics = _statistics(block, hidden_states, gates[1], wide, conditioner.device, partial(done, share))
+        statistics = _statistics(block, hidden_states, gates[1], wide, conditioner.device, partial(progress, share))
         residual, pooled = _Assembly(hidden_states.device), PooledFeatures()
         for piece in wide:
             own = piece.own(block.transform(piece.cut(hidden_states).to(conditioner.device), *gates, statistics))
             piece.put(ahead, own)
             pooled.add(own)
             residual.put_tokens(piece.coarser(conditioner.fold), projection(own))
-            done(share)
+            progress(share)
         hidden_states, ahead = ahead, hidden_states
         residuals.append(residual.image.flatten(2).transpose(1, 2))
     identified, tone = conditioner.decide_for(latents, [*features, pooled.features().to(conditioner.device)], decisions)
@@ -88,7 +88,7 @@ def condition_in_pieces(
 
 
 class _Assembly:
-    """Image ``[B, C, H, W]`` that is put together from pieces, channels last in memory; the first one tells its channels and type."""
+    """Image ``[B, C, H, W]`` that is put together from pieces, channels last in memory; the first piece sets its channels and dtype."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -127,13 +127,13 @@ def _canvas_like(image: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(
-    block: MiMBlock, hidden_states: torch.Tensor, intra: Gates, over: list[Piece], device: torch.device, done: Callable[[], None]
+    block: MiMBlock, hidden_states: torch.Tensor, intra: Gates, over: list[Piece], device: torch.device, progress: Callable[[], None]
 ) -> list[tuple[torch.Tensor, ...]]:
     """Return the global statistics that the experts of each group read, summed over all pieces."""
 
     def of(piece: Piece) -> list[tuple[torch.Tensor, ...]]:
         contribution = block.statistics(piece.cut(hidden_states).to(device), intra, piece)
-        done()
+        progress()
         return contribution
 
     return reduce(_sum, map(of, over))

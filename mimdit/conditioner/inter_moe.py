@@ -1,6 +1,6 @@
 """Inter-MoE, the coarse level: heterogeneous expert groups, fused densely with weights that depend on the image.
 
-Shape legend: B images, C channels, F router features, G expert groups, E sub-experts (padded to the largest group), K chosen.
+Shape legend: B images, C channels, F router features, G expert groups, E sub-experts per group, K chosen.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ class InterMoE(nn.Module):
         ``statistics``, one entry per group, replace the global statistics that the experts would compute from ``hidden_states``: with them
         ``hidden_states`` may be a piece of the image.
         """
-        outer, inner = self.decide(features_BF, inter, intra, gains_G)
+        inter_gates, intra_gates = self.decide(features_BF, inter, intra, gains_G)
         fused: torch.Tensor | None = None
-        for index, (group, gates) in enumerate(zip(self.groups, inner.unbind())):
+        for index, (group, gates) in enumerate(zip(self.groups, intra_gates.unbind())):
             output, _ = group(hidden_states, None, gates, None if statistics is None else statistics[index])
-            weighted = output * outer.weights[:, index, None, None, None].to(output.dtype)
+            weighted = output * inter_gates.weights[:, index, None, None, None].to(output.dtype)
             fused = weighted if fused is None else fused + weighted
         assert fused is not None  # there is at least one group
-        return fused, outer, inner
+        return fused, inter_gates, intra_gates
 
     def decide(
         self,
@@ -102,9 +102,9 @@ class InterMoE(nn.Module):
             intra: Gates over sub-experts, tensors ``[G, B, E]``; None for the routers' decisions.
             gains_G: Factors of the groups' weights; see `Gates.scaled`.
         """
-        outer: Gates = self.router(features_BF) if inter is None else inter
-        inner = Gates.stack([group.router(features_BF) for group in self.groups]) if intra is None else intra
-        return outer if gains_G is None else outer.scaled(gains_G), inner
+        inter_gates: Gates = self.router(features_BF) if inter is None else inter
+        intra_gates = Gates.stack([group.router(features_BF) for group in self.groups]) if intra is None else intra
+        return inter_gates if gains_G is None else inter_gates.scaled(gains_G), intra_gates
 
     def statistics(self, hidden_states: torch.Tensor, intra: Gates, piece: Piece) -> list[tuple[torch.Tensor, ...]]:
         """Return a piece's contribution to the global statistics that the experts of each group read."""

@@ -169,8 +169,8 @@ class MiMBlock(nn.Module):
         """
         features_BF = router_features(hidden_states)
         coarse = self._for_experts(hidden_states)
-        fused, outer, inner = self.inter_moe(coarse, features_BF, inter, intra, gains_G)
-        return self._add(hidden_states, coarse, fused), outer, inner, features_BF
+        fused, inter_gates, intra_gates = self.inter_moe(coarse, features_BF, inter, intra, gains_G)
+        return self._add(hidden_states, coarse, fused), inter_gates, intra_gates, features_BF
 
     def shard_units(self) -> list[list[nn.Module]]:
         """Return the modules that a sharded strategy gathers together: experts and feed-forward, and the coarse grid's feed-forward."""

@@ -95,8 +95,8 @@ class MoEConditioner(PushToHub, L.LightningModule):
     """MoE-in-MoE conditioner: MiM blocks whose outputs steer a pretrained DiT (paper, section 3).
 
     The input is the degraded latent, never the noisy one: at inference the conditioner runs once per image, not once per sampler step.
-    The paper gives neither widths, number of blocks, number of sub-experts nor k. The estimate, the identification and the separate grid
-    of the experts are not in the paper.
+    The paper does not give the widths, the number of blocks, the number of sub-experts, or k. The estimate, the identification and the
+    separate grid of the experts are not in the paper.
 
     Args:
         latent_channels: Channels C of the latents.
@@ -229,7 +229,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
                 record, ``rerouted``, gives balance losses the gradient of the whole accumulation window; the gradient stops at the router
                 weights.
             gains_MG: Factors of the groups' weights; see `mimdit.restorer.steering`.
-            decisions: Decisions to use instead of those for these latents; ``routing`` comes before theirs.
+            decisions: Decisions to use instead of those for these latents; ``routing`` takes precedence over theirs.
 
         Raises:
             ValueError: The size is not a multiple of `multiple`.

@@ -36,7 +36,7 @@ def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
     """Return the folder of a saved model: ``name`` if it is a folder, else the downloaded repository ``owner/name``.
 
     Args:
-        name: A folder, which comes first, or a repository on the hub.
+        name: A folder, which takes precedence over the hub, or a repository on the hub.
         **options: See `HubOptions`.
 
     Raises:

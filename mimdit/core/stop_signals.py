@@ -24,7 +24,7 @@ _handled: set[int] = set()
 _finalizer: list[Finalize] = []
 
 
-def hold_if_told() -> None:
+def hold_if_requested() -> None:
     """Hold the signals if the environment variable `VARIABLE` is 1."""
     if os.environ.get(VARIABLE) == "1":
         hold()

@@ -19,7 +19,8 @@ class AveragePrecision:
     """Average precision, 0..1, of the ranking of images by the probability of each degradation.
 
     Attributes:
-        of_atoms: Average precision by degradation; those that no image or every image has are left out, as no ranking is asked for there.
+        of_atoms: Average precision by degradation; those that no image or every image has are left out, because no ranking is
+            defined there.
         mean: Their mean; NaN if there is none.
     """
 

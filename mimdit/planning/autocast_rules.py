@@ -33,7 +33,7 @@ SINGLE = [
 ]  # fmt: skip
 """Operators that compute in fp32."""
 
-SINGLE_UNLESS_TOLD = [
+SINGLE_UNLESS_GIVEN = [
     "prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "linalg_matrix_norm",
     "linalg_matrix_norm.str_ord", "sum", "sum.dim_IntList",
 ]  # fmt: skip
@@ -61,7 +61,7 @@ def register(device_type: str) -> torch.library.Library:
     rules: dict[str, Callable[[Any, tuple, dict], tuple[tuple, dict]]] = {
         **dict.fromkeys(LOWER, lambda _, args, kwargs: casts.to(torch.get_autocast_dtype(device_type), args, kwargs)),
         **dict.fromkeys(SINGLE, lambda _, args, kwargs: casts.to(torch.float32, args, kwargs)),
-        **dict.fromkeys(SINGLE_UNLESS_TOLD, casts.single_unless_told),
+        **dict.fromkeys(SINGLE_UNLESS_GIVEN, casts.single_unless_given),
         **dict.fromkeys(PROMOTED, lambda _, args, kwargs: casts.to(casts.widest(args), args, kwargs)),
     }
     for name, rule in rules.items():
@@ -116,11 +116,11 @@ class _Casts:
             and value.dtype != torch.float64
         )
 
-    def single_unless_told(self, operator: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def single_unless_given(self, operator: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Return the arguments, in fp32 unless they name a type or the first one is of another kind."""
         places = [place for place, argument in enumerate(operator._schema.arguments) if argument.name == "dtype"]
-        told = kwargs.get("dtype") is not None or (places and len(args) > places[0] and args[places[0]] is not None)
-        if told or not self._eligible(args[0]):
+        given = kwargs.get("dtype") is not None or (places and len(args) > places[0] and args[places[0]] is not None)
+        if given or not self._eligible(args[0]):
             return args, kwargs
         return args, kwargs | {"dtype": torch.float32}
 

@@ -71,7 +71,7 @@ def _parsed(text: str) -> Any:
     try:
         return yaml.load(text, _LOADER)
     except yaml.YAMLError:
-        return None  # the command's own parser tells
+        return None  # the command's own parser reports it
 
 
 def _strings(value: Any) -> Iterator[str]:

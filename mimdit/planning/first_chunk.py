@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class FirstChunk(TorchFunctionMode):
-    """Mode in which ``torch.chunk`` returns its first chunk as often as chunks were asked for.
+    """Mode in which ``torch.chunk`` returns its first chunk once per requested chunk.
 
     FSDP2 cuts every weight into as many chunks as there are ranks, twice, and uses the first, for the size, and this rank's. For rank 0
     that is the same, and on fake tensors 512 views of each of a thousand weights take minutes.

@@ -1,6 +1,6 @@
 """Device type that stands for a GPU on machines without one: shapes without data, streams without work, CUDA's autocast.
 
-Fake CUDA tensors do not do: their backward pass asks the driver for a context. PyTorch lets a Python module take the place of a backend
+Fake CUDA tensors do not do: their backward pass needs a context of the driver. PyTorch lets a Python module take the place of a backend
 (``PrivateUse1``), which works in any build. It cannot be undone, so only processes that do nothing else use it.
 """
 
@@ -32,7 +32,7 @@ class Stream(torch.cpu.Stream):
     """Stream on which nothing waits."""
 
     def record_event(self, event: torch.cpu.Event | None = None) -> torch.cpu.Event:
-        """Return an event; a CPU's stream returns none, and FSDP2 asks for one where it keeps several copies of the weights."""
+        """Return an event; a CPU's stream returns none, and FSDP2 needs one where it keeps several copies of the weights."""
         return torch.cpu.Event()
 
 
@@ -40,7 +40,7 @@ _STREAM = Stream()
 
 
 class Module:
-    """The module ``torch.simulated``, with what PyTorch asks of a device's module.
+    """The module ``torch.simulated``, with what PyTorch requires of a device's module.
 
     Args:
         capability: CUDA capability of the GPU that it stands for.

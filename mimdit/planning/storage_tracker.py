@@ -66,7 +66,7 @@ class StorageTracker(TorchDispatchMode):
 
     def add(self, tensor: torch.Tensor) -> None:
         """Add the storage of ``tensor`` unless it is known or of another device."""
-        device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device  # asking a fake tensor itself is slow
+        device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device  # a fake tensor's own property is slow
         if device.type != self.device_type:
             return
         storage = tensor.untyped_storage()

@@ -14,7 +14,7 @@ from mimdit.routing.utilization import Utilization
 
 
 def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndarray:
-    """Draw one block in percent: for each class of degradation the outer gate's mean weights, then each expert group's shares.
+    """Draw one block in percent: for each class of degradation the Inter-MoE gate's mean weights, then each expert group's shares.
 
     Every row of every panel sums to 100. The color scale of a panel ends at the largest possible value of a cell: with k choices per image
     that is 100 / k. The title of a group has its mutual information with the degradation, and the value expected by chance.
@@ -48,13 +48,13 @@ def gates_by_degradation(
     *,
     dpi: int = 120,
 ) -> np.ndarray:
-    """Draw mean gate weights of one block: the outer gates, then the sub-experts of each expert group that has any.
+    """Draw mean gate weights of one block: the Inter-MoE gates, then the sub-experts of each expert group that has any.
 
     Args:
         title: Title of the figure.
         degradations: Names of the rows.
         groups: Names of the expert groups.
-        inter_DG: Mean outer weights, ``[D, G]`` in 0..1.
+        inter_DG: Mean weights of the Inter-MoE gate, ``[D, G]`` in 0..1.
         intra_GDE: For each expert group the mean weights of its sub-experts, ``[D, E]`` in 0..1; E may be 0.
         dpi: Pixels per inch.
 

@@ -29,11 +29,11 @@ def blend(restored: np.ndarray, original: np.ndarray, *, amount: float = 1.0, ma
     check_blending(original, amount, mask)
     if amount == 1 and mask is None:
         return restored
-    most = np.iinfo(original.dtype).max
+    max_value = np.iinfo(original.dtype).max
     for rows in in_rows(*original.shape[:2]):
         share = np.full((1, 1, 1), amount, np.float64) if mask is None else amount * mask[rows, :, None].astype(np.float64)
-        old, new = (to_linear(image[rows] / most, dtype=np.float64) for image in (original, restored))
-        mixed = np.round(to_srgb((1 - share) * old + share * new, dtype=np.float64) * most).astype(original.dtype)
+        old, new = (to_linear(image[rows] / max_value, dtype=np.float64) for image in (original, restored))
+        mixed = np.round(to_srgb((1 - share) * old + share * new, dtype=np.float64) * max_value).astype(original.dtype)
         restored[rows] = np.where(share == 0, original[rows], np.where(share == 1, restored[rows], mixed))
     return restored
 

@@ -102,7 +102,7 @@ def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float])
             )
 
 
-def check_cautious(caution: float, conditioner: MoEConditioner) -> None:
+def check_caution_head(caution: float, conditioner: MoEConditioner) -> None:
     """Check that the conditioner has the probabilities that ``caution`` needs.
 
     Raises:
@@ -144,9 +144,9 @@ def check_settings(settings: SamplingSettings, backbone: DiTBackbone, conditione
         if settings.steps == 0:
             raise ValueError(f"prompt {settings.prompt!r} needs the DiT, which does not run with steps=0; give steps=1 or more")
         backbone.prompts.nearest(settings.prompt, 1)
-    check_cautious(settings.caution, conditioner)
+    check_caution_head(settings.caution, conditioner)
     if settings.only is not None and conditioner.identification is None:
         raise ValueError(
-            f"only {', '.join(settings.only)}: these weights cannot tell one degradation from another, as their conditioner has "
+            f"only {', '.join(settings.only)}: these weights do not identify degradations, as their conditioner has "
             "identify: false; leave only out, or use weights trained with identify: true, such as the embedded ones"
         )

@@ -57,7 +57,7 @@ def flow_loss(
     velocity = restorer.backbone.velocity(
         latents, sigma, residuals, dropped=dropped, anchor=anchor, output_layer=restorer.output_layer, prompts=prompts, on_tokens=on_tokens
     )
-    least = restorer.backbone.least_divisor(anchored=restorer.anchor != "none")
+    least = restorer.backbone.min_divisor(anchored=restorer.anchor != "none")
     error = flow_error(velocity, target, sigma, on=restorer.flow_loss_on, sigma_min=least)
     if restorer.flow_norm == "psnr":
         return log_error(error)

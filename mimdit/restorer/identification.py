@@ -1,6 +1,6 @@
 """Probabilities of the elementary degradations of whole images, from the conditioner's identification. Not in the paper.
 
-AutoDIR (arXiv 2310.10123) asks the same question before it restores: which degradation is it?
+AutoDIR (arXiv 2310.10123) also identifies the degradation before it restores.
 
 Shape legend: B images, A atoms.
 """
@@ -32,7 +32,7 @@ def check_identifies(restorer: Restorer) -> None:
     """
     if restorer.conditioner.identification is None:
         raise ValueError(
-            "these weights cannot tell which degradation an image has: their conditioner has identify: false. Leave --checkpoint out for "
+            "these weights do not identify degradations: their conditioner has identify: false. Leave --checkpoint out for "
             "the embedded weights, or train with configs/ablation/identify.yaml (conditioner.identify: true, identify_weight above 0)"
         )
 

@@ -82,7 +82,7 @@ class Restoration:
         identified = self.conditioning.identified
         if self.settings.caution == 0:
             return restored
-        assert identified is not None, "check_settings lets no restorer without identification pass"
+        assert identified is not None, "check_settings requires an identification head"
         original = self.images if self.original is None else self.original
         return corrected_in_part(original, restored, correction_amounts(identified, self.settings.caution))
 
@@ -147,7 +147,7 @@ class Restoration:
             progress(1.0)
             return conditioning
         area = max(1, self.area // self.restorer.backbone.codec.downscale**2)
-        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, done=progress)
+        return condition_in_pieces(conditioner, self.degraded, area, routing, gains_MG=gains_MG, decisions=decisions, progress=progress)
 
     def _noise(self) -> torch.Tensor:
         """Return unit normal noise like the degraded latents, the same for each image."""

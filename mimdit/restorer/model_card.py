@@ -38,7 +38,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Told:
+class CardFacts:
     """Statements of a model card that the weights do not hold.
 
     Attributes:
@@ -56,20 +56,20 @@ class Told:
     test_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def write_model_card(folder: Path, restorer: Restorer, *, title: str | None = None, told: Told | None = None) -> bool:
+def write_model_card(folder: Path, restorer: Restorer, *, title: str | None = None, facts: CardFacts | None = None) -> bool:
     """Write ``README.md`` to a restorer's folder, unless there is one, which may have been edited; return true if it was written.
 
     Args:
         folder: The folder.
         restorer: The restorer in it.
         title: Repository of the model; None for the folder's name.
-        told: Further statements.
+        facts: Further statements.
     """
     if (folder / CARD).exists():
         return False
-    told = told or Told()
+    facts = facts or CardFacts()
     base = _base_model(restorer, folder)
-    metadata = {"license": told.license, "tags": TAGS, "datasets": [*told.datasets] or None, "base_model": base}
+    metadata = {"license": facts.license, "tags": TAGS, "datasets": [*facts.datasets] or None, "base_model": base}
     data = ModelCardData(library_name="mimdit", pipeline_tag="image-to-image", **metadata)
     counts = restorer.conditioner.parameter_counts()
     text = f"""---
@@ -101,15 +101,15 @@ data like its training's do not show. It does not enlarge images, and it does no
 
 ## Training data
 
-{_training_data(told)}
+{_training_data(facts)}
 
 ## License
 
-{f"`{told.license}`" if told.license else _UNKNOWN}
+{f"`{facts.license}`" if facts.license else _UNKNOWN}
 
 ## Results
 
-{_results(told)}
+{_results(facts)}
 """
     with replace_when_whole(folder / CARD) as path:
         ModelCard(text).save(path)
@@ -137,22 +137,22 @@ def _base_model(restorer: Restorer, folder: Path) -> str | None:
     return frozen["source"] if frozen["revision"] is not None else None
 
 
-def _training_data(told: Told) -> str:
-    links = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in told.datasets)
-    return "\n\n".join(part for part in (told.trained_on, links and f"Data sets: {links}.") if part) or _UNKNOWN
+def _training_data(facts: CardFacts) -> str:
+    links = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in facts.datasets)
+    return "\n\n".join(part for part in (facts.trained_on, links and f"Data sets: {links}.") if part) or _UNKNOWN
 
 
-def _results(told: Told) -> str:
+def _results(facts: CardFacts) -> str:
     """Return the tables of results, or a sentence where there are none."""
     parts = []
-    if told.measured is not None:
-        cells = [f"`{Path(told.measured.data).name}`", str(told.measured.images)]
-        cells += [f"{told.measured.before:.2f}", f"{told.measured.after:.2f}"]
+    if facts.measured is not None:
+        cells = [f"`{Path(facts.measured.data).name}`", str(facts.measured.images)]
+        cells += [f"{facts.measured.before:.2f}", f"{facts.measured.after:.2f}"]
         parts.append(_table(["pairs", "images", "PSNR of the input, dB", "of the result, dB"], 1, [cells]))
-    if told.test_sets:
-        metrics = [*dict.fromkeys(name for means in told.test_sets.values() for name in means["mean_of_images"].get("output", {}))]
+    if facts.test_sets:
+        metrics = [*dict.fromkeys(name for means in facts.test_sets.values() for name in means["mean_of_images"].get("output", {}))]
         heads = ["test set", "images", *(f"{metric} of the {of}" for metric in metrics for of in ("input", "result"))]
-        rows = [[name, *_scores(summary["mean_of_images"], metrics)] for name, summary in told.test_sets.items()]
+        rows = [[name, *_scores(summary["mean_of_images"], metrics)] for name, summary in facts.test_sets.items()]
         parts.append(f"Means of images in a test of the weights that were exported:\n\n{_table(heads, 1, rows)}")
     return "\n\n".join(parts) or "Not measured (`mimdit export --data PAIRS` measures, `--results RUN` takes those of a test)."
 

@@ -26,9 +26,9 @@ def images_of(pixels: np.ndarray) -> torch.Tensor:
     """
     if pixels.dtype not in _RANGE or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; give uint8 or uint16 of [H, W, 1 or 3]")
-    most, images = _RANGE[pixels.dtype], canvas(1, 3, *pixels.shape[:2])
+    max_value, images = _RANGE[pixels.dtype], canvas(1, 3, *pixels.shape[:2])
     for rows in in_rows(*pixels.shape[:2]):
-        images[0, :, rows] = torch.from_numpy(pixels[rows].astype(np.float32) / most).permute(2, 0, 1)
+        images[0, :, rows] = torch.from_numpy(pixels[rows].astype(np.float32) / max_value).permute(2, 0, 1)
     return images
 
 
@@ -59,11 +59,11 @@ def restore_pixels(
     """
     images = images_of(pixels)
     check_blending(pixels, amount, mask)
-    most, result = _RANGE[pixels.dtype], np.empty_like(pixels)
+    max_value, result = _RANGE[pixels.dtype], np.empty_like(pixels)
     if original is not None:
         options["original"] = images_of(original)
     restored = restorer.restore(images, settings, **options)[0]
     for rows in in_rows(*pixels.shape[:2]):
         piece = restored[:, rows] if pixels.shape[2] == 3 else restored[:, rows].mean(dim=0, keepdim=True)
-        result[rows] = piece.mul(most).round_().permute(1, 2, 0).numpy()
+        result[rows] = piece.mul(max_value).round_().permute(1, 2, 0).numpy()
     return blend(result, pixels if original is None else original, amount=amount, mask=mask)

@@ -1,4 +1,4 @@
-"""Text that steers the restoration: prompts by degradation, and what a text asks for.
+"""Text that steers the restoration: prompts by degradation, and the degradations that a text names for removal.
 
 Not in the paper; compare AutoDIR (arXiv 2310.10123).
 """
@@ -60,31 +60,35 @@ def prompts_for(settings: SamplingSettings, prompts: PromptEmbeddings, identifie
     if settings.prompting == "given":
         assert settings.prompt is not None
         return prompts.nearest(settings.prompt, batch)[0]
-    assert identified is not None, "check_settings lets no restorer without identification pass"
+    assert identified is not None, "check_settings requires an identification head"
     return prompts.mixed(torch.sigmoid(identified.float()))
 
 
-def asked_in(text: str) -> tuple[str, ...]:
-    """Return the degradations that a text asks to remove, by the `WORDS` in it: ``"remove the haze, keep the grain"`` is haze.
+def degradations_to_remove(text: str) -> tuple[str, ...]:
+    """Return the degradations that a prompt names for removal, by the `WORDS` in it.
 
-    The text is read clause by clause (`mimdit.backbone.degradation_texts.clauses`). A text that names only what stays asks for all others.
+    ``"remove the haze, keep the grain"`` names haze.
+
+    The text is read clause by clause (`mimdit.backbone.degradation_texts.clauses`). A text that names only what stays selects all others.
 
     Raises:
-        ValueError: No degradation is named.
+        ValueError: No degradation is named, or all that are named are also to be kept.
     """
     removed, kept = (
         {atom for atom, words in WORDS.items() for clause in each if re.search(rf"\b(?:{words})\b", clause)} for each in clauses(text)
     )
     if not removed and not kept:
         raise ValueError(f"prompt {text!r} names no degradation; name some of {', '.join(ATOMS)}, such as 'remove the haze'")
-    asked = (removed or set(ATOMS)) - kept
-    if not asked:
-        raise ValueError(f"prompt {text!r} asks to remove and to keep {', '.join(sorted(kept))}; write each once")
-    return tuple(atom for atom in ATOMS if atom in asked)
+    chosen = (removed or set(ATOMS)) - kept
+    if not chosen:
+        raise ValueError(f"prompt {text!r} names {', '.join(sorted(kept))} both to remove and to keep; name each once")
+    return tuple(atom for atom in ATOMS if atom in chosen)
 
 
-def follow(restorer: Restorer, text: str, encode: Callable[[str], tuple[torch.Tensor, torch.Tensor]] | None = None) -> tuple[dict, str]:
-    """Return the sampling options that follow a user's prompt, and a sentence that says how it is followed.
+def prompt_options(
+    restorer: Restorer, text: str, encode: Callable[[str], tuple[torch.Tensor, torch.Tensor]] | None = None
+) -> tuple[dict, str]:
+    """Return the sampling options for a user's prompt, and a sentence on how the prompt is used.
 
     A backbone with cached texts reads the prompt: the embedding of ``encode``, or else that of the nearest cached text. For any other
     backbone, such as the embedded one, the prompt's words choose the degradations to remove (`mimdit.restorer.selective`).
@@ -101,8 +105,8 @@ def follow(restorer: Restorer, text: str, encode: Callable[[str], tuple[torch.Te
     if not prompts.reads_text:
         if encode is not None:
             raise ValueError("text_encoders are given, but this backbone was not given texts by degradation; encode some with --by_atom")
-        only = asked_in(text)
-        return {"only": only}, f"this backbone reads no text: the words of the prompt ask for --only {','.join(only)}"
+        only = degradations_to_remove(text)
+        return {"only": only}, f"this backbone reads no text: the words of the prompt select --only {','.join(only)}"
     options = {"prompting": "given", "prompt": text}
     if encode is not None:
         prompts.add(text, *encode(text))

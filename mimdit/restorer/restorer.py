@@ -26,7 +26,7 @@ from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep
 from mimdit.restorer.checks import (
-    check_cautious,
+    check_caution_head,
     check_harm,
     check_heads,
     check_losses,
@@ -138,7 +138,7 @@ class Restorer(PushToHub, L.LightningModule):
         check_harm(harm_weight, estimate_weight)
         check_routing_losses(conditioner, balance.weights)
         check_trained(prompting, backbone.prompts)
-        check_cautious(caution, conditioner)
+        check_caution_head(caution, conditioner)
         self.backbone, self.conditioner, self.flow = backbone, conditioner, flow
         self.tile, self.overlap, self.seed = tile_of(backbone, tile), overlap, seed
         self.anchor, self.prompting, self.caution = anchor, prompting, caution
@@ -290,8 +290,8 @@ class Restorer(PushToHub, L.LightningModule):
         if settings.only is not None:
             if routing is not None or decisions is not None:
                 raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
-            told: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
-            return restore_only(self, images, settings, **told, use_residuals=use_residuals, on_step=on_step)
+            callbacks: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
+            return restore_only(self, images, settings, **callbacks, use_residuals=use_residuals, on_step=on_step)
         restoration = Restoration(
             self, images, settings, routing=routing, decisions=decisions, original=original, progress=progress
         )  # fmt: skip
@@ -327,8 +327,9 @@ class Restorer(PushToHub, L.LightningModule):
             ValueError: The restorer has an anchor and none is given, or it has none and one is given.
         """
         if (anchor is None) != (self.output_layer is None):
-            given = "no anchor is given" if anchor is None else "an anchor is given"
-            raise ValueError(f"{given} to a restorer with anchor: {self.anchor}; pass anchor_of(degraded, conditioning)")
+            if anchor is not None:
+                raise ValueError(f"an anchor is given to a restorer with anchor: {self.anchor}; leave anchor out")
+            raise ValueError(f"no anchor is given to a restorer with anchor: {self.anchor}; pass anchor_of(degraded, conditioning)")
         residuals, scale = None if conditioning is None else conditioning.residuals, self.conditioner.timestep_scale
         if max(latents.shape[2:]) > self.tile:
             return tiled_velocity(
@@ -391,7 +392,7 @@ class Restorer(PushToHub, L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as the Trainer's settings ask."""
+        """Clip gradients as the Trainer is configured."""
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def shard_units(self) -> list[list[nn.Module]]:

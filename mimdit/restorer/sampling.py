@@ -75,8 +75,10 @@ class SamplingSettings:
         check_only(self.only)
         if self.prompting not in PROMPTINGS:
             raise ValueError(f"prompting {self.prompting!r} is unknown; choose one of {', '.join(PROMPTINGS)}")
-        if (self.prompting == "given") != (self.prompt is not None):
-            raise ValueError(f"prompting={self.prompting} with prompt={self.prompt!r}: given needs a prompt, and a prompt needs given")
+        if self.prompting == "given" and self.prompt is None:
+            raise ValueError("prompting=given needs a prompt; set prompt")
+        if self.prompting != "given" and self.prompt is not None:
+            raise ValueError(f"prompt={self.prompt!r} needs prompting=given, not {self.prompting}")
 
     def area(self, images: torch.Tensor) -> int | None:
         """Return the area of a piece in pixels if ``images [B, 3, H, W]`` must be processed in pieces, else None."""

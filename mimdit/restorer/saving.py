@@ -94,7 +94,7 @@ def _write_settings(restorer: Restorer, folder: Path, parts: list[str]) -> None:
     settings |= {"anchor": restorer.anchor} if anchored else {}
     settings |= {"prompting": restorer.prompting} if restorer.prompting != "none" else {}
     settings |= {"caution": restorer.caution} if restorer.caution else {}
-    if sigma_min := backbone.least_divisor(anchored=anchored):
+    if sigma_min := backbone.min_divisor(anchored=anchored):
         settings["sigma_min"] = sigma_min
     if BACKBONE in parts and backbone.embedded_guidance is not None:
         settings["embedded_guidance"] = backbone.embedded_guidance

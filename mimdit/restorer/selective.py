@@ -54,17 +54,17 @@ def share(probabilities_BA: torch.Tensor, only: Sequence[str], part: Sequence[st
     """Return how much of a part's correction belongs to the degradations ``only``, ``[B]`` in 0..1.
 
     It is the sum of their probabilities, divided by the same sum with all other likely degradations of the part where that exceeds 1:
-    degradations of one part are not told apart, they share it.
+    degradations of one part are not distinguished; they share it.
 
     Args:
         probabilities_BA: Probabilities of `mimdit.core.batch.ATOMS`.
         only: Names of the degradations to remove.
         part: Names of the degradations in the part.
     """
-    asked = [ATOMS.index(atom) for atom in part if atom in only]
+    chosen = [ATOMS.index(atom) for atom in part if atom in only]
     others_BA = probabilities_BA[:, [ATOMS.index(atom) for atom in part if atom not in only]]
-    asked_B, others_B = probabilities_BA[:, asked].sum(dim=1), others_BA.where(others_BA >= LIKELY, 0).sum(dim=1)
-    return asked_B / (asked_B + others_B).clamp_min(1)
+    chosen_B, others_B = probabilities_BA[:, chosen].sum(dim=1), others_BA.where(others_BA >= LIKELY, 0).sum(dim=1)
+    return chosen_B / (chosen_B + others_B).clamp_min(1)
 
 
 @torch.no_grad()
@@ -119,14 +119,14 @@ def _tone_change(
     restorer: Restorer, image: torch.Tensor, settings: SamplingSettings, only: Sequence[str], options: dict[str, Any]
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
     """Return the scale at which ``only`` is most probable in ``image [1, 3, H, W]``, the correction at that size, and its share."""
-    asked = [ATOMS.index(atom) for atom in only if atom in TONE]
+    chosen = [ATOMS.index(atom) for atom in only if atom in TONE]
     found: tuple[float, int, Restoration] | None = None
     for scale in SCALES:
         if scale > 1 and min(image.shape[2:]) < scale * _SMALLEST:
             break
         reduced = image if scale == 1 else torch.nn.functional.avg_pool2d(image, scale, ceil_mode=True)
         restoration = Restoration(restorer, reduced, settings)
-        probability = float(_probabilities(restoration)[0, asked].sum())
+        probability = float(_probabilities(restoration)[0, chosen].sum())
         if found is None or probability > found[0]:
             found = probability, scale, restoration
     assert found is not None
@@ -138,7 +138,7 @@ def _tone_change(
 
 def _probabilities(restoration: Restoration) -> torch.Tensor:
     identified = restoration.conditioning.identified
-    assert identified is not None, "check_settings lets no restorer without identification pass"
+    assert identified is not None, "check_settings requires an identification head"
     return torch.sigmoid(identified.float())
 
 

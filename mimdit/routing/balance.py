@@ -21,9 +21,8 @@ from mimdit.routing.routing import Routing
 class RoutingBalance(L.LightningModule):
     """Named, unweighted routing losses from a `Routing` record (paper: the load-balancing loss).
 
-    The paper does not give the weights; each loss names its source below. ``specialization``, ``contrast`` and ``guide`` are
-    not in the paper. A weight of 0 switches a
-    loss off at no cost.
+    The paper does not give the weights; each loss names its source below. ``specialization``, ``contrast`` and ``guide`` are not in the
+    paper. A weight of 0 switches a loss off at no cost.
 
     Args:
         balance: Weight of the Switch loss ``E * sum_i f_i P_i`` on the sparse gates (arXiv 2101.03961 eq. 4; over the global batch as in
@@ -68,8 +67,11 @@ class RoutingBalance(L.LightningModule):
         Raises:
             ValueError: ``specialization`` or ``guide`` is switched on and ``degradation`` is None.
         """
-        if degradation is None and self.weights["guide"]:
-            raise ValueError("the guide loss compares routing with degradations: pass the batch's degradation, or set guide: 0")
+        needing = [name for name in ("specialization", "guide") if self.weights[name]]
+        if degradation is None and needing:
+            raise ValueError(
+                f"the routing loss {needing[0]} compares routing with degradations; pass the batch's degradation, or set {needing[0]}: 0"
+            )
         local = self._local_statistics(routing, degradation)
         world = global_mean(local)
         losses = {}
@@ -97,10 +99,7 @@ class RoutingBalance(L.LightningModule):
             "importance_MG": routing.inter.probs.mean(dim=1),
         }
         if self.weights["specialization"]:
-            if degradation is None:
-                raise ValueError(
-                    "the specialization loss compares experts with degradations: pass the batch's degradation, or set specialization: 0"
-                )
+            assert degradation is not None  # checked in `forward`
             statistics["joint"] = torch.einsum("bd,mgbe->mgde", degradation_shares(degradation), intra.probs) / len(degradation)
         if self.weights["contrast"]:
             weights, logits = intra.weights.detach(), intra.logits.masked_fill(~routing.mask_GE[:, None], 0)

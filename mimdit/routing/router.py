@@ -17,7 +17,7 @@ from mimdit.routing.routing import Gates
 MODES = ("dense", "sparse", "uniform")
 ROUTERS = ("linear", "prototype")
 
-COLDEST = 0.01
+MIN_TEMPERATURE = 0.01
 """Least temperature of a prototype router."""
 
 
@@ -149,8 +149,10 @@ class PrototypeRouter(Gating):
         learned: bool = False, width: int = 32,
     ) -> None:  # fmt: skip
         super().__init__(num_choices, mode=mode, top_k=top_k)
-        if temperature < COLDEST:
-            raise ValueError(f"router temperature {temperature} is below {COLDEST}; set it to {COLDEST} or more, such as 0.1")
+        if temperature < MIN_TEMPERATURE:
+            raise ValueError(
+                f"router temperature {temperature} is below {MIN_TEMPERATURE}; set it to {MIN_TEMPERATURE} or more, such as 0.1"
+            )
         self.project = nn.Linear(num_features, width)
         self.prototypes_NP = nn.Parameter(torch.randn(num_choices, width))
         self.fixed_temperature = temperature
@@ -160,7 +162,7 @@ class PrototypeRouter(Gating):
 
     def temperature(self) -> torch.Tensor | float:
         """Return the divisor of the cosines."""
-        return self.fixed_temperature if self.log_temperature is None else self.log_temperature.float().exp().clamp_min(COLDEST)
+        return self.fixed_temperature if self.log_temperature is None else self.log_temperature.float().exp().clamp_min(MIN_TEMPERATURE)
 
     def logits(self, features_BF: torch.Tensor) -> torch.Tensor:
         """Return the cosines over the temperature, ``[B, N]``."""

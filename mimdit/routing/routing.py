@@ -1,6 +1,6 @@
 """Record of the decisions of all gates; the conditioner returns it, and no module keeps it as state.
 
-Shape legend: M MiM blocks, B images, G expert groups, E sub-experts per group (padded to the largest group), K chosen per gate,
+Shape legend: M MiM blocks, B images, G expert groups, E sub-experts per group, K chosen per gate,
 F router features (mean and log-std of C channels: F = 2C).
 """
 

@@ -51,10 +51,10 @@ class ExponentialMovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int, *, skipped: torch.Tensor | None = None) -> None:
-        """Move the average toward the live weights after optimizer step ``step``, counted from 0.
+        """Move the average toward the live weights; ``step`` is the number of optimizer steps done, 1 after the first.
 
         Args:
-            step: The step.
+            step: Number of optimizer steps done.
             skipped: Boolean scalar tensor; where it is true the average stays. The host does not wait for it. None for false.
         """
         average, live = self._pairs()

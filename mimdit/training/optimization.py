@@ -35,9 +35,10 @@ def optimizer_and_schedule(model: nn.Module, make_optimizer: OptimizerCallable, 
 
 
 def clip_gradients(module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None, algorithm: str | None) -> None:
-    """Clip as the Trainer's settings ask, for `LightningModule.configure_gradient_clipping`; also for fused optimizers in bf16-mixed.
+    """Clip gradients as the Trainer is configured, also for fused optimizers in bf16-mixed.
 
-    Lightning refuses those: it takes a fused optimizer for one that undoes a gradient scaler's factor, but bf16 has no scaler.
+    Call it in `LightningModule.configure_gradient_clipping`. Lightning refuses those: it takes a fused optimizer for one that undoes a
+    gradient scaler's factor, but bf16 has no scaler.
     """
     plugin = module.trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is None:

@@ -256,5 +256,5 @@ def test_without_another_prompt_there_is_no_guidance(files):
             tiny_backbone(prompt_dropout=0.1, **options)
         with pytest.raises(ValueError, match=rf"guidance=2.0 {words}"):
             tiny_backbone(**options).velocity(latents(), torch.ones(2), guidance=2.0)
-    with pytest.raises(ValueError, match=r"prompt_dropout=1.5 is outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"prompt_dropout=1.5 is outside \[0, 1\]; 0 drops no prompt"):
         tiny_backbone(prompt_dropout=1.5)

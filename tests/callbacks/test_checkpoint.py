@@ -117,7 +117,16 @@ def test_one_that_was_complete_but_for_its_name_gets_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step=0000006.ckpt"]
 
 
-@pytest.mark.parametrize("wrong,message", [({"keep": 0}, "keep=0"), ({"keep_best": 0}, "keep_best=0"), ({"max_gigabytes": 0.0}, "above 0")])
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ({"keep": 0}, "keep=0 would leave no checkpoint"),
+        ({"keep_best": 0}, "^keep_best=0 must be at least 1; to keep only the newest"),
+        ({"mode": "most"}, "^mode='most' is unknown; choose min or max"),
+        ({"max_gigabytes": 0.0}, r"^max_gigabytes=0\.0 must be above 0; null sets no limit"),
+        ({"max_failed_saves": -1}, "^max_failed_saves=-1 is negative; 0 stops the run"),
+    ],
+)
 def test_what_would_leave_none_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         CompleteCheckpoint(**wrong)

@@ -17,10 +17,10 @@ SIZES = dict.fromkeys(NAMES, 10)
         (Retention(-1), 0, ""),
         (Retention(1, best=2), 0, "ac"),
         (Retention(1, best=2, mode="min"), 0, "bd"),
-        (Retention(-1, best=1, most_bytes=35), 0, "ac"),  # the oldest, and not b, the best
-        (Retention(-1, best=1, most_bytes=35), 10, "acd"),
-        (Retention(-1, best=2, most_bytes=20), 0, "acd"),  # d is the worse of the two best
-        (Retention(2, best=2, most_bytes=5), 10, "abcd"),  # the newest stays
+        (Retention(-1, best=1, max_bytes=35), 0, "ac"),  # the oldest, and not b, the best
+        (Retention(-1, best=1, max_bytes=35), 10, "acd"),
+        (Retention(-1, best=2, max_bytes=20), 0, "acd"),  # d is the worse of the two best
+        (Retention(2, best=2, max_bytes=5), 10, "abcd"),  # the newest stays
     ],
 )
 def test_newest_best_and_quota(retention, room, gone):

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from callbacks import ImageGrid, Showcase
@@ -53,3 +54,17 @@ def test_only_the_groups_asked_for_are_shown(tmp_path):
         with Image.open(tmp_path / "restored.png") as picture:
             sizes.append(picture.height)
     assert sizes[1] > 2.5 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (ImageGrid, {"every_n_validations": 0}, "^every_n_validations=0 of ImageGrid must be at least 1"),
+        (ImageGrid, {"side": 8}, "^side=8 of ImageGrid must be at least 16 pixels"),
+        (Showcase, {"side": 8}, "^side=8 of Showcase must be at least 16 pixels"),
+        (Showcase, {"per_line": 0}, "^per_line=0 of Showcase must be at least 1"),
+    ],
+)
+def test_a_wrong_argument_is_named_alone(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

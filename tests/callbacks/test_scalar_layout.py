@@ -9,7 +9,10 @@ from tests.callbacks.dummy import DummyRestorer, events, loader, trainer
 OTHERS = {
     "train/loss",
     "train/loss/flow",
+    "train/loss/harm",
+    "train/loss/identify",
     "train/loss/balance",
+    "train/loss/token_z",
     "lr-AdamW",
     "speed/mfu",
     "val/psnr_estimate",
@@ -28,5 +31,6 @@ def test_no_chart_is_empty_and_lines_are_where_they_belong(tmp_path):
     assert not [title for title, lines in found.items() if not lines]
     assert found["PSNR gain over the input, single degradations, dB"] == {"val_groups/05Noise/psnr_gain"}
     assert found["PSNR gain over the input, mixed degradations, dB"] == {"val_groups/09Lowlight_Haze/psnr_gain"}
-    assert found["training loss, and the part of the task"] == {"train/loss", "train/loss/flow"}
+    assert found["training loss, and the part of the task"] == {f"train/loss{name}" for name in ("", "/flow", "/harm", "/identify")}
+    assert found["training loss, the part of the routing"] == {"train/loss/balance", "train/loss/token_z"}
     assert found["se, share of choices"] == {f"experts_load/block1/se/e{expert}" for expert in range(4)}

@@ -1,4 +1,4 @@
-"""Training data of a plan: told by the shards where they are, guessed from their name where they are not."""
+"""Training data of a plan: read from the shards' index where they are, guessed from their name where they are not."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def test_samples_are_counted_where_the_data_is(tmp_path):
     make_folder(tmp_path / "latents")
     data, because = told(replace(RUN, train=(str(tmp_path / "latents"),)))
     assert data.samples == sum(sum(sizes) for sizes in SIZES.values())
-    assert not data.latents and because == "told by the data"
+    assert not data.latents and because == "read from the data's index"
 
 
 def test_only_the_groups_that_training_reads_count(tmp_path):

@@ -24,7 +24,7 @@ def test_the_words_of_a_prompt_choose_what_is_removed_where_no_text_is_read(tmp_
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "in", a__png=encoded("PNG"))
     assert run("in", "out", "--prompt", "remove the haze, keep the grain") == 0
-    assert "this backbone reads no text: the words of the prompt ask for --only haze" in capsys.readouterr().err
+    assert "this backbone reads no text: the words of the prompt select --only haze" in capsys.readouterr().err
     assert run("in", "again", "--only", "haze") == 0
     results = [command.read_photo(tmp_path / folder / "a.png").pixels for folder in ("out", "again")]
     assert (results[0] == results[1]).all()

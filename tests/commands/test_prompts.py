@@ -21,7 +21,7 @@ from transformers import (
 
 from mimdit import cli
 from mimdit.backbone.prompts import PromptEmbeddings
-from mimdit.commands.prompting import asked_for
+from mimdit.commands.prompting import prompting_options
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_checkpoints import tiny_transformer, tiny_vae
 from tests.tiny_models import FLUX, randomize, tiny_backbone
@@ -232,8 +232,8 @@ def test_a_prompt_of_the_user_is_encoded_as_the_cached_ones_were(pipeline, tmp_p
     (tmp_path / "texts.yaml").write_text("haze: haze")
     encode(folder, file, "--by_atom", str(tmp_path / "texts.yaml"), "--t5=false", "--t5_tokens=0")
     restorer = SimpleNamespace(backbone=SimpleNamespace(prompts=PromptEmbeddings(WIDTH, POOLED, str(file))))
-    asked = asked_for(cast(Restorer, restorer), None, None, "no more rain", str(folder))
-    assert asked == {"prompting": "given", "prompt": "no more rain"}
+    options = prompting_options(cast(Restorer, restorer), None, None, "no more rain", str(folder))
+    assert options == {"prompting": "given", "prompt": "no more rain"}
     found, text = restorer.backbone.prompts.nearest("no more rain", 1)
     embeds, pooled = expected(whole, ["no more rain"], 8)
     assert text == "no more rain"

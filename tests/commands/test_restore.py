@@ -340,7 +340,7 @@ def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path
         (("in", "out", "--steer", "fog=0"), "steer 'fog' is neither a group nor a degradation"),
         (("in", "out", "--steer", "fog"), "steer 'fog' cannot be read"),
         (("in", "out", "--only", "hase"), "only 'hase': there is no such degradation; choose from blur, noise, jpeg, haze"),
-        (("in", "out", "--only", "haze", "--checkpoint", "paper"), "only haze: these weights cannot tell one degradation from another"),
+        (("in", "out", "--only", "haze", "--checkpoint", "paper"), "only haze: these weights do not identify degradations"),
         (("in", "out", "--prompt", "make it nice"), "names no degradation; name some of blur, noise"),
         (("in", "out", "--prompt", "haze", "--only", "rain"), "both choose the degradations to remove"),
         (("in", "out", "--prompt", "haze", "--prompting", "detected"), "prompting=detected takes no prompt"),

@@ -12,7 +12,7 @@ HEADER = Path(torch.__file__).parent / "include" / "ATen" / "autocast_mode.h"
 RULES = {
     "AT_FORALL_LOWER_PRECISION_FP": autocast_rules.LOWER,
     "AT_FORALL_FP32": autocast_rules.SINGLE,
-    "AT_FORALL_FP32_SET_OPT_DTYPE": autocast_rules.SINGLE_UNLESS_TOLD,
+    "AT_FORALL_FP32_SET_OPT_DTYPE": autocast_rules.SINGLE_UNLESS_GIVEN,
     "AT_FORALL_PROMOTE": autocast_rules.PROMOTED,
 }
 

@@ -357,5 +357,5 @@ def test_a_wrong_argument_is_named_with_its_remedy(options, words):
 def test_a_velocity_without_its_anchor_is_an_error():
     with pytest.raises(ValueError, match=r"no anchor is given to a restorer with anchor: estimate; pass anchor_of\(degraded, cond"):
         anchored().velocity(latents(), SIGMA, None)
-    with pytest.raises(ValueError, match=r"an anchor is given to a restorer with anchor: none"):
+    with pytest.raises(ValueError, match="an anchor is given to a restorer with anchor: none; leave anchor out"):
         tiny_restorer().velocity(latents(), SIGMA, None, anchor=latents())

@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 
 from mimdit.backbone.pretrained import Origin, set_origin
 from mimdit.evaluation.summary import summarize
-from mimdit.restorer.model_card import Measured, Told, write_model_card
+from mimdit.restorer.model_card import CardFacts, Measured, write_model_card
 from tests.tiny_models import tiny_restorer
 
 
@@ -20,7 +20,7 @@ def card(folder, restorer=None, **options):
 
 
 def test_what_is_told_is_in_the_metadata_and_in_the_text(tmp_path):
-    made = card(tmp_path, title="someone/model", told=Told("mit", "A thousand pairs.", ["someone/pairs", "other/pairs"]))
+    made = card(tmp_path, title="someone/model", facts=CardFacts("mit", "A thousand pairs.", ["someone/pairs", "other/pairs"]))
     assert (made.data.license, made.data.datasets, made.data.pipeline_tag) == ("mit", ["someone/pairs", "other/pairs"], "image-to-image")
     assert made.text.lstrip().startswith("# someone/model\n") and 'from_pretrained("someone/model")' in made.text
     assert "A thousand pairs.\n\nData sets: [someone/pairs](https://huggingface.co/datasets/someone/pairs), [other/" in made.text
@@ -35,7 +35,7 @@ def test_what_is_not_told_is_left_open(tmp_path):
 
 def test_results_are_the_means_of_images_of_each_test_set(tmp_path):
     summaries = summarize([row("a", 20.0, 25.0), row("b", 22.0, 26.0), row("c", 9.0, 9.5, "08Haze")])
-    made = card(tmp_path, told=Told(measured=Measured("runs/pairs", 7, 18.123, 24.567), test_sets=summaries))
+    made = card(tmp_path, facts=CardFacts(measured=Measured("runs/pairs", 7, 18.123, 24.567), test_sets=summaries))
     assert "| `pairs` | 7 | 18.12 | 24.57 |" in made.text
     heads = "| test set | images | psnr of the input | psnr of the result | ssim of the input | ssim of the result |"
     assert f"{heads}\n|---|---:|---:|---:|---:|---:|\n| made | 3 | 17.00 | 20.17 | - | - |" in made.text

@@ -5,7 +5,7 @@ import torch
 
 from mimdit.backbone.prompts import OTHER, Prompts, write_prompts
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.prompting import asked_in, follow
+from mimdit.restorer.prompting import degradations_to_remove, prompt_options
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_batch, tiny_restorer
 
@@ -80,19 +80,19 @@ def test_a_given_prompt_is_the_nearest_cached_text(file):
     found = restorer.restore(given, prompt="so much fog")
     torch.testing.assert_close(found, restorer.restore(given, prompting="given", prompt="fog everywhere"))
     assert not torch.allclose(found, restorer.restore(given, prompt="rain"), atol=1e-4)
-    options, said = follow(restorer, "so much fog")
+    options, said = prompt_options(restorer, "so much fog")
     assert options == {"prompting": "given", "prompt": "so much fog"} and "nearest cached text is 'fog everywhere'" in said
 
 
 def test_a_text_encoder_replaces_the_nearest_text(file):
     restorer = made(file)
     tokens, pooled = torch.randn(TOKENS, WIDTH), torch.randn(POOLED)
-    options, said = follow(restorer, "so much fog", lambda text: (tokens, pooled))
+    options, said = prompt_options(restorer, "so much fog", lambda text: (tokens, pooled))
     assert said == "prompt 'so much fog': encoded"
     prompts, text = restorer.backbone.prompts.nearest(options["prompt"], 2)
     assert text == "so much fog" and torch.equal(prompts.tokens[1], tokens) and torch.equal(prompts.pooled[0], pooled)
     with pytest.raises(ValueError, match=r"was encoded as \[4, 8\], the cached texts as \[5, 8\]; use the same text encoders"):
-        follow(restorer, "rain please", lambda text: (tokens[:4], pooled))
+        prompt_options(restorer, "rain please", lambda text: (tokens[:4], pooled))
 
 
 def test_tiles_and_batches_keep_the_prompts_of_their_images(file):
@@ -148,8 +148,10 @@ def test_what_is_missing_is_named(file, tmp_path):
         made(file).sampling_settings(prompt="haze", steps=0, start="degraded")
     with pytest.raises(ValueError, match=r"prompt 'haze': this backbone reads no text; name what to remove, such as only=\['haze'\]"):
         Restorer.from_pretrained().sampling_settings(prompt="haze")
-    with pytest.raises(ValueError, match="given needs a prompt"):
+    with pytest.raises(ValueError, match="prompting=given needs a prompt; set prompt"):
         made(file).sampling_settings(prompting="given")
+    with pytest.raises(ValueError, match="prompt='haze' needs prompting=given, not detected"):
+        made(file).sampling_settings(prompting="detected", prompt="haze")
     with pytest.raises(ValueError, match="prompting 'seen' is unknown; choose one of none, detected, given"):
         made(file).sampling_settings(prompting="seen")
     write_prompts(tmp_path / "few.safetensors", ["", "haze"], torch.zeros(2, 5, 8), torch.zeros(2, 8), made_with="", atoms=[OTHER, "haze"])
@@ -199,14 +201,14 @@ def test_the_prompt_of_settings_goes_with_their_prompting(file):
     ],
 )
 def test_words_choose_what_is_removed(text, expected):
-    assert asked_in(text) == expected
-    assert follow(made(None), text)[0] == {"only": expected}
+    assert degradations_to_remove(text) == expected
+    assert prompt_options(made(None), text)[0] == {"only": expected}
 
 
 def test_words_that_choose_nothing_are_refused():
     with pytest.raises(ValueError, match="names no degradation; name some of blur, noise"):
-        asked_in("make it nice")
-    with pytest.raises(ValueError, match="asks to remove and to keep haze"):
-        asked_in("remove the haze, keep the haze")
+        degradations_to_remove("make it nice")
+    with pytest.raises(ValueError, match="names haze both to remove and to keep; name each once"):
+        degradations_to_remove("remove the haze, keep the haze")
     with pytest.raises(ValueError, match="text_encoders are given, but this backbone"):
-        follow(made(None), "haze", lambda text: (torch.zeros(5, 8), torch.zeros(8)))
+        prompt_options(made(None), "haze", lambda text: (torch.zeros(5, 8), torch.zeros(8)))

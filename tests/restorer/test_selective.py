@@ -150,7 +150,7 @@ def test_names_are_checked(only, named):
 
 def test_it_needs_identification_and_decides_for_itself():
     plain = tiny_restorer(flow={"start": "degraded", "sigma_start": 0.5})
-    with pytest.raises(ValueError, match=r"only haze: these weights cannot tell.*identify: true"):
+    with pytest.raises(ValueError, match=r"only haze: these weights do not identify.*identify: true"):
         plain.sampling_settings(only=["haze"])
     restorer, given, seen = identifying(), images(1, 3, 32, 32), []
     restorer.restore(given, on_decisions=seen.append)

@@ -166,5 +166,7 @@ def test_losses_are_unweighted():
 def test_specialization_without_degradations_and_negative_weights_are_errors():
     with pytest.raises(ValueError, match=r"pass the batch's degradation, or set specialization: 0"):
         losses(routing(), None)
+    with pytest.raises(ValueError, match=r"the routing loss guide .*pass the batch's degradation, or set guide: 0"):
+        losses(routing(), None, specialization=0.0, guide=1.0)
     with pytest.raises(ValueError, match=r"importance=-1 is negative; use 0"):
         RoutingBalance(importance=-1)

@@ -95,7 +95,7 @@ class Scorer:
         return self._of_image(metric, image) if truth is None or not metric.reference else self._of_pair(metric, image, truth)
 
     def _of_pair(self, metric: Metric, image: torch.Tensor, truth: torch.Tensor) -> tuple[float | None, str]:
-        """Return a metric with reference, after the adjustment that its name asks for."""
+        """Return a metric with reference, after the adjustment that its name implies."""
         if metric.name.endswith(ALIGNED):
             try:
                 return aligned_scores(image, truth)[metric.name.startswith("ssim")], ""

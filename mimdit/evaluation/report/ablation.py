@@ -82,8 +82,8 @@ def _resolved(part: DictConfig) -> dict[str, Any]:
 def ablation_table(runs: Sequence[Run]) -> str:
     """Return Markdown with one line per run in the paper's order: its settings, and its means with the difference to the full model.
 
-    The full model has a dense outer gate over different expert groups, sparse inner gates and routing losses, with the most common E and k.
-    Without such a run there are no differences.
+    The full model has a dense Inter-MoE gate over different expert groups, sparse Intra-MoE gates and routing losses, with the most
+    common E and k. Without such a run there are no differences.
 
     Raises:
         ValueError: A run has no config; see `read_variant`.

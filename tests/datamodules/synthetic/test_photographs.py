@@ -153,5 +153,5 @@ def test_flat_crops_are_drawn_anew_but_not_for_ever():
 
 
 def test_enlarging_is_refused():
-    with pytest.raises(ValueError, match="100x80 is too small for sharp crops of 73: ask for at most 72"):
+    with pytest.raises(ValueError, match="100x80 is too small for sharp crops of 73; set at most 72"):
         random_crop(np.zeros((80, 100, 3), np.uint8), 73, seed=0, retoned=False)

@@ -83,7 +83,7 @@ def test_columns_of_another_kind_and_broken_files_are_named(tmp_path):
 def test_columns_that_cannot_be_told_are_named(tmp_path):
     table(kind=[*NAMES]).to_parquet(tmp_path / "0.parquet")
     with pytest.raises(
-        ValueError, match=r"degradation_column cannot be told \(task, kind\); name it, degradation_column: one of image, task, prompt"
+        ValueError, match=r"for degradation_column \(candidates: task, kind\); set degradation_column to one of image, task, prompt"
     ):
         _ = RealIRBench(str(tmp_path)).contents
     assert len(RealIRBench(str(tmp_path), degradation_column="kind").contents.entries) == 9
