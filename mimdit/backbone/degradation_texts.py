@@ -26,7 +26,7 @@ DEFAULT_TEXTS: dict[str, tuple[str, ...]] = {
 """Texts of each of `mimdit.core.batch.ATOMS`."""
 
 _GRAM = 3
-_KEEP = r"(?:keep|leav|preserv|retain|maintain)\w*"
+_KEEP = r"(?:keep|leave|leaving|preserve|preserving|retain|maintain)\w*"
 _REMOVE = r"(?:remov|reduc|eliminat|clean|fix|correct|get(?:ting)? rid|dehaz|denois|deblur|derain|brighten|lighten)\w*"
 _NOT = r"(?:don't|do not|never|not)"
 _EXCEPT = r"(?:except|apart from|aside from|other than|rather than|instead of|without (?:remov|touch|chang|los|affect|harm|hurt)ing)"

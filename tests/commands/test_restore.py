@@ -333,7 +333,7 @@ def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path
         (("in", "out", "--quality", "80"), "quality=80 has no effect on PNG; give --same_format"),
         (("gone", "out"), "gone does not exist"),
         (("in", "in"), "give an output folder apart"),
-        (("in", "out", "--device", "toaster"), "device 'toaster' is unknown"),
+        (("in", "out", "--device", "toaster"), "device 'toaster' cannot be used here"),
         (("in", "out", "--sampler", "dice"), "sampler 'dice' is unknown"),
         (("in", "out", "--steps=-1"), "steps=-1 is negative"),
         (("in", "out", "--start", "middle"), "start 'middle' is unknown"),

@@ -257,7 +257,7 @@ def test_a_folder_restores_what_the_average_restores_also_when_it_is_saved_once_
 def test_a_folder_without_an_anchor_says_nothing_of_one(tmp_path):
     restorer = tiny_restorer()
     restorer.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "restorer.json").read_text()).keys() == {"flow", "tile", "overlap", "seed", "frozen"}
+    assert json.loads((tmp_path / "restorer.json").read_text()).keys() == {"flow", "tile", "overlap", "seed", "parts", "frozen"}
     assert not (tmp_path / OUTPUT_LAYER).exists()
     again = Restorer.from_pretrained(tmp_path, backbone=tiny_backbone())
     assert again.anchor == "none" and again.output_layer is None and again.backbone.sigma_min == 0.05
