@@ -14,9 +14,11 @@ from callbacks.due_validation import validate_on_resuming, validation_is_due
 from callbacks.loggers import log_scalars
 from callbacks.mixing_law import fit_law, step_within
 from callbacks.scores import Quality
+from datamodules.degradations.groups import is_clean
 from datamodules.restoration import RestorationDataModule
 from mimdit.core.collectives import gather, on_rank_zero
 from mimdit.core.connected_trainer import connected
+from mimdit.evaluation.metrics import PSNR_OF_IDENTICAL
 
 
 class DataEquilibrium(L.Callback):
@@ -41,7 +43,8 @@ class DataEquilibrium(L.Callback):
     the diagonal form and the bounds in units of the uniform share are this project's.
 
     Args:
-        metric: Score of ``val_groups/<group>/`` that `Quality` logs: ``psnr_output``, ``psnr_estimate`` or ``psnr_gain``.
+        metric: Score of ``val_groups/<group>/`` that `Quality` logs: ``psnr_output``, ``psnr_estimate`` or ``psnr_gain``; images that need
+            nothing have no gain.
         rule: ``law`` or ``feedback``.
         windows: Number of newest windows that the law is fitted to.
         min_windows: Windows before the first change; at least 1. One window cannot separate the effect of the data from that of
@@ -97,8 +100,8 @@ class DataEquilibrium(L.Callback):
         """Check that there are groups, scores of them and shares to change.
 
         Raises:
-            ValueError: The data module cannot change shares, there is no validation or no `Quality`, there are fewer than two groups,
-                or the shares to start with are out of bounds.
+            ValueError: The data module cannot change shares, there is no validation or no `Quality`, there are fewer than two groups, one
+                has no gain, or the shares to start with are out of bounds.
         """
         data = connected(trainer).datamodule
         if not isinstance(data, RestorationDataModule):
@@ -118,6 +121,8 @@ class DataEquilibrium(L.Callback):
                 f"callbacks.DataEquilibrium moves shares between groups, but training has only {', '.join(data.shares)}; "
                 "name more in data.groups, or leave the callback out"
             )
+        if self.metric == "psnr_gain" and (clean := [group for group in data.shares if is_clean(group)]):
+            raise ValueError(_no_gain(clean))
         one, rounding = 1 / len(data.shares), 1 / data.epoch_length
         least, most = self.floor * one - rounding, self.ceiling * one + rounding
         bad = {group: share for group, share in data.shares.items() if not least <= share <= most}
@@ -138,7 +143,7 @@ class DataEquilibrium(L.Callback):
         """Close the window, and change the shares once there are enough.
 
         Raises:
-            ValueError: Validation has no images of a training group.
+            ValueError: Validation has no images of a training group, or only such that need nothing and so have no gain.
         """
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
@@ -167,6 +172,9 @@ class DataEquilibrium(L.Callback):
         """Return the score of each group, the same on all ranks."""
         names = {group: f"val_groups/{group}/{self.metric}" for group in groups}
         if missing := [group for group, name in names.items() if name not in trainer.callback_metrics]:
+            inputs = {group: trainer.callback_metrics.get(f"val_groups/{group}/psnr_input") for group in missing}
+            if same := [group for group, score in inputs.items() if score is not None and score >= PSNR_OF_IDENTICAL]:
+                raise ValueError(_no_gain(same))
             raise ValueError(
                 f"callbacks.DataEquilibrium found no {self.metric} of the training groups {', '.join(missing)} in this validation. Add "
                 "pairs of them to data.validation, raise trainer.limit_val_batches, or leave them out of data.groups."
@@ -210,3 +218,10 @@ class DataEquilibrium(L.Callback):
         """Restore scores, windows and counts."""
         self._scores, self._history = dict(state_dict["scores"]), list(state_dict["windows"])
         self._counts, self._counts_before = Counter(), Counter(state_dict["counts"])
+
+
+def _no_gain(groups: list[str]) -> str:
+    return (
+        f"callbacks.DataEquilibrium cannot use metric=psnr_gain with the training groups {', '.join(groups)}: their images need nothing, "
+        "so they have no gain. Use metric=psnr_output, or leave them out of data.groups."
+    )

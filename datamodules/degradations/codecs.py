@@ -58,8 +58,18 @@ def _by_jpeg2000(image: np.ndarray, ratio: int) -> np.ndarray:
     return encode(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
 
 
+_EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
+"""Flags of libswscale: bicubic, full chroma interpolation, full chroma input, accurate rounding, bit-exact.
+
+They are numbers because older releases of PyAV take them all, but name only some.
+"""
+
+
 def _by_video(image: np.ndarray, quality: int, encoder: str, **options: str) -> np.ndarray:
-    """Encode one intra frame with 4:2:0 chroma; its sides are made even, and at least 32, by repeating the last pixels."""
+    """Encode one intra frame with 4:2:0 chroma; its sides are made even, and at least 32, by repeating the last pixels.
+
+    Colors are converted by `_EXACT` both ways; the default of PyAV darkens every colored image by 1 to 1.4 of 255.
+    """
     import av
 
     height, width = image.shape[:2]
@@ -70,9 +80,11 @@ def _by_video(image: np.ndarray, quality: int, encoder: str, **options: str) -> 
     writer.width, writer.height, writer.pix_fmt, writer.time_base = padded.shape[1], padded.shape[0], "yuv420p", Fraction(1)
     writer.options = {"crf": str(quality), "threads": "1"} | options
     reader: Any = av.CodecContext.create({"libx264": "h264", "libx265": "hevc"}[encoder], "r")
-    packets = [*writer.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")), *writer.encode(None), None]
+    source: Any = av.VideoFrame.from_ndarray(padded, format="rgb24")
+    packets = [*writer.encode(source.reformat(format="yuv420p", interpolation=_EXACT)), *writer.encode(None), None]
     (frame,) = (frame for packet in packets for frame in reader.decode(packet))
-    decoded = frame.to_ndarray(format="rgb24")
+    planes: Any = av.VideoFrame.from_ndarray(frame.to_ndarray(), format="yuv420p")  # forgets where the decoder places chroma
+    decoded = planes.reformat(format="rgb24", interpolation=_EXACT).to_ndarray()
     return decoded[:height, :width].astype(np.float32) / np.float32(255.0)
 
 

@@ -30,6 +30,14 @@ def atoms_of_group(name: str) -> tuple[str, ...]:
     return tuple(atom for atom in ATOMS if atom in found)
 
 
+def is_clean(name: str) -> bool:
+    """Return true if a group's name says that its images need nothing; false if it names a degradation or is no name of a group."""
+    try:
+        return not atoms_of_group(name)
+    except ValueError:
+        return False
+
+
 CLEAN = "00Clean"
 """Group of undegraded images."""
 

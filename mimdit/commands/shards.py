@@ -106,18 +106,20 @@ def codecs(
         dst: Folder to write.
         codecs: Codecs among jpeg, webp, avif, heic, jpeg2000, jxl, h264 and h265; null is all.
         severities: Severities of the compression, each in 0..1, from which each codec's qualities follow; null is 0, 0.5 and 1.
-        size: Side of the crops in pixels.
-        draws: Crops of each photograph.
+        size: Side of the crops in pixels, at least 16.
+        draws: Crops of each photograph, at least 1.
         workers: Processes that work in parallel.
         seed: Seed of the crops' places.
         overwrite: If true, replace shards made with other options.
 
     Raises:
-        ValueError: A codec is unknown or not installed, a severity is outside 0..1, there is no photograph, one is too small, or dst holds
-            shards made with other options.
+        ValueError: A codec is unknown, not installed or given twice, a severity is outside 0..1, two give a codec the same quality, size,
+            draws or a list is too small, there is no photograph, one is too small, or dst holds shards made with other options.
     """
     folder, destination = Path(photographs), Path(dst)
-    samples = {"codecs": codecs or list(CODECS), "severities": severities or [0.0, 0.5, 1.0], "size": size, "draws": draws, "seed": seed}
+    codecs = list(CODECS) if codecs is None else list(codecs)
+    severities = [0.0, 0.5, 1.0] if severities is None else list(severities)
+    samples = {"codecs": codecs, "severities": severities, "size": size, "draws": draws, "seed": seed}
     names = list_photographs(folder, size=size)
     recipes = codec_recipes(names, **samples)
     options = {"schema": SCHEMA, **samples, "photographs": photographs_digest(folder, names)}

@@ -132,6 +132,25 @@ def test_what_cannot_be_balanced_is_told(folder, tmp_path, options, message):
         fit(tmp_path, folder, **options)
 
 
+def test_gain_of_a_clean_group_is_refused_before_the_first_step(tmp_path):
+    folder = make_folder(tmp_path / "data", {"00Clean": [4], "05Noise": [4]}).folder
+    model = Learner()
+    data = data_of(str(folder))
+    callbacks = [Quality(), DataEquilibrium("psnr_gain")]
+    with pytest.raises(ValueError, match=r"metric=psnr_gain with the training groups 00Clean: .* no gain\. Use metric=psnr_output"):
+        trainer(tmp_path, *callbacks, max_steps=1, num_sanity_val_steps=0).fit(model, data)
+    assert not model.used
+
+
+def test_gain_of_images_that_need_nothing_is_told_whatever_their_group_is_called(tmp_path):
+    def edit(sample: dict) -> dict:
+        return sample | {"lq.png": sample["gt.png"]} if sample["json"]["group"] == "01Blur" else sample
+
+    folder = make_folder(tmp_path / "data", {"01Blur": [4], "05Noise": [4]}, edit).folder
+    with pytest.raises(ValueError, match=r"metric=psnr_gain with the training groups 01Blur: .* no gain\. Use metric=psnr_output"):
+        fit(tmp_path, str(folder), steps=12, equilibrium={"metric": "psnr_gain"})
+
+
 def test_a_data_module_without_shares_is_told(tmp_path):
     with pytest.raises(ValueError, match="not those of"):
         trainer(tmp_path, DataEquilibrium(), max_steps=1).fit(Learner(), loader())

@@ -33,6 +33,18 @@ def test_small_images_keep_their_size(codec, side):
     assert compress_by(SCENE[:side, :side], codec, CODECS[codec].quality(0.5)).shape == (side, side, 3)
 
 
+def ramp() -> np.ndarray:
+    down, right = np.mgrid[:96, :128] / [[[96]], [[128]]]
+    return np.stack([0.2 + 0.6 * right, 0.8 - 0.5 * down, 0.3 + 0.2 * (down + right)], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+@pytest.mark.parametrize("image", [ramp(), SCENE], ids=["ramp", "scene"])
+def test_video_codecs_keep_the_mean_of_each_channel(codec, image):
+    decoded = compress_by(image, codec, CODECS[codec].quality(0.0))
+    assert np.abs((decoded - image).mean(axis=(0, 1))).max() * 255 < 0.3
+
+
 def test_qualities_are_linear_or_geometric():
     assert [CODECS["h264"].quality(severity) for severity in (0, 0.5, 1)] == [20, 33, 46]
     assert [CODECS["jpeg2000"].quality(severity) for severity in (0, 0.5, 1)] == [5, 20, 80]

@@ -3,6 +3,7 @@
 import pytest
 
 from datamodules.degradations import CLEAN, GROUPS, atoms_of_group
+from datamodules.degradations.groups import is_clean
 
 FOUNDIR = {
     "01Blur": "blur",
@@ -43,3 +44,8 @@ def test_other_names_of_the_pattern_are_read(name, atoms):
 def test_unknown_part_is_named(name, token):
     with pytest.raises(ValueError, match=f"unknown part '{token}'"):
         atoms_of_group(name)
+
+
+def test_only_names_of_clean_say_that_nothing_is_needed():
+    names = ["00Clean", "clean", *FOUNDIR, "AVIF_Q20", "Clean_Blur", "21Snow", ""]
+    assert [name for name in names if is_clean(name)] == ["00Clean", "clean"]

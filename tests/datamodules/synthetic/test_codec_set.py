@@ -50,3 +50,21 @@ def test_other_options_in_the_same_folder_and_unknown_ones_are_refused(photograp
         with pytest.raises(SystemExit):
             cli.main([*given, *options])
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--codecs=[h264]", "--severities=[0.5,0.51]"], "severities 0.5 and 0.51 both give h264 the quality 33"),
+        (["--codecs=[jpeg,jpeg]"], "codecs names jpeg twice"),
+        (["--codecs=[]"], "codecs is empty; give at least one of jpeg, webp"),
+        (["--severities=[]"], "severities is empty; give at least one in 0..1"),
+        (["--size=0"], "size is 0; it must be at least 16"),
+        (["--draws=0"], "draws is 0; it must be at least 1"),
+    ],
+)
+def test_options_that_make_no_set_are_refused_before_anything_is_written(photographs, tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit):
+        cli.main(["shards", "codecs", str(photographs), str(tmp_path / "set"), "--workers=1", "--size=64", *options])
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
