@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mimdit.evaluation.iqa.scorer import Scorer
 from mimdit.evaluation.metrics import PSNR_OF_IDENTICAL, identical
 from mimdit.evaluation.results import DATA_MODULE_TEST_SET, RESULTS_NAME, Results, write_results
 from mimdit.evaluation.summary import SIDES, ScoreRow, format_summary, image_of, sides_of, summarize, unique_rows
+from mimdit.restorer.restorer import Restorer
 from mimdit.routing.routing import Routing
 
 VARIANTS = SIDES[2:]
@@ -314,11 +316,16 @@ def routing_of(routing: Routing, index: int) -> dict[str, list]:
 
 
 def run_settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-    """Return the settings that scores depend on: seed, ranks, precision, sampler, checkpoint and version of torch."""
+    """Return the settings that scores depend on: seed, ranks, precision, sampler, checkpoint and version of torch.
+
+    Those of a restorer also have ``sampling``, the `mimdit.restorer.sampling.SamplingSettings` of its test.
+    """
     noted: dict[str, Any] = {"seed": getattr(pl_module, "seed", None), "ranks": trainer.world_size, "precision": str(trainer.precision)}
     if hasattr(pl_module, "flow"):
         plain = str | int | float | bool | None
         noted["sampler"] = {name: value for name, value in vars(pl_module.flow).items() if isinstance(value, plain)}
+    if isinstance(pl_module, Restorer):
+        noted["sampling"] = dataclasses.asdict(pl_module.sampling_settings(tile=pl_module.test_tile))
     return noted | {"checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path), "torch": torch.__version__}
 
 

@@ -42,9 +42,13 @@ class Photo:
     colorimetry: tuple[tuple[bytes, bytes], ...] = ()
 
 
+SIDEWAYS = 5
+"""EXIF orientation from which on width and height are exchanged."""
+
+
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return pixels ``[H, W, ...]`` upright, for an EXIF orientation 1..8."""
-    if orientation >= 5:
+    if orientation >= SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

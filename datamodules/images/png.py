@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,6 +54,20 @@ def chunks(data: bytes) -> Iterator[Chunk]:
             return
         place += 12 + size
     raise ValueError("the end is missing")
+
+
+def metadata_parts(file: IO[bytes]) -> list[Chunk]:
+    """Return the chunks with metadata, up to the end or to where the file is cut short; the pixels are not read, nor checksums compared."""
+    found: list[Chunk] = []
+    file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8 and head[4:] != _END:
+        size, name = int.from_bytes(head[:4], "big"), head[4:]
+        if name not in _METADATA:
+            file.seek(size + 4, os.SEEK_CUR)
+        elif len(content := file.read(size)) == size:
+            found.append((name, content))
+            file.seek(4, os.SEEK_CUR)
+    return found
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

@@ -34,7 +34,7 @@ from datamodules.images.formats import (
     jpeg_ends,
 )  # fmt: skip
 from datamodules.images.jpeg import COMMENT, jpeg_metadata
-from datamodules.images.photo import Photo, turn_upright
+from datamodules.images.photo import SIDEWAYS, Photo, turn_upright
 
 MAX_PIXELS = 178_956_970
 """Pixels above which an image counts as a decompression bomb, the same limit as Pillow's."""
@@ -42,6 +42,9 @@ MAX_PIXELS = 178_956_970
 _MODES = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 _JP2_RGB_OR_GRAY = (0, 16, 17)
 """Color spaces: by a profile, sRGB, gray."""
+
+_TURNED_BY_READERS = (HEIF, JXL)
+"""Formats whose readers return upright pixels and sizes."""
 
 _DEEP_MEDIA = re.compile(rb"pixi\0{4}[\x01-\x04]([\x09-\x10])")
 """Property of an ISO media file's image: more than 8 bits in its first channel."""
@@ -72,6 +75,18 @@ def read_size(path: Path) -> tuple[int, int]:
                 return image.size
 
 
+def read_upright_size(path: Path) -> tuple[int, int]:
+    """Return width and height of the photograph that `read_photo` would return; the pixels are not read.
+
+    Raises:
+        UnreadableImageError: The file is not a readable image.
+    """
+    width, height = read_size(path)
+    with warnings.catch_warnings(action="ignore"):
+        orientation = _forgiven(lambda: _orientation_of(path), "orientation", [])
+    return (width, height) if (orientation or 1) < SIDEWAYS else (height, width)
+
+
 def read_photo(path: Path) -> Photo:
     """Read a photograph upright, with its profile and metadata.
 
@@ -89,6 +104,25 @@ def read_photo(path: Path) -> Photo:
         if kind is PNG:
             return _read_png(data)
         return _read_other(data, kind)
+
+
+def _orientation_of(path: Path) -> int:
+    """Return the orientation 1..8 by which `read_photo` turns an image."""
+    with open(path, "rb") as file:
+        kind = format_of(path, file.read(HEAD))
+        file.seek(0)
+        if kind in _TURNED_BY_READERS:
+            return 1
+        if kind is TIFF:
+            return tiff.read_header(file).orientation
+        if kind is PNG:
+            metadata = png.png_metadata(png.metadata_parts(file), [])
+        else:
+            with _open(file, kind) as image:
+                metadata = {"exif": _bytes_in(image, "exif"), "xmp": _bytes_in(image, "xmp")}
+    if kind is JPEG2000:
+        metadata |= _forgiven(lambda: box_metadata(path.read_bytes()), "comment or IPTC", []) or {}
+    return orientation_in((metadata.get("exif") or b"").removeprefix(PREFIX), metadata.get("xmp"))
 
 
 def _check_regular(path: Path) -> None:
@@ -193,8 +227,8 @@ def _read_other(data: bytes, kind: ImageFormat) -> Photo:
             pixels = _decode_deep(data, kind)
         else:
             pixels, metadata["icc"] = _decode_plain(image, metadata["icc"], remarks)
-        orientation = 1  # HEIC and JPEG XL are rotated by their readers
-        if kind not in (HEIF, JXL):
+        orientation = 1
+        if kind not in _TURNED_BY_READERS:
             orientation = _forgiven(lambda: orientation_in(metadata["exif"], metadata["xmp"]), "orientation", remarks) or 1
     return _photo(pixels, orientation, kind, metadata, remarks)
 

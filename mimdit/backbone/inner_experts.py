@@ -151,7 +151,7 @@ def read_settings(folder: str | Path) -> InnerExperts:
     Raises:
         ValueError: The file is missing or broken, or has no settings.
     """
-    return replace(_read(Path(folder) / FILE)[1], pretrained=str(folder))
+    return replace(_read(Path(folder) / FILE, with_weights=False)[1], pretrained=str(folder))
 
 
 def with_saved(moe: InnerExperts | None, transformer: ModelMixin) -> InnerExperts | None:
@@ -198,13 +198,13 @@ def load_experts(transformer: ModelMixin, folder: str | Path, moe: InnerExperts)
             tensor.copy_(weights[name])
 
 
-def _read(file: Path) -> tuple[dict[str, torch.Tensor], InnerExperts]:
+def _read(file: Path, *, with_weights: bool = True) -> tuple[dict[str, torch.Tensor], InnerExperts]:
     remedy = "give a folder that mimdit export wrote from a backbone with moe"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; {remedy}")
     try:
         with safe_open(file, "pt") as opened:
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            weights = {name: opened.get_tensor(name) for name in (opened.keys() if with_weights else ())}
             settings = json.loads((opened.metadata() or {}).get(_METADATA, "null"))
         return weights, InnerExperts(**settings)
     except (SafetensorError, json.JSONDecodeError, TypeError) as error:  # TypeError: no settings, or one unknown to this version

@@ -31,6 +31,9 @@ _ABOUT = "One model for haze, blur, noise, JPEG blocks, rain, raindrops and dark
 )
 _STEER_HELP = "Factors of the gates: channel=0 disables the channel group, se=2 doubles the weight of se; empty changes nothing."
 
+_STEPS = 28
+"""End of the slider of the sampler steps, unless the weights take more."""
+
 
 def demo(
     *,
@@ -112,7 +115,7 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                 button = gradio.Button("Restore", variant="primary", elem_id="restore")
                 with gradio.Accordion("Settings", open=False):
                     starts = [start for start in STARTS if start != "estimate" or restorer.conditioner.estimate_head is not None]
-                    steps = gradio.Slider(0, 28, value=settings.steps, step=1, label="sampler steps")
+                    steps = gradio.Slider(0, max(_STEPS, settings.steps), value=settings.steps, step=1, label="sampler steps")
                     start = gradio.Radio(starts, value=settings.start, label="start from")
                     steer = gradio.Textbox(label="steer", info=_STEER_HELP)
                     mask = gradio.Image(label="mask: white is restored", type="pil", image_mode="L", sources=["upload"], height=150)

@@ -193,7 +193,7 @@ def restore(
     share = WHOLE if part is None else Part.parse(part)
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
-    _check_quality(quality, jobs, same_format)
+    _check_quality(quality, planned, same_format)  # not only the part's images, of which there may be none
     blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
     frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]

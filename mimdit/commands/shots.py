@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -37,11 +37,14 @@ class Shots:
         self._read = lru_cache(maxsize=2 * smooth + 1)(_pixels)
 
     def decisions(self, job: Job) -> Decisions:
-        """Return those of the shot that has ``job`` as a frame."""
+        """Return those of the shot that has ``job`` as a frame.
+
+        Raises:
+            UnreadableImageError: None of its frames can be read.
+        """
         shot, _ = self._place[job.source]
         if self._last is None or self._last[0] is not shot:
-            references = [read_photo(shot[index].source).pixels for index in reference_frames(len(shot))]
-            self._last = shot, decide_for_shot(self._restorer, references, self._settings)
+            self._last = shot, decide_for_shot(self._restorer, _references(shot), self._settings)
         return self._last[1]
 
     def averaged(self, job: Job, pixels: np.ndarray) -> np.ndarray:
@@ -50,6 +53,24 @@ class Shots:
         near = [shot[other] for other in range(max(0, index - self._smooth), min(len(shot), index + self._smooth + 1)) if other != index]
         neighbors = [self._read(other) for other in near]
         return average_still(pixels, [neighbor for neighbor in neighbors if neighbor is not None])
+
+
+def _references(shot: list[Job]) -> list[np.ndarray]:
+    """Return the `reference_frames` of a shot; in place of one that cannot be read, the nearest that can be, and none twice."""
+    read = cache(lambda index: _pixels(shot[index]))
+    chosen: dict[int, np.ndarray] = {}
+    for index in reference_frames(len(shot)):
+        for other in _nearest_first(index, len(shot)):
+            if (pixels := read(other)) is not None:
+                chosen[other] = pixels
+                break
+        else:
+            raise UnreadableImageError(f"no frame of its shot can be read, from {shot[0].source} to {shot[-1].source}; copy them anew")
+    return [chosen[index] for index in sorted(chosen)]
+
+
+def _nearest_first(index: int, count: int) -> list[int]:
+    return sorted(range(count), key=lambda other: abs(other - index))
 
 
 def _pixels(job: Job) -> np.ndarray | None:

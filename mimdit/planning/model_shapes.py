@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from torch import nn
 
 from mimdit.backbone import flux
 from mimdit.backbone.dit import DiTBackbone
-from mimdit.backbone.pretrained import configs_only
+from mimdit.backbone.inner_experts import read_settings
+from mimdit.backbone.pretrained import EXPERTS, configs_only
 from mimdit.core.batch import ATOMS, Batch
 from mimdit.weights import EMBEDDED_BACKBONE
 
@@ -97,7 +98,8 @@ def find_config(pretrained: str, subfolder: str) -> Path:
 def _without_files(config: dict[str, Any]) -> int | None:
     """Remove what would read weights or prompts from the config of a model; return `prompt_tokens`, None for the model's own."""
     tokens: int | None = None
-    for part in _parts(config):
+    parts = _parts(config)
+    for part in parts:
         arguments = part["init_args"] = dict(part.get("init_args") or {})
         name = part["class_path"].rpartition(".")[2]
         if name == "Restorer":
@@ -110,7 +112,27 @@ def _without_files(config: dict[str, Any]) -> int | None:
             arguments["prompt_dropout"] = 0.0  # would need a prompt; its cost is none
             if arguments.get("pretrained", "embedded") == "embedded":
                 arguments["pretrained"] = str(EMBEDDED_BACKBONE)
+            for option in ("lora", "moe"):
+                if isinstance(arguments.get(option), Mapping):
+                    arguments[option] = _from_scratch(arguments[option])
+            if arguments.get("moe") is None and arguments["pretrained"] is not None:
+                arguments["moe"] = _saved_experts(find_config(arguments["pretrained"], "transformer"))
+    for part in parts:
+        if tokens is not None and "guidance" in part["init_args"]:
+            part["init_args"]["guidance"] = 1.0  # would need the prompts of the file; training does not use it
     return tokens
+
+
+def _from_scratch(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of adapters or experts, given as such or as those of a class, without the folder that they start from."""
+    if "class_path" in options:
+        return {**options, "init_args": _from_scratch(options.get("init_args") or {})}
+    return {**options, "pretrained": None}
+
+
+def _saved_experts(folder: Path) -> dict[str, Any] | None:
+    """Return the options of the experts that come with a pretrained transformer; None if it has none."""
+    return _from_scratch(asdict(read_settings(folder))) if (folder / EXPERTS).is_file() else None
 
 
 def _parts(config: dict[str, Any]) -> list[dict[str, Any]]:

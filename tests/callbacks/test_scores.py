@@ -17,10 +17,13 @@ from datamodules import TestSetDataModule
 from datamodules.test_sets import PairFolders, Unpaired
 from mimdit.evaluation.iqa import Scorer
 from mimdit.evaluation.iqa.fid_kid import InceptionFeatures, set_distances
-from tests.callbacks.dummy import DummyRestorer, trainer
+from mimdit.evaluation.results import read_results
+from mimdit.restorer.sampling import SamplingSettings
+from tests.callbacks.dummy import DummyRestorer, loader, trainer
 from tests.datamodules.test_sets.made_trees import make, pixels
 from tests.evaluation.iqa.made_weights import make_weights
 from tests.routing.made_routing import made_routing
+from tests.tiny_models import tiny_restorer
 
 ROOT = Path(__file__).parents[2]
 METRICS = ["psnr", "psnr_ycbcr", "ssim", "niqe"]
@@ -88,6 +91,20 @@ def test_routing_by_block_group_and_sub_expert():
     sizes = [[len(experts) for experts in block] for block in told["intra"]]
     assert sizes == [routing.mask_GE.sum(1).tolist()] * blocks
     assert sum(told["intra"][0][1]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_settings_of_a_restorers_sampling_are_recorded(tmp_path):
+    restorer = tiny_restorer(conditioner={"identify": True}, caution=0.5, test_tile=64, test_ablations=False)
+    trainer(tmp_path, Scores(["psnr"]), tensorboard=False).test(restorer, loader(), verbose=False)
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert SamplingSettings(**settings["sampling"]) == restorer.sampling_settings(tile=64)
+    assert settings["sampling"]["caution"] == 0.5 and settings["sampler"]["steps"] == 2
+    assert read_results(tmp_path).settings == settings
+
+
+def test_a_module_that_is_no_restorer_has_no_settings_of_sampling(tmp_path):
+    _, results = run(tmp_path / "run", trees(tmp_path))
+    assert "sampling" not in results["settings"]
 
 
 def test_an_unknown_metric_is_told_before_anything_runs():

@@ -99,6 +99,15 @@ def test_the_amount_and_the_mask_of_the_page_blend_the_result():
         click.fn(Image.fromarray(image), *options[:-1], Image.fromarray(mask.T))
 
 
+@pytest.mark.parametrize(("steps", "end"), [(2, 28), (28, 28), (50, 50)])
+@pytest.mark.skipif(GRADIO < 6, reason="there is no gradio 6: pip install '.[demo]'")
+def test_the_slider_reaches_the_steps_of_the_weights(steps, end):
+    restorer = tiny_restorer(flow={"steps": steps}).eval()
+    (click,) = page(restorer, restorer.sampling_settings()).fns.values()
+    (slider,) = (component for component in click.inputs if component.label == "sampler steps")
+    assert (slider.value, slider.maximum) == (steps, end)
+
+
 @pytest.mark.skipif(GRADIO < 6, reason="there is no gradio 6: pip install '.[demo]'")
 def test_the_page_shows_the_probabilities_of_the_degradations():
     restorer = tiny_restorer(conditioner={"identify": True}, flow={"start": "degraded", "sigma_start": 0.5}).eval()

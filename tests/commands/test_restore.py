@@ -243,6 +243,19 @@ def test_text_of_a_png_comes_into_the_result_and_what_does_not_is_named(stub, tm
     assert run("in/a.png", "a.webp") == 0 and "in/a.png: WEBP does not hold its text (parameters)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("output", "options"), [("out", ["--same-format"]), ("out.jpg", [])], ids=["folder", "file"])
+def test_quality_is_given_to_a_part_without_images(stub, tmp_path, capsys, output, options):
+    put(tmp_path, a__jpg=encoded("JPEG"))
+    assert [run("a.jpg", output, *options, "--quality=80", f"--part={part}/2") for part in (1, 2)] == [0, 0]
+    assert sorted(re.findall(r"restored (\d)", capsys.readouterr().out)) == ["0", "1"]
+
+
+def test_quality_without_effect_is_refused_by_every_part(stub, tmp_path, capsys):
+    put(tmp_path, a__jpg=encoded("JPEG"))
+    assert [run("a.jpg", "out", "--quality=80", f"--part={part}/2") for part in (1, 2)] == [2, 2]
+    assert capsys.readouterr().err.count("quality=80 has no effect on PNG; give --same_format") == 2
+
+
 def test_quality_is_that_of_the_results(stub, tmp_path):
     put(tmp_path / "in", a__jpg=encoded("JPEG"), b__webp=encoded("WEBP"), c__png=encoded("PNG"))
     for quality in (5, 95):

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.images import UnreadableImageError, find_shots
+from datamodules.images.finding import plan
 from mimdit.commands import shots
+from mimdit.commands.shots import Shots
+from mimdit.restorer.sequence import reference_frames
 from mimdit.restorer.temporal import average_still
 from tests.commands.made_restorers import Identity, run, use
 
@@ -57,11 +61,48 @@ def test_amount_blends_with_the_frame_itself(frames):
 
 
 def test_a_damaged_frame_is_named_and_left_out_of_its_neighbors(frames, tmp_path, capsys):
-    data = (tmp_path / "in" / "3.png").read_bytes()
-    (tmp_path / "in" / "3.png").write_bytes(data[: len(data) // 2])
+    cut(tmp_path / "in" / "3.png")
     assert run("in", "out", "--sequence", "--smooth=1") == 1
     assert "in/3.png" in capsys.readouterr().err and not (tmp_path / "out" / "3.png").exists()
     assert np.array_equal(result("out", 2), average_still(frames[2], [frames[1]]))
+
+
+def cut(path):
+    """Cut an image's file in half; its header stays readable."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_a_damaged_reference_frame_is_the_only_one_that_fails(frames, tmp_path, capsys):
+    assert 0 in reference_frames(COUNT)
+    cut(tmp_path / "in" / "0.png")
+    assert run("in", "out", "--sequence") == 1
+    assert "restored 6, already there 0, failed 1" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "0.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "used"),
+    [((), [0, 2, 4, 6]), ((0,), [1, 2, 4, 6]), ((0, 1), [2, 4, 6]), ((0, 1, 2, 4), [3, 6]), ((0, 1, 2, 3, 4, 6), [5])],
+)
+def test_a_damaged_reference_frame_is_replaced_by_the_nearest_readable_one(frames, tmp_path, monkeypatch, damaged, used):
+    given = []
+    monkeypatch.setattr(shots, "decide_for_shot", lambda restorer, references, settings: given.append(references))
+    for index in damaged:
+        cut(tmp_path / "in" / f"{index}.png")
+    run("in", "out", "--sequence")
+    (references,) = given
+    assert len(references) == len(used)
+    assert all(np.array_equal(reference, frames[index]) for reference, index in zip(references, used))
+
+
+def test_a_shot_without_a_readable_frame_is_an_error_that_names_it(frames, tmp_path):
+    (shot,) = find_shots(plan([tmp_path / "in"], tmp_path / "out"))
+    for job in shot:
+        cut(job.source)
+    restorer = Identity()
+    with pytest.raises(UnreadableImageError, match=r"no frame of its shot can be read, from \S+0.png to \S+6.png"):
+        Shots(restorer, [shot], restorer.sampling_settings(), smooth=0).decisions(shot[0])
 
 
 def test_a_negative_number_of_frames_is_refused(frames, capsys):

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from mimdit.backbone.inner_experts import InnerExperts, blocks_with_experts
+from mimdit.backbone.lora import LoRA
 from mimdit.planning.model_shapes import ARCHITECTURES, CLIP_TOKENS, FLUX_TOKENS, build, find_config
 from tests.tiny_models import ARCHITECTURE, FLUX, restorer_config, tiny_backbone
 
@@ -28,6 +30,46 @@ def test_a_pretrained_part_needs_only_its_config(tmp_path):
     built = build({"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": str(tmp_path), "prompt": "not/there.safetensors"}})
     assert shapes(built.transformer) == shapes(tiny_backbone().transformer)
     assert built.prompts.prompt_embeds.shape[1] == CLIP_TOKENS
+
+
+def test_experts_that_come_with_a_pretrained_transformer_are_planned(tmp_path):
+    saved = tiny_backbone(moe=InnerExperts(every=1, num_experts=4))
+    saved.save_pretrained(tmp_path)
+    built = build({"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": str(tmp_path)}})
+    assert blocks_with_experts(built.transformer) == (0, 1)
+    assert shapes(built.transformer) == shapes(saved.transformer)
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["with experts", "without"])
+def test_experts_of_another_folder_are_planned_as_the_config_describes_them(tmp_path, saved):
+    tiny_backbone(moe=InnerExperts(every=1, num_experts=4) if saved else None).save_pretrained(tmp_path)
+    own = InnerExperts(every=2, num_experts=3)
+    given = {"pretrained": str(tmp_path), "moe": {"every": 2, "num_experts": 3, "pretrained": "/nowhere"}}
+    built = build({"class_path": "mimdit.DiTBackbone", "init_args": given})
+    assert shapes(built.transformer) == shapes(tiny_backbone(moe=own).transformer)
+
+
+@pytest.mark.parametrize("as_class", [False, True])
+def test_adapters_are_planned_without_the_folder_that_they_start_from(as_class):
+    lora = {"rank": 2, "pretrained": "/nowhere"}
+    config = restorer_config()
+    given = {"class_path": "mimdit.backbone.lora.LoRA", "init_args": lora} if as_class else lora
+    config["init_args"]["backbone"]["init_args"]["lora"] = given
+    assert shapes(build(config).backbone.transformer) == shapes(tiny_backbone(lora=LoRA(rank=2)).transformer)
+
+
+def test_guidance_is_planned_without_the_prompts_that_it_needs():
+    config = restorer_config()
+    config["init_args"]["backbone"]["init_args"] |= {"prompt": "not/there.safetensors", "prompt_text": "a photograph"}
+    config["init_args"]["flow"]["init_args"]["guidance"] = 2
+    assert build(config).backbone.prompts.prompt_embeds.shape[1] == CLIP_TOKENS
+
+
+def test_guidance_without_a_prompt_is_refused_as_by_fit():
+    config = restorer_config()
+    config["init_args"]["flow"]["init_args"]["guidance"] = 2
+    with pytest.raises(ValueError, match="guidance"):
+        build(config)
 
 
 def test_unknown_sizes_are_refused_with_the_remedy():

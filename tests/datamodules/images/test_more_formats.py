@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules.images import UnreadableImageError, encode_photo, format_of, read_photo, read_size
 from datamodules.images.formats import AVIF, HEAD, HEIF, PNG, looks_like_image
+from datamodules.images.reading import read_upright_size
 from tests.datamodules.images.made_images import SRGB, encoded, exif, picture, upright
 
 PACKET = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
@@ -64,6 +65,19 @@ def test_jpeg_2000_brings_its_metadata(tmp_path):
     data = data[:header] + struct.pack(">I", size) + data[header + 4 : colors] + profile + data[colors + 15 :]
     photo = read(tmp_path, data)
     assert np.array_equal(photo.pixels, picture(64, 80)) and photo.icc == SRGB and photo.xmp == PACKET and b"Maker" in photo.exif
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_upright_size_of_jpeg_2000_is_that_of_the_photo(tmp_path, orientation):
+    data = encoded("JPEG2000") + box(b"uuid", b"JpgTiffExif->JP2" + exif(orientation).tobytes()[6:])
+    size = read(tmp_path, data).pixels.shape[1::-1]
+    assert size == ((24, 40) if orientation == 6 else (40, 24)) == read_upright_size(tmp_path / "photo")
+
+
+def test_the_upright_size_of_jpeg_xl_is_that_of_the_photo(tmp_path):
+    pytest.importorskip("pillow_jxl")
+    size = read(tmp_path, encoded("JXL", exif=exif(6).tobytes())).pixels.shape[1::-1]
+    assert read_upright_size(tmp_path / "photo") == size
 
 
 def test_jpeg_2000_of_twelve_bits_is_named(tmp_path):

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from datamodules.images import UnreadableImageError, encode_photo, format_of, lost_in, read_photo, read_size
 from datamodules.images.formats import FORMATS, WRITTEN
+from datamodules.images.reading import read_upright_size
 from tests.datamodules.images.made_images import SRGB, deep, encoded, exif, floating_tiff, picture
 
 LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "WEBP": {"lossless": True, "exact": True}}
@@ -51,6 +52,14 @@ def test_sixteen_bits_stay_sixteen_bits_in_and_out(tmp_path, suffix, channels):
         back, _ = again(tmp_path, photo, kind)
         assert back.pixels.dtype == np.uint16 and (back.pixels == photo.pixels).all()
         assert channels < 4 or (back.alpha == photo.alpha).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_the_upright_size_is_that_of_the_photo(tmp_path, name, orientation):
+    data = encoded(name, exif=exif(orientation).tobytes())
+    photo = read(tmp_path, data, "photo")
+    assert read_upright_size(tmp_path / "photo") == photo.pixels.shape[1::-1]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -5,6 +5,7 @@ from PIL import Image
 
 from datamodules.images import find_shots
 from datamodules.images.finding import plan
+from tests.datamodules.images.made_images import exif
 
 
 def frames(folder, *names, size=(6, 4)):
@@ -28,4 +29,33 @@ def test_frames_of_two_sizes_and_frames_that_cannot_be_read_are_named(tmp_path):
         find_shots(plan([tmp_path / "in"], tmp_path / "out"))
     (tmp_path / "in" / "3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"3.png: .* a sequence needs all of its frames"):
+        find_shots(plan([tmp_path / "in"], tmp_path / "out"))
+
+
+def turned(folder, name, size, orientation):
+    """Write an image of ``size`` that is shown as ``orientation`` tells."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", size).save(folder / name, exif=exif(orientation).tobytes())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_frames_of_one_upright_size_are_a_shot_however_they_are_stored(tmp_path, suffix):
+    turned(tmp_path / "in", f"0.{suffix}", (40, 50), 1)
+    turned(tmp_path / "in", f"1.{suffix}", (50, 40), 6)
+    (shot,) = find_shots(plan([tmp_path / "in"], tmp_path / "out"))
+    assert len(shot) == 2
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_frames_stored_alike_that_are_turned_apart_are_refused(tmp_path, suffix):
+    turned(tmp_path / "in", f"0.{suffix}", (50, 40), 1)
+    turned(tmp_path / "in", f"1.{suffix}", (50, 40), 6)
+    with pytest.raises(ValueError, match=rf"1.{suffix} has 40x50 pixels and 0.{suffix} 50x40: they are not frames of one shot"):
+        find_shots(plan([tmp_path / "in"], tmp_path / "out"))
+
+
+def test_a_frame_whose_header_is_cut_is_named(tmp_path):
+    frames(tmp_path / "in", "1.png", "2.png")
+    (tmp_path / "in" / "2.png").write_bytes((tmp_path / "in" / "2.png").read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"2.png: .* a sequence needs all of its frames"):
         find_shots(plan([tmp_path / "in"], tmp_path / "out"))
