@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from mimdit.core.files import replace_when_whole
 from mimdit.core.hub import CARD
-from mimdit.restorer.saving import BACKBONE, holds
+from mimdit.restorer.saving import BACKBONE
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -124,7 +124,7 @@ def _sampling(restorer: Restorer) -> str:
 
 def _backbone(restorer: Restorer, folder: Path) -> str:
     frozen = restorer.backbone.frozen_identity.get("transformer")
-    if frozen is None or holds(folder, BACKBONE):
+    if frozen is None or (folder / BACKBONE).is_dir():
         return "The folder holds the transformer too."
     return f"The transformer is not in the folder: it is `{frozen['source']}`."
 
@@ -132,7 +132,7 @@ def _backbone(restorer: Restorer, folder: Path) -> str:
 def _base_model(restorer: Restorer, folder: Path) -> str | None:
     """Return the hub's repository of the transformer, if it is not in the folder and comes from the hub, and so has a revision."""
     frozen = restorer.backbone.frozen_identity.get("transformer")
-    if frozen is None or holds(folder, BACKBONE):
+    if frozen is None or (folder / BACKBONE).is_dir():
         return None
     return frozen["source"] if frozen["revision"] is not None else None
 

@@ -148,7 +148,7 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
     settings.pop("parts", None)
     inputs = {name: settings.pop(name) for name in ("embedded_guidance", "prompt_text", "unconditional_text") if name in settings}
     gates = MeasuredGates.from_json(json.loads((folder / GATES).read_text())) if holds(folder, GATES) else None
-    if backbone is None and holds(folder, BACKBONE):
+    if backbone is None and (folder / BACKBONE).is_dir():  # also one put there by hand; its identity is checked
         prompt = str(folder / PROMPTS) if holds(folder, PROMPTS) else None
         backbone = DiTBackbone(str(folder / BACKBONE), prompt=prompt, **inputs)
     backbone = backbone or DiTBackbone("embedded")
