@@ -1,5 +1,9 @@
-"""An anchored restorer that identifies, over two ranks: DDP finds no unused parameter, and FSDP2 trains and validates alike."""
+"""Optional parts of a restorer over two ranks: DDP finds no unused parameter, and FSDP2 trains and validates alike."""
 
+from collections.abc import Callable
+from functools import partial
+
+import pytest
 import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -13,7 +17,8 @@ from tests.tiny_training import KeepGradients, train
 STEPS = 2  # DDP complains of a parameter without a gradient in the step after
 
 
-def make() -> Restorer:
+def anchored() -> Restorer:
+    """An anchored restorer that identifies."""
     restorer = tiny_restorer(
         backbone={"trainable": True, "prediction": "sample"},
         conditioner={
@@ -28,15 +33,23 @@ def make() -> Restorer:
     return restorer
 
 
+def prototyped() -> Restorer:
+    """A restorer whose gates are cosines to prototypes, with both of their losses."""
+    conditioner = {"router": "prototype", "learn_temperature": True}
+    restorer = tiny_restorer(conditioner=conditioner, balance={"contrast": 0.5, "guide": 0.5}, optimizer=SGD)
+    randomize(restorer.conditioner, 0)
+    return restorer
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def run(rank: int, world: int, strategy: str) -> dict:
+def run(rank: int, world: int, strategy: str, make: Callable[[], Restorer]) -> dict:
     restorer, keep = make(), KeepGradients()
     trainer = train(restorer, of_rank(rank, world, 1, STEPS), callbacks=[keep], **settings(strategy, world))
     trainer.validate(restorer, DataLoader([tiny_batch(2)], batch_size=None), verbose=False)
-    if strategy == "fsdp2":
+    if strategy == "fsdp2" and make is anchored:
         for part in (restorer.output_layer, *(block.coarse.feed_forward for block in restorer.conditioner.blocks)):
             assert all(isinstance(parameter, DTensor) for parameter in part.parameters())
     return {
@@ -45,14 +58,22 @@ def run(rank: int, world: int, strategy: str) -> dict:
     }
 
 
-def both(rank: int) -> tuple[dict, dict]:
-    return run(rank, 2, "ddp"), run(rank, 2, "fsdp2")
+def both(rank: int, make: Callable[[], Restorer]) -> tuple[dict, dict]:
+    return run(rank, 2, "ddp", make), run(rank, 2, "fsdp2", make)
 
 
-def test_two_ranks_train_like_one_process(tmp_path):
-    one = run(0, 1, "auto")
-    assert {"output_layer.weight", "conditioner.identification.network.0.weight"} <= set(one["gradients"][0])
-    for ranks in run_in_processes(both, tmp_path):
+PARTS = {
+    anchored: {"output_layer.weight", "conditioner.identification.network.0.weight"},
+    prototyped: {"conditioner.blocks.0.inter_moe.router.prototypes_NP", "conditioner.blocks.0.inter_moe.router.log_temperature"},
+}
+"""Weights of the parts that are tested, which must have gradients."""
+
+
+@pytest.mark.parametrize("make", [anchored, pytest.param(prototyped, marks=pytest.mark.long)])
+def test_two_ranks_train_like_one_process(tmp_path, make):
+    one = run(0, 1, "auto", make)
+    assert PARTS[make] <= set(one["gradients"][0])
+    for ranks in run_in_processes(partial(both, make=make), tmp_path):
         for two in ranks:
             for found, expected in zip(two["gradients"], one["gradients"], strict=True):
                 assert found.keys() == expected.keys()
