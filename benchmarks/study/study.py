@@ -38,6 +38,9 @@ ROWS = (
 )  # fmt: skip
 """Rows: `FULL`, or the name of a file in configs/ablation."""
 
+OURS = ("prototype", "inner_experts", "inner_dense")
+"""Rows that are not in the paper."""
+
 METRIC = "psnr_rgb"
 RESAMPLES = 10_000
 
@@ -68,10 +71,13 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Relation to the paper, in which the full model is the best."""
+        """Relation to the full model, and to the paper, in which that is the best."""
         if self.difference is None or self.low is None or self.high is None:
             return ""
-        return "worse, as in the paper" if self.high < 0 else "better, against the paper" if self.low > 0 else "cannot be told apart"
+        if self.low <= 0 <= self.high:
+            return "cannot be told apart"
+        of_paper = "" if self.name in OURS else ", as in the paper" if self.high < 0 else ", against the paper"
+        return ("worse" if self.high < 0 else "better") + of_paper
 
 
 def folder_of(root: Path, row: str, seed: int) -> Path:
