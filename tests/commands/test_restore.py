@@ -11,29 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
-import lightning as L
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch.utils.data import DataLoader
 from tqdm import TqdmWarning
 
-from datamodules.degradations.compose import degrade
-from datamodules.synthetic.photographs import TEST, photograph_crop
-from mimdit import cli
 from mimdit.commands import restore as command
-from mimdit.conditioner import MoEConditioner
-from mimdit.distributed.loading import load_restorer
-from mimdit.restorer.blending import blend
 from mimdit.restorer.identification import as_text, identify_pixels
 from mimdit.restorer.pixels import restore_pixels
 from tests.commands.made_restorers import Identity, run, use
-from tests.datamodules.images.made_images import SRGB, deep, encoded, exif
-from tests.tiny_models import tiny_backbone, tiny_batch, tiny_restorer
+from tests.datamodules.images.made_images import SRGB, deep, encoded, exif, to_png
+from tests.tiny_models import tiny_restorer
 
 
 @pytest.fixture
@@ -279,42 +269,6 @@ def test_the_settings_are_in_the_result_if_asked_for(stub, tmp_path, name):
     assert b"<mimdit:checkpoint>embedded<" in packet and f"<mimdit:version>{version('mimdit')}<".encode() in packet
 
 
-@pytest.fixture
-def inverting(stub):
-    """The command with a restorer that returns negatives."""
-    stub.restore = lambda images, settings=None, **options: 1 - images
-    return stub
-
-
-def test_amount_mixes_the_result_with_the_original_in_linear_light(inverting, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    put(tmp_path / "in", a__png=to_png(pixels))
-    for amount, expected in ((0, pixels), (0.3, blend(255 - pixels, pixels, amount=0.3)), (1, 255 - pixels)):
-        assert run("in", f"out{amount}", f"--amount={amount}") == 0
-        assert np.array_equal(Image.open(tmp_path / f"out{amount}" / "a.png"), expected)
-
-
-def test_a_mask_says_where_an_image_is_restored_and_each_image_has_its_own(inverting, tmp_path, capsys):
-    images = {name: np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8) for seed, name in enumerate("abcd")}
-    for name, pixels in images.items():
-        put(tmp_path / "in", **{f"{name}__png": to_png(pixels)})
-    masks = {"a": np.zeros((8, 12), np.uint8), "b": np.full((8, 12), 255, np.uint8), "d": np.zeros((8, 11), np.uint8)}
-    masks["a"][:, 6:] = 255
-    (tmp_path / "masks").mkdir()
-    for name, mask in masks.items():
-        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
-    assert run("in", "out", "--mask=masks", "--feather=2") == 1
-    told = capsys.readouterr().err
-    assert "in/c.png: one mask named c" in told and "d.png has 11x8 pixels, the image 12x8" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
-    half = np.asarray(Image.open(tmp_path / "out" / "a.png"))
-    assert np.array_equal(half[:, :6], images["a"][:, :6]) and np.array_equal(half[:, 8:], 255 - images["a"][:, 8:])
-    assert np.array_equal(half[:, 6], blend(255 - images["a"], images["a"], amount=1 / 3)[:, 6])
-    assert np.array_equal(Image.open(tmp_path / "out" / "b.png"), 255 - images["b"])
-    assert run("in/a.png", "one.png", "--mask=masks/a.png", "--feather=2") == 0
-    assert np.array_equal(Image.open(tmp_path / "one.png"), half)
-
-
 def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng, seen = np.random.default_rng(0), []
@@ -372,86 +326,6 @@ def test_a_users_mistake_is_an_error_before_anything_is_written(tmp_path, monkey
     put(tmp_path / "in", a__png=encoded("PNG"))
     assert run(*args) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-class Pairs(L.LightningDataModule):
-    """Three batches."""
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader([tiny_batch(seed=seed) for seed in range(3)], batch_size=None)
-
-
-def fitted():
-    """The checkpoint of a tiny restorer that ``mimdit fit`` trained in the current folder."""
-    backbone = tiny_backbone()
-    backbone.save_pretrained("base", dtype=torch.float32)
-    sizes = {"latent_channels": 3, "token_dim": 16, "num_layers": 2, "token_patch": 4, "dim": 8, "num_blocks": 1, "estimate": True}
-    parts = {
-        "backbone": {"class_path": "mimdit.DiTBackbone", "init_args": {"pretrained": "base"}},
-        "conditioner": {"class_path": "mimdit.MoEConditioner", "init_args": sizes},
-        "balance": {"class_path": "mimdit.RoutingBalance"},
-        "flow": {"class_path": "mimdit.flow.FlowMatching", "init_args": {"steps": 2}},
-        "estimate_weight": 1.0,
-        "overlap": 16,
-    }
-    saving = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "run", "save_last": True}}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu", "max_steps": 3}
-    content = {
-        "trainer": quiet | {"callbacks": [saving]},
-        "model": {"class_path": "mimdit.Restorer", "init_args": parts},
-        "data": {"class_path": f"{__name__}.Pairs"},
-    }
-    Path("config.yaml").write_text(yaml.safe_dump(content))
-    cli.main(["fit", "--config", "config.yaml"])
-    return "run/last.ckpt"
-
-
-def test_a_checkpoint_restores_with_its_averaged_weights(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["mimdit"])
-    checkpoint = fitted()
-    cli.main(["export", checkpoint, "folder"])
-    averaged = MoEConditioner.from_pretrained("folder").state_dict()
-    loaded = load_restorer(checkpoint)
-    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
-    assert all(torch.equal(loaded.conditioner.state_dict()[name], averaged[name]) for name in averaged)
-    assert any(not torch.equal(trained[f"conditioner.{name}"], averaged[name]) for name in averaged)
-    loaded.save_pretrained(tmp_path / "again")  # still the averaged weights
-    again = MoEConditioner.from_pretrained(tmp_path / "again").state_dict()
-    assert all(torch.equal(again[name], averaged[name]) for name in averaged)
-
-    put(tmp_path / "in", a__png=encoded("PNG"))
-    assert run("in", "out", "--checkpoint", checkpoint, "--seed", "3") == 0
-    expected = restore_pixels(loaded, command.read_photo(tmp_path / "in/a.png").pixels, seed=3)
-    assert (command.read_photo(tmp_path / "out/a.png").pixels == expected).all()
-
-
-def to_png(image):
-    pixels = image if image.dtype == np.uint8 else np.round(image * 255).astype(np.uint8)
-    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
-
-
-def test_by_default_the_embedded_restorer_improves_degraded_photographs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    truths = {f"{name}.{group}": photograph_crop(name, 96) for name in TEST[:2] for group in ("14Lowlight", "05Noise", "16Lowlight_Noise")}
-    for name, truth in truths.items():
-        degraded = degrade(truth.astype(np.float32) / 255, name.split(".")[1], severity=0.7, seed=1)
-        put(tmp_path / "in", **{f"{name}.png".replace(".", "__"): to_png(degraded)})
-    assert run("in", "out") == 0
-
-    def psnr(folder, name):
-        error = command.read_photo(Path(folder, f"{name}.png")).pixels.astype(float) - truths[name]
-        return 20 * np.log10(255) - 10 * np.log10((error**2).mean())
-
-    gains = {name: psnr("out", name) - psnr("in", name) for name in truths}
-    assert min(gains.values()) > 1, gains
-
-
-def test_sixteen_bit_and_gray_pixels_are_restored_as_what_they_are():
-    model = tiny_restorer(conditioner={"estimate": True}).eval()
-    gray = (np.arange(24 * 20).reshape(24, 20, 1) * 130).astype(np.uint16)
-    restored = restore_pixels(model, gray, steps=0)  # an untrained estimate is the input itself
-    assert restored.dtype == np.uint16 and restored.shape == gray.shape and np.abs(restored.astype(int) - gray).max() <= 1
 
 
 @pytest.mark.parametrize(("free", "side"), [(100 << 20, 256), (2 << 30, 512), (64 << 30, 1024)])

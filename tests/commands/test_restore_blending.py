@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from datamodules.images import read_photo
+from mimdit.restorer.blending import blend
 from tests.commands.made_restorers import Identity, run, use
-from tests.datamodules.images.made_images import deep, encoded, exif
+from tests.datamodules.images.made_images import deep, encoded, exif, to_png
 
 
 class Negative(Identity):
@@ -104,3 +105,32 @@ def test_the_tag_tells_what_was_blended(tmp_path):
     packet = read_photo(tmp_path / "out/a.png").xmp.decode()
     told = json.loads(packet[packet.index("{") : packet.rindex("}") + 1].replace("&quot;", '"'))
     assert told["amount"] == 0.5 and told["mask"] == "mask.png" and told["feather"] == 8 and told["sequence"] is False
+
+
+def test_amount_mixes_the_result_with_the_original_in_linear_light(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    put(tmp_path / "in" / "a.png", to_png(pixels))
+    for amount, expected in ((0, pixels), (0.3, blend(255 - pixels, pixels, amount=0.3)), (1, 255 - pixels)):
+        assert run("in", f"out{amount}", f"--amount={amount}") == 0
+        assert np.array_equal(Image.open(tmp_path / f"out{amount}" / "a.png"), expected)
+
+
+def test_a_mask_says_where_an_image_is_restored_and_each_image_has_its_own(tmp_path, capsys):
+    images = {name: np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8) for seed, name in enumerate("abcd")}
+    for name, pixels in images.items():
+        put(tmp_path / "in" / f"{name}.png", to_png(pixels))
+    masks = {"a": np.zeros((8, 12), np.uint8), "b": np.full((8, 12), 255, np.uint8), "d": np.zeros((8, 11), np.uint8)}
+    masks["a"][:, 6:] = 255
+    (tmp_path / "masks").mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    assert run("in", "out", "--mask=masks", "--feather=2") == 1
+    told = capsys.readouterr().err
+    assert "in/c.png: one mask named c" in told and "d.png has 11x8 pixels, the image 12x8" in told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    half = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(half[:, :6], images["a"][:, :6]) and np.array_equal(half[:, 8:], 255 - images["a"][:, 8:])
+    assert np.array_equal(half[:, 6], blend(255 - images["a"], images["a"], amount=1 / 3)[:, 6])
+    assert np.array_equal(Image.open(tmp_path / "out" / "b.png"), 255 - images["b"])
+    assert run("in/a.png", "one.png", "--mask=masks/a.png", "--feather=2") == 0
+    assert np.array_equal(Image.open(tmp_path / "one.png"), half)

@@ -90,3 +90,9 @@ def png(rows: np.ndarray, bits: int, kind: int, *chunks: tuple[bytes, bytes], wi
 def with_chunks(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG with chunks after its header."""
     return data[:33] + b"".join(png_chunk(name, content) for name, content in chunks) + data[33:]
+
+
+def to_png(image):
+    """A PNG file of uint8 RGB, or of RGB in 0..1."""
+    pixels = image if image.dtype == np.uint8 else np.round(image * 255).astype(np.uint8)
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
