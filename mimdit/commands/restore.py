@@ -160,7 +160,7 @@ def restore(
         seed: Seed of the noise, which is drawn for the whole image.
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         caution: Probability, 0 to 1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none at
-            half of it. 0 corrects everything in full.
+            half of it. For the tone only haze, rain and darkness count. 0 corrects everything in full.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
         only: Degradations to remove, separated by commas, such as haze or haze,rain, from blur, noise, jpeg, haze, rain, raindrop and

@@ -13,8 +13,9 @@ from mimdit.conditioner.moe_conditioner import Conditioning, Decisions
 from mimdit.core.canvas import canvas, in_rows
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import OnStep
-from mimdit.restorer.caution import corrected_in_part, correction_amounts
+from mimdit.restorer.caution import shares
 from mimdit.restorer.color import match_color
+from mimdit.restorer.correction import corrected
 from mimdit.restorer.prompting import prompts_for
 from mimdit.restorer.sampling import SamplingSettings
 from mimdit.routing.routing import Routing
@@ -84,7 +85,8 @@ class Restoration:
             return restored
         assert identified is not None, "check_settings requires an identification head"
         original = self.images if self.original is None else self.original
-        return corrected_in_part(original, restored, correction_amounts(identified, self.settings.caution))
+        fine_B, tone_B = shares(identified, self.settings.caution)
+        return corrected(original, restored, fine_B=fine_B, tone_B=tone_B)
 
     def _sample(self, use_residuals: bool, on_step: OnStep | None) -> torch.Tensor:
         """Return the images restored in full."""

@@ -23,10 +23,10 @@ import torch
 
 from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.batch import ATOMS
-from mimdit.core.canvas import canvas, in_rows
+from mimdit.core.canvas import in_rows
+from mimdit.restorer.correction import corrected, low_pass
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.routing.router import outside_autocast
 from mimdit.routing.routing import Routing
 
 if TYPE_CHECKING:
@@ -38,16 +38,11 @@ TONE = ("haze", "lowlight")
 LIKELY = 0.5
 """Probability from which a degradation counts as named."""
 
-SIGMA = 4.0
-"""Standard deviation in pixels of the Gaussian that separates tone and fine part."""
-
 SCALES = (1, 2, 3, 4)
 """Factors by which the image is reduced to decide its tone."""
 
 _SMALLEST = 32
 """Side in pixels below which an image is not reduced."""
-
-_REACH = round(3 * SIGMA)
 
 
 def share(probabilities_BA: torch.Tensor, only: Sequence[str], part: Sequence[str]) -> torch.Tensor:
@@ -101,11 +96,12 @@ def restore_only(
     whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(stages * fraction))
     decisions = whole.conditioning.decisions
     weights = share(_probabilities(whole), only, fine).to(images.device)
+    none = torch.zeros_like(weights)
     restored = whole.sample(**options).to(images.device)
     del whole
-    result = _plus_fine(images, restored, weights)
+    result = corrected(images, restored, fine_B=weights, tone_B=none)
     if toned:
-        cleaned = _plus_fine(images, restored, torch.ones_like(weights))
+        cleaned = corrected(images, restored, fine_B=none + 1, tone_B=none)
         for index in range(len(images)):
             scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
             _add_tone(result[index : index + 1], change, weight, scale)
@@ -142,39 +138,8 @@ def _probabilities(restoration: Restoration) -> torch.Tensor:
     return torch.sigmoid(identified.float())
 
 
-def _plus_fine(images: torch.Tensor, restored: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return ``images`` plus the correction's part above the low-pass, scaled by ``weights [B]``, in 0..1."""
-    result, factor = canvas(*images.shape, device=images.device), weights[:, None, None, None]
-    for rows in in_rows(*images.shape[2:]):
-        change = restored[:, :, rows] - images[:, :, rows]
-        coarse = low_pass(restored, rows, images.shape[2:]) - low_pass(images, rows, images.shape[2:])
-        result[:, :, rows] = (images[:, :, rows] + factor * (change - coarse)).clamp_(0, 1)
-    return result
-
-
 def _add_tone(image: torch.Tensor, change: torch.Tensor, weight: torch.Tensor, scale: int) -> None:
     """Add ``weight * change`` to ``image [1, 3, H, W]`` in place; ``change`` is smaller by ``scale`` and is interpolated smoothly."""
     for rows in in_rows(*image.shape[2:]):
         own = change[:, :, rows] if scale == 1 else low_pass(change, rows, image.shape[2:], scale=scale)
         image[:, :, rows] = (image[:, :, rows] + weight[:, None, None, None] * own).clamp_(0, 1)
-
-
-def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1) -> torch.Tensor:
-    """Return ``rows`` of images filtered by a Gaussian of standard deviation `SIGMA`, cut off at three; edges are continued.
-
-    Args:
-        images: ``[B, C, h, w]``.
-        rows: Rows of the result.
-        size: Height and width of the whole result.
-        scale: Positions of the result per position of ``images``, each of which is repeated before the filter.
-    """
-    height, width = size
-    down = torch.arange(rows.start - _REACH, rows.stop + _REACH, device=images.device).clamp_(0, height - 1) // scale
-    across = torch.arange(-_REACH, width + _REACH, device=images.device).clamp_(0, width - 1) // scale
-    offsets = torch.arange(-_REACH, _REACH + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
-    seen = images[:, :, down][..., across].float()
-    with outside_autocast(seen):
-        seen = torch.nn.functional.conv2d(seen, kernel[:, :, :, None], groups=images.shape[1])
-        return torch.nn.functional.conv2d(seen, kernel[:, :, None, :], groups=images.shape[1])

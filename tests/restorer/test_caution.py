@@ -1,11 +1,13 @@
 """Corrections no larger than the identification is sure of."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.caution import corrected_in_part, correction_amounts
+from mimdit.restorer.caution import TONE, shares
+from mimdit.restorer.correction import SIGMA
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_restorer
@@ -15,14 +17,14 @@ def logit(probability: float) -> float:
     return torch.tensor(probability, dtype=torch.float64).logit().item()
 
 
-def sure_of(probability: float, **options) -> Restorer:
-    """A restorer that gives one degradation of every image this probability, and the others less."""
+def sure_of(probability: float, atom: str = "haze", **options) -> Restorer:
+    """A restorer that gives one degradation of every image this probability, and the others next to none."""
     restorer = tiny_restorer(conditioner={"identify": True}, flow={"start": "degraded", "sigma_start": 0.5}, **options)
     randomize(restorer.conditioner, 3)
     last = restorer.conditioner.identification.network[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.constant_(last.bias, -12.0)
-    last.bias.data[ATOMS.index("haze")] = logit(probability)
+    last.bias.data[ATOMS.index(atom)] = logit(probability)
     return restorer.eval()
 
 
@@ -31,19 +33,22 @@ def images(*size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("caution", [0.2, 0.5, 1.0])
-def test_the_amount_grows_linearly_from_half_of_the_probability_to_all_of_it(caution):
-    shares = {0.0: 0.0, 0.5: 0.0, 0.625: 0.25, 0.75: 0.5, 0.99: 0.98}
-    identified = torch.full((len(shares), len(ATOMS)), -20.0)
-    for row, share in enumerate(shares):
-        identified[row, row] = logit(max(share * caution, 1e-9))
-    torch.testing.assert_close(correction_amounts(identified, caution), torch.tensor([*shares.values()]), rtol=0, atol=1e-5)
+def test_the_share_grows_linearly_from_half_of_the_probability_to_all_of_it(caution):
+    expected = {0.0: 0.0, 0.5: 0.0, 0.625: 0.25, 0.75: 0.5, 0.99: 0.98}
+    for index, atom in enumerate(ATOMS):
+        identified_BA = torch.full((len(expected), len(ATOMS)), -20.0)
+        identified_BA[:, index] = torch.tensor([logit(max(share * caution, 1e-9)) for share in expected])
+        fine_B, tone_B = shares(identified_BA, caution)
+        torch.testing.assert_close(fine_B, torch.tensor([*expected.values()]), rtol=0, atol=1e-5)
+        assert torch.equal(tone_B, fine_B if atom in TONE else torch.zeros_like(fine_B))
 
 
-def test_none_and_all_of_a_correction_are_the_two_images_to_the_bit():
-    before, after = images(3, 3, 20, 30), images(3, 3, 20, 30).flip(0)
-    result = corrected_in_part(before, after, torch.tensor([0.0, 1.0, 0.25]))
-    assert torch.equal(result[0], before[0]) and torch.equal(result[1], after[1])
-    torch.testing.assert_close(result[2], 0.75 * before[2] + 0.25 * after[2])
+def test_fine_part_and_tone_have_each_the_likeliest_of_their_degradations():
+    identified_BA = torch.full((1, len(ATOMS)), -20.0)
+    for atom, probability in {"noise": 0.4, "jpeg": 0.2, "haze": 0.35, "rain": 0.3}.items():
+        identified_BA[0, ATOMS.index(atom)] = logit(probability)
+    fine_B, tone_B = shares(identified_BA, 0.5)
+    torch.testing.assert_close(torch.cat([fine_B, tone_B]), torch.tensor([0.6, 0.4]))
 
 
 @pytest.mark.parametrize(("probability", "share"), [(0.2, 0.0), (0.375, 0.5), (0.7, 1.0)])
@@ -54,6 +59,17 @@ def test_an_image_gets_the_share_of_its_likeliest_degradation(probability, share
     result = restorer.restore(given, tile=tile, caution=0.5)
     assert (full - given).abs().max() > 0.05
     torch.testing.assert_close(result, given + share * (full - given))
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_certain_noise_leaves_the_tone_as_it_is(tile):
+    restorer, given = sure_of(0.9, "noise"), images(1, 3, 48, 80)
+    change = (restorer.restore(given, tile=tile) - given)[0].permute(1, 2, 0).numpy()
+    tone = cv2.GaussianBlur(change, (25, 25), SIGMA, borderType=cv2.BORDER_REPLICATE)
+    expected = (given[0].permute(1, 2, 0).numpy() + change - tone).clip(0, 1)
+    result = restorer.restore(given, tile=tile, caution=0.5)[0].permute(1, 2, 0).numpy()
+    assert np.abs(tone).max() > 0.02
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_a_restorer_carries_its_caution_into_folders_and_to_other_conditioners(tmp_path):

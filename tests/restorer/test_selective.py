@@ -11,8 +11,9 @@ from mimdit import Restorer
 from mimdit.core.batch import ATOMS
 from mimdit.evaluation.metrics import psnr
 from mimdit.restorer import selective
+from mimdit.restorer.correction import SIGMA
 from mimdit.restorer.identification import identify
-from mimdit.restorer.selective import SIGMA, low_pass, share
+from mimdit.restorer.selective import share
 from tests.tiny_models import randomize, tiny_restorer
 
 SEVERITY = 0.6
@@ -101,16 +102,6 @@ def test_parts_are_those_of_the_correction(monkeypatch):
         selective, "share", lambda probabilities, only, part: torch.full((len(probabilities),), float(part == selective.TONE))
     )
     torch.testing.assert_close(restorer.restore(given, only=["haze"]), toned, rtol=0, atol=1e-5)
-
-
-def test_a_small_correction_is_enlarged_smoothly():
-    small = images(1, 3, 9, 11)
-    large = small.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)[:, :, :26, :32]
-    expected = cv2.GaussianBlur(large[0].permute(1, 2, 0).numpy(), (25, 25), SIGMA, borderType=cv2.BORDER_REPLICATE)
-    rows = torch.cat([low_pass(small, slice(a, b), (26, 32), scale=3) for a, b in ((0, 7), (7, 26))], dim=2)
-    np.testing.assert_allclose(rows[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    with torch.autocast("cpu", torch.bfloat16):  # mimdit restore --dtype=bfloat16
-        assert torch.equal(low_pass(small, slice(0, 7), (26, 32), scale=3), rows[:, :, :7])
 
 
 @pytest.mark.parametrize(
