@@ -42,6 +42,7 @@ from mimdit.core.files import replace_when_whole
 from mimdit.distributed.loading import load_restorer
 from mimdit.plots.gate_chart import gate_chart
 from mimdit.restorer.blending import FEATHER, brightness, check_amount, feathered
+from mimdit.restorer.caution import parse_caution
 from mimdit.restorer.identification import as_text, probabilities_of
 from mimdit.restorer.inference import Progress
 from mimdit.restorer.pixels import restore_pixels
@@ -118,7 +119,7 @@ def restore(
     guidance: float | None = None,
     seed: int | None = None,
     color: Literal["none", "wavelet", "adain"] = "none",
-    caution: float | None = None,
+    caution: str | None = None,
     steer: str | None = None,
     only: str | None = None,
     prompting: Literal["none", "detected", "given"] | None = None,
@@ -160,7 +161,8 @@ def restore(
         seed: Seed of the noise, which is drawn for the whole image.
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
         caution: Probability, 0 to 1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none at
-            half of it. For the tone only haze, rain and darkness count. 0 corrects everything in full.
+            half of it. For the tone only haze, rain and darkness count. 0 corrects everything in full. Or one for each degradation, such as
+            noise=0.5,rain=0.7; those not named do not count.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with
             commas. For a degradation the checkpoint's folder must hold measured gates (mimdit export --data).
         only: Degradations to remove, separated by commas, such as haze or haze,rain, from blur, noise, jpeg, haze, rain, raindrop and
@@ -202,7 +204,8 @@ def restore(
     if sequence and chosen.get("only") is not None:
         raise ValueError(f"only={','.join(chosen['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
     settings = restorer.sampling_settings(
-        steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color, caution=caution,
+        steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
+        caution=None if caution is None else parse_caution(caution),
         steer=None if steer is None else parse_steer(steer), tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile,
         **chosen,
     )  # fmt: skip

@@ -8,30 +8,61 @@ Shape legend: B images, A atoms.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 
 from mimdit.core.batch import ATOMS
+from mimdit.core.named_numbers import parse_named_numbers
 
 TONE = ("haze", "rain", "lowlight")
 """Degradations that change the tone; rain does with its veil."""
 
 
-def check_caution(caution: float) -> None:
-    """Raise ValueError if ``caution`` is outside 0..1."""
-    if not 0 <= caution <= 1:
-        raise ValueError(f"caution={caution} is outside 0..1; 0 corrects every image in full")
+def check_caution(caution: float | Mapping[str, float]) -> None:
+    """Check a probability for all degradations, or one for each by name.
+
+    Raises:
+        ValueError: A value is out of range, a name is unknown, or there is no name.
+    """
+    if not isinstance(caution, Mapping):
+        if not 0 <= caution <= 1:
+            raise ValueError(f"caution={caution} is outside 0..1; 0 corrects every image in full")
+        return
+    if not caution:
+        raise ValueError("caution names no degradation, so nothing would be corrected; use caution: 0 to correct every image in full")
+    if unknown := [name for name in caution if name not in ATOMS]:
+        raise ValueError(f"caution {', '.join(map(repr, unknown))}: there is no such degradation; choose from {', '.join(ATOMS)}")
+    for name, value in caution.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"caution {name}={value:g} must be above 0 and at most 1; a degradation that is not named does not count")
 
 
-def shares(identified_BA: torch.Tensor, caution: float) -> tuple[torch.Tensor, torch.Tensor]:
+def parse_caution(text: str) -> float | dict[str, float]:
+    """Parse ``0.5`` or ``noise=0.5,rain=0.7``.
+
+    Raises:
+        ValueError: The text is neither a number nor ``name=number``, separated by commas.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return parse_named_numbers(text, option="caution", example="a number, or name=value such as noise=0.5,rain=0.7")
+
+
+def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the shares in 0..1 of the fine part and of the tone that each image gets, ``fine_B`` and ``tone_B``.
 
-    A share is 1 where the most likely degradation has at least the probability ``caution``, 0 where it has at most half of that, and linear
-    between. All degradations count for the fine part, `TONE` for the tone.
+    The share that a degradation brings is 1 from a probability of its caution on, 0 up to half of that, and linear between. The fine part
+    gets the largest share that any degradation brings, the tone the largest of `TONE`.
 
     Args:
         identified_BA: Logits of the degradations `mimdit.core.batch.ATOMS`.
-        caution: Probability in (0, 1].
+        caution: Probability in (0, 1], for all degradations or for each by name; those without one bring no share.
     """
-    assert caution > 0, "without caution there is nothing to scale"
-    shares_BA = (2 * torch.sigmoid(identified_BA.float()) / caution - 1).clamp(0, 1)
+    assert caution, "without caution there is nothing to scale"
+    by_name = caution if isinstance(caution, Mapping) else dict.fromkeys(ATOMS, caution)
+    caution_A = torch.tensor([by_name.get(atom, math.inf) for atom in ATOMS], device=identified_BA.device)
+    shares_BA = (2 * torch.sigmoid(identified_BA.float()) / caution_A - 1).clamp(0, 1)
     return shares_BA.amax(dim=1), shares_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)

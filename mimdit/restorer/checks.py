@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.flow import FlowMatching
@@ -102,7 +104,7 @@ def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float])
             )
 
 
-def check_caution_head(caution: float, conditioner: MoEConditioner) -> None:
+def check_caution_head(caution: float | Mapping[str, float], conditioner: MoEConditioner) -> None:
     """Check that the conditioner has the probabilities that ``caution`` needs.
 
     Raises:

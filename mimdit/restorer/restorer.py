@@ -76,8 +76,8 @@ class Restorer(PushToHub, L.LightningModule):
         prompting: Text that the DiT gets, in training and by default at inference: ``none``, the backbone's prompt for all images, or
             ``detected``, the mean of the degradations' texts in the backbone's ``prompt`` file: those of the labels in training, those
             identified, by probability, at inference. Not in the paper (compare AutoDIR, arXiv 2310.10123).
-        caution: Probability, in 0..1, that the most likely degradation of an image must have to be corrected in full, by default; see
-            `SamplingSettings`. Training does not depend on it. Not in the paper.
+        caution: Probability, in 0..1, that the most likely degradation of an image must have to be corrected in full, by default, or one
+            for each degradation by name; see `SamplingSettings`. Training does not depend on it. Not in the paper.
         identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
@@ -116,7 +116,7 @@ class Restorer(PushToHub, L.LightningModule):
         flow_norm: str = "mse",
         anchor: str = "none",
         prompting: str = "none",
-        caution: float = 0.0,
+        caution: float | dict[str, float] = 0.0,
         identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",

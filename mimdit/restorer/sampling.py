@@ -33,8 +33,8 @@ class SamplingSettings:
             image brings them back.
         caution: Probability, in 0..1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none
             at half of it. For the tone only haze, rain and darkness count (`mimdit.restorer.caution`). 0 corrects every image in full;
-            other values need an identification head. Not used with ``only``, which scales the correction by probability itself. Not in
-            the paper.
+            other values need an identification head. A mapping such as ``{"noise": 0.5, "rain": 0.7}`` has one for each degradation, and
+            those without one do not count. Not used with ``only``, which scales the correction by probability itself. Not in the paper.
         tile: Process a batch of more than tile² pixels in total in pieces of about that area; only the current piece is on the restorer's
             device. Equal to one piece up to rounding. None for one piece.
         steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see
@@ -57,7 +57,7 @@ class SamplingSettings:
     guidance: float
     seed: int
     color: str = "none"
-    caution: float = 0.0
+    caution: float | Mapping[str, float] = 0.0
     tile: int | None = None
     steer: Mapping[str, float] | None = None
     only: Sequence[str] | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mimdit.core.batch import ATOMS
+from mimdit.core.named_numbers import parse_named_numbers
 from mimdit.routing.routing import Routing
 from mimdit.routing.utilization import group_labels
 
@@ -104,11 +105,4 @@ def parse_steer(text: str) -> dict[str, float]:
     Raises:
         ValueError: A part is not ``name=number``.
     """
-    steer = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            steer[name.strip()] = float(value)
-        except ValueError:
-            raise ValueError(f"steer {part!r} cannot be read; write name=value, such as haze=0 or haze=0,channel=2") from None
-    return steer
+    return parse_named_numbers(text, option="steer", example="name=value, such as haze=0 or haze=0,channel=2")

@@ -174,6 +174,17 @@ def test_color_steering_and_start_reach_the_restorer(tmp_path, monkeypatch):
     assert (command.read_photo(tmp_path / "out/a.png").pixels == expected).all()
 
 
+@pytest.mark.parametrize(("text", "caution"), [("0.4", 0.4), ("rain=0.7,noise=0.9", {"rain": 0.7, "noise": 0.9}), ("0", 0.0)])
+def test_caution_reaches_the_restorer(tmp_path, monkeypatch, text, caution):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in", a__png=encoded("PNG"))
+    seen = []
+    monkeypatch.setattr(command, "load_restorer", lambda checkpoint: tiny_restorer(conditioner={"identify": True}).eval())
+    monkeypatch.setattr(command, "restore_pixels", lambda restorer, pixels, settings, **_: seen.append(settings.caution) or pixels)
+    assert run("in", "out", "--caution", text, "--steps=1") == 0
+    assert seen == [caution]
+
+
 def test_a_result_that_could_not_be_finished_is_not_there(stub, tmp_path, monkeypatch):
     put(tmp_path / "in", a__png=encoded("PNG"))
 
@@ -306,6 +317,8 @@ def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path
         (("in", "out", "--start", "middle"), "start 'middle' is unknown"),
         (("in", "out", "--steer", "fog=0"), "steer 'fog' is neither a group nor a degradation"),
         (("in", "out", "--steer", "fog"), "steer 'fog' cannot be read"),
+        (("in", "out", "--caution", "fog=0.5"), "caution 'fog': there is no such degradation"),
+        (("in", "out", "--caution", "much"), "caution 'much' cannot be read"),
         (("in", "out", "--only", "hase"), "only 'hase': there is no such degradation; choose from blur, noise, jpeg, haze"),
         (("in", "out", "--only", "haze", "--checkpoint", "paper"), "only haze: these weights do not identify degradations"),
         (("in", "out", "--prompt", "make it nice"), "names no degradation; name some of blur, noise"),

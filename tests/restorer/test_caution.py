@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.caution import TONE, shares
+from mimdit.restorer.caution import TONE, check_caution, parse_caution, shares
 from mimdit.restorer.correction import SIGMA
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -51,6 +51,15 @@ def test_fine_part_and_tone_have_each_the_likeliest_of_their_degradations():
     torch.testing.assert_close(torch.cat([fine_B, tone_B]), torch.tensor([0.6, 0.4]))
 
 
+def test_each_degradation_may_have_its_own_caution_and_others_bring_no_share():
+    identified_BA = torch.full((4, len(ATOMS)), -20.0)
+    for row, (atom, probability) in enumerate([("noise", 0.3), ("rain", 0.6), ("jpeg", 0.99), ("haze", 0.99)]):
+        identified_BA[row, ATOMS.index(atom)] = logit(probability)
+    fine_B, tone_B = shares(identified_BA, {"noise": 0.4, "rain": 0.8})
+    torch.testing.assert_close(fine_B, torch.tensor([0.5, 0.5, 0.0, 0.0]))
+    torch.testing.assert_close(tone_B, torch.tensor([0.0, 0.5, 0.0, 0.0]))
+
+
 @pytest.mark.parametrize(("probability", "share"), [(0.2, 0.0), (0.375, 0.5), (0.7, 1.0)])
 @pytest.mark.parametrize("tile", [None, 32])
 def test_an_image_gets_the_share_of_its_likeliest_degradation(probability, share, tile):
@@ -72,14 +81,15 @@ def test_certain_noise_leaves_the_tone_as_it_is(tile):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_a_restorer_carries_its_caution_into_folders_and_to_other_conditioners(tmp_path):
-    restorer, given = sure_of(0.375, caution=0.5), images(1, 3, 32, 32)
+@pytest.mark.parametrize("caution", [0.5, {"noise": 0.4, "haze": 0.5}])
+def test_a_restorer_carries_its_caution_into_folders_and_to_other_conditioners(tmp_path, caution):
+    restorer, given = sure_of(0.375, caution=caution), images(1, 3, 32, 32)
     restored = restorer.restore(given)
     assert not torch.equal(restored, restorer.restore(given, caution=0.0))
     restorer.ema.restart()
     restorer.save_pretrained(tmp_path)
     again = Restorer.from_pretrained(tmp_path, backbone=restorer.backbone)
-    assert again.caution == 0.5 and torch.equal(again.restore(given), restored)
+    assert again.caution == caution and torch.equal(again.restore(given), restored)
     assert torch.equal(restorer.with_conditioner(restorer.conditioner).restore(given), restored)
 
 
@@ -104,3 +114,23 @@ def test_probabilities_that_are_not_there_and_values_out_of_range_are_refused():
         tiny_restorer().sampling_settings(caution=0.5)
     with pytest.raises(ValueError, match=r"caution=1.5 is outside 0..1; 0 corrects every image in full"):
         sure_of(0.5).sampling_settings(caution=1.5)
+
+
+@pytest.mark.parametrize(
+    ("caution", "words"),
+    [
+        ({}, "names no degradation, so nothing would be corrected; use caution: 0"),
+        ({"fog": 0.5}, "'fog': there is no such degradation; choose from blur, noise"),
+        ({"rain": 0.0}, "rain=0 must be above 0 and at most 1; a degradation that is not named does not count"),
+        ({"rain": 1.01}, "rain=1.01 must be above 0 and at most 1"),
+    ],
+)
+def test_mappings_with_other_names_or_values_are_refused(caution, words):
+    with pytest.raises(ValueError, match=words):
+        check_caution(caution)
+
+
+def test_caution_is_parsed():
+    assert parse_caution("0.5") == 0.5 and parse_caution("noise=0.5, rain=0.7") == {"noise": 0.5, "rain": 0.7}
+    with pytest.raises(ValueError, match=r"caution 'much' cannot be read; write a number, or name=value such as noise=0.5,rain=0.7"):
+        parse_caution("much")
