@@ -253,7 +253,6 @@ class Restorer(PushToHub, L.LightningModule):
         original: torch.Tensor | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
-        explain: Callable[[Routing], None] = ignore,
         on_decisions: Callable[[Decisions], None] = ignore,
         on_step: OnStep | None = None,
         **overrides: Any,
@@ -270,9 +269,8 @@ class Restorer(PushToHub, L.LightningModule):
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
-            explain: Called with the routing once the gates have decided.
-            on_decisions: Called with all that was decided for the image, routing and identification, at the same time. With ``only``, which
-                restores twice, both are called with the first decisions, at the end.
+            on_decisions: Called once the gates have decided, with the routing and all else that was decided for the images. With ``only``,
+                which restores twice, it is called with the first decisions, at the end.
             on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
@@ -290,12 +288,11 @@ class Restorer(PushToHub, L.LightningModule):
         if settings.only is not None:
             if routing is not None or decisions is not None:
                 raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
-            callbacks: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
-            return restore_only(self, images, settings, **callbacks, use_residuals=use_residuals, on_step=on_step)
+            callbacks: dict[str, Any] = {"progress": progress, "on_decisions": on_decisions, "on_step": on_step}
+            return restore_only(self, images, settings, **callbacks, use_residuals=use_residuals)
         restoration = Restoration(
             self, images, settings, routing=routing, decisions=decisions, original=original, progress=progress
         )  # fmt: skip
-        explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)
         return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 
