@@ -310,9 +310,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
 
     def record(self, inter: Sequence[Gates], intra: Sequence[Gates], features_MBF: torch.Tensor) -> Routing:
         """Return the record of all blocks' gates and of the features that they were decided from."""
-        stacked = Gates.stack(intra)
-        mask_GE = torch.ones(stacked.probs.shape[1], stacked.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
-        return Routing(Gates.stack(inter), stacked, features_MBF, mask_GE, self.groups)
+        return Routing(Gates.stack(inter), Gates.stack(intra), features_MBF, self.groups)
 
     def parameter_counts(self) -> ParameterCounts:
         """Count the stored parameters and those active for one image: k of E sub-experts, and everything else."""
