@@ -154,7 +154,7 @@ def _detail(statistics: Utilization, age_MGE: torch.Tensor) -> dict[str, float]:
             scalars[f"experts_gates/nmi/{place}"] = statistics.information_MG[at].item()
             scalars[f"experts_gates/nmi_chance/{place}"] = statistics.chance_MG[at].item()
             scalars[f"experts_gates/dead_age/{place}"] = float(age_MGE[at].max())
-            for expert in statistics.mask_GE[index].nonzero().flatten().tolist():
+            for expert in range(statistics.load_MGE.shape[-1]):
                 scalars[f"experts_load/{place}/e{expert}"] = statistics.load_MGE[at][expert].item()
                 scalars[f"experts_probability/{place}/e{expert}"] = statistics.probability_MGE[at][expert].item()
     return scalars

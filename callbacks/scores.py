@@ -307,12 +307,8 @@ def _restores(outputs: Any) -> bool:
 
 
 def routing_of(routing: Routing, index: int) -> dict[str, list]:
-    """Return the probabilities for one image: ``inter`` by block and expert group, ``intra`` also by existing sub-expert."""
-    intra = [
-        [probs[index][exists].tolist() for probs, exists in zip(block, routing.mask_GE.to(block.device).bool())]
-        for block in routing.intra.probs
-    ]
-    return {"inter": routing.inter.probs[:, index].tolist(), "intra": intra}
+    """Return the probabilities for one image: ``inter`` by block and expert group, ``intra`` also by sub-expert."""
+    return {"inter": routing.inter.probs[:, index].tolist(), "intra": routing.intra.probs[:, :, index].tolist()}
 
 
 def run_settings(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datamodules.pairs import ListedPairs, ShardPairs, ShareSampler, open_pairs
 from datamodules.shards import ShardIndex, ShardStore, open_index
 from datamodules.shards.latents import LatentRecord
 from datamodules.streaming.composed import check_composed
+from datamodules.streaming.consumption import CountConsumed, check_length
 from datamodules.streaming.mixture import Mixture, make_quotas, quotas_of_shares
 from datamodules.streaming.order import SampleOrder
 from datamodules.streaming.partition import Partition, Progress
@@ -163,14 +164,14 @@ class RestorationDataModule(L.LightningDataModule):
                 self._index() if name == "train" else self._pairs(name)
         if stage == "fit" and self.trainer:
             self._index()
-            _check_length(self.trainer)
+            check_length(self.trainer)
             self._latents()
             if self.trainer.global_step == 0:
                 self._progress = None
             callbacks = connected(self.trainer).callbacks
-            if not any(isinstance(callback, _CountConsumed) for callback in callbacks):
+            if not any(isinstance(callback, CountConsumed) for callback in callbacks):
                 # First in the list: a ModelCheckpoint must save the position after the step.
-                callbacks.insert(0, _CountConsumed())
+                callbacks.insert(0, CountConsumed())
 
     def train_dataloader(self) -> StreamLoader:
         """Return the endless stream, from its start or from the last completed step.
@@ -397,50 +398,3 @@ class RestorationDataModule(L.LightningDataModule):
             "multiprocessing_context": self.multiprocessing_context if workers else None,
             "pin_memory": self.pin_memory and torch.cuda.is_available(),
         }
-
-
-class _CountConsumed(L.Callback):
-    """Callback that counts consumed batches in the datamodule, before a checkpoint of their step is written.
-
-    Logs ``faults/skipped_samples`` and ``faults/lost_shards``, summed over all ranks, when one of them grew.
-    """
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._step = trainer.global_step
-        self._counts = [0, 0]
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: StreamBatch, batch_idx: int
-    ) -> None:
-        data, every_n_steps = connected(trainer).datamodule, connected(trainer).log_every_n_steps
-        assert isinstance(data, RestorationDataModule), "it has added this callback"
-        data.mark_consumed(batch)
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and every_n_steps and self._step % every_n_steps == 0:
-            self._log_faults(trainer, data.bad)
-
-    def _log_faults(self, trainer: L.Trainer, bad: BadSamples) -> None:
-        own = torch.tensor([float(len(bad.reasons)), float(len(bad.lost_shards))], device=trainer.strategy.root_device)
-        counts = trainer.strategy.reduce(own, reduce_op="sum").int().tolist()
-        if counts != self._counts:
-            self._counts = counts
-            for logger in trainer.loggers:
-                scalars = {"faults/skipped_samples": counts[0], "faults/lost_shards": counts[1]}
-                logger.log_metrics(scalars, step=trainer.global_step)
-
-
-def _check_length(trainer: L.Trainer) -> None:
-    """Refuse limits that an endless stream never reaches."""
-    overfit_batches = connected(trainer).overfit_batches
-    if overfit_batches:
-        raise ValueError(
-            f"trainer.overfit_batches is {overfit_batches}, but it does not repeat batches of an endless stream. "
-            "Set data.overfit to a number of samples instead."
-        )
-    bounded_epochs = isinstance(trainer.limit_train_batches, int) and not isinstance(trainer.limit_train_batches, bool)
-    if trainer.max_steps == -1 and trainer.max_epochs != -1 and not bounded_epochs:
-        raise ValueError(
-            f"trainer.max_epochs is {trainer.max_epochs} and trainer.max_steps is not set, but the training stream is endless: an epoch "
-            "of the Trainer would never end. Set trainer.max_steps (or max_time), with val_check_interval as an integer and "
-            "check_val_every_n_epoch null."
-        )

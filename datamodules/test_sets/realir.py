@@ -1,5 +1,6 @@
 """RealIR-Bench (RealRestorer, arXiv 2603.25502): real photographs of nine degradations, without truths."""
 
+import importlib.util
 import json
 from collections import Counter
 from functools import lru_cache, partial
@@ -21,9 +22,9 @@ class RealIRBench(TestSet):
     """RealIR-Bench; its nine degradations are the groups.
 
     Layouts: one or more folders of images for each degradation, or tables, ``*.parquet`` or ``*.arrow`` anywhere below the root, as the
-    Hugging Face hub has them, with a column of images and one that names their degradation. No-reference metrics score it. Its own scores,
-    LPIPS between input and output and a language model's judgment, are not computed here: keep the outputs with ``images: true`` of
-    `callbacks.Scores`.
+    Hugging Face hub has them (they need the extra ``tables``), with a column of images and one that names their degradation. No-reference
+    metrics score it. Its own scores, LPIPS between input and output and a language model's judgment, are not computed here: keep the
+    outputs with ``images: true`` of `callbacks.Scores`.
 
     The columns of the published tables are not known here: they are found by what they hold.
 
@@ -42,7 +43,7 @@ class RealIRBench(TestSet):
         """List the images of tables, or else of folders.
 
         Raises:
-            ValueError: There are neither, or the columns are ambiguous.
+            ValueError: There are neither, the columns are ambiguous, or pyarrow, which reads tables, is not installed.
         """
         tables = sorted(path for path in self.root.rglob("*") if path.suffix in TABLES)
         contents = Contents()
@@ -129,8 +130,10 @@ def _read_table(path: Path):
     """Return a table, and keep it: every row is read.
 
     Raises:
-        ValueError: The file cannot be read.
+        ValueError: The file cannot be read, or pyarrow is not installed.
     """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(f"{path} is a table and needs pyarrow, which is not installed; pip install 'mimdit[tables]'")
     import pyarrow
     from pyarrow import ipc, parquet
 

@@ -1,7 +1,4 @@
-"""Loading of diffusers models from a folder or the Hugging Face hub; incomplete files are refused, not filled with random weights.
-
-Most clusters have no network, and many weights are gated: the errors name the commands that fetch the files elsewhere.
-"""
+"""Loading of diffusers models from a folder or the Hugging Face hub; incomplete files are refused, not filled with random weights."""
 
 from __future__ import annotations
 
@@ -16,17 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import diffusers
-import huggingface_hub
 import torch
 from diffusers import ModelMixin
-from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from mimdit.backbone.int8 import compute_dtype
+from mimdit.core.hub import locate
 
 Model = TypeVar("Model", bound=ModelMixin)
 
 _FIND: ContextVar[Callable[[str, str], Path] | None] = ContextVar("find", default=None)
-_EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
 _STEM = "diffusion_pytorch_model"
 EXPERTS = "inner_experts.safetensors"
 """File of experts beside the weights, if there are any; see `mimdit.backbone.inner_experts`."""
@@ -112,30 +107,6 @@ def set_origin(model: ModelMixin, origin: Origin) -> None:
     vars(model)["origin"] = origin
 
 
-def locate(
-    pretrained: str | Path, patterns: list[str], *, revision: str | None = None, wanted: str = "a folder"
-) -> tuple[Path, str | None]:
-    """Return a local folder for a folder or hub id, and the hub's commit; files of a hub id come from its cache or are downloaded.
-
-    Args:
-        pretrained: A folder, or a hub id ``owner/repository``.
-        patterns: Shell patterns of the paths needed from a repository.
-        revision: Branch, tag or commit of a hub id; None for the main branch.
-        wanted: Description of the folder for error messages.
-
-    Raises:
-        ValueError: ``pretrained`` is neither, or there is no such repository or revision, it is gated, or the hub cannot be reached and the
-            cache lacks files.
-    """
-    if Path(pretrained).is_dir():
-        if revision is not None:
-            raise ValueError(f"revision {revision!r} belongs to a hub id, but {pretrained} is a folder; leave revision out")
-        return Path(pretrained), None
-    if not _looks_like_hub_id(str(pretrained)):
-        raise ValueError(f"{str(pretrained)!r} is neither {wanted} nor a hub id such as {_EXAMPLE}")
-    return _download(str(pretrained), patterns, revision)
-
-
 def _patterns(subfolder: str, variant: str | None) -> list[str]:
     """Return patterns of the config and the weights of one variant, in a pipeline's folder or in the model's own."""
     mark = f".{variant}" if variant else ""
@@ -199,38 +170,3 @@ def _check_found(found: dict, pretrained: str | Path, kind: type[Model]) -> None
                 f"the weights in {pretrained} {fault.format(len(names))} this {kind.__name__}, {sorted(names)[0]} among them; "
                 "copy or save it anew"
             )
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    """Return true for names of the form ``owner/repository``."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _download(repository: str, patterns: list[str], revision: str | None) -> tuple[Path, str]:
-    try:
-        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (HFValidationError, HTTPError, OSError) as error:
-        raise ValueError(_explained(repository, patterns, revision, error)) from error
-    return folder, folder.name
-
-
-def _explained(repository: str, patterns: list[str], revision: str | None, error: Exception) -> str:
-    page = f"https://huggingface.co/{repository}"
-    include = " ".join(f"'{top}'" for top in sorted({pattern.split("/")[0] + "/*" for pattern in patterns if "/" in pattern}))
-    at = f" --revision {revision}" if revision else ""
-    fetch = f"hf download {repository}{at} --include {include} --local-dir FOLDER"
-    if isinstance(error, GatedRepoError):
-        why = f"it is gated on the hub: accept its license at {page} and log in (hf auth login, or HF_TOKEN), or do both elsewhere, run"
-    elif isinstance(error, RepositoryNotFoundError | HFValidationError):
-        return (
-            f"{repository!r} is no folder here and no repository of the hub that you may see: correct the spelling, or, if it is private, "
-            f"log in (hf auth login, or HF_TOKEN); a hub id looks like {_EXAMPLE}"
-        )
-    elif isinstance(error, RevisionNotFoundError):
-        return f"{repository} has no revision {revision!r} on the hub; choose a branch, tag or commit listed at {page}/commits/main"
-    else:
-        why = (
-            f"it is no folder here, and the hub cannot be reached or is switched off (HF_HUB_OFFLINE), nor is it whole in the hub's cache "
-            f"({huggingface_hub.constants.HF_HUB_CACHE}; {type(error).__name__}): on a machine with network access run"
-        )
-    return f"{repository} cannot be read: {why} `{fetch}`, copy FOLDER to where this runs, and give its path instead of the hub id"

@@ -17,7 +17,7 @@ from transformers import (
     T5TokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]  (an alias in transformers 5)
 )
 
-from mimdit.backbone.pretrained import locate
+from mimdit.core.hub import locate
 
 _FLUX = "FluxTransformer2DModel"
 _T5_TOKENS = {True: 512, False: 256}  # of FLUX.1's pipeline, and of SD3's

@@ -15,6 +15,7 @@ from datamodules.shards import ShardStore
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.int8 import is_int8
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
+from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.conditioner.pruning import prune
 from mimdit.core.hub import CARD
 from mimdit.distributed.loading import load_trained
@@ -24,7 +25,6 @@ from mimdit.restorer.model_card import CardFacts, Measured, write_model_card
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.steering import MeasuredGates
-from mimdit.routing.routing import Routing
 from mimdit.routing.utilization import UtilizationCounts, utilization
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -180,13 +180,13 @@ def _measure(restorer: Restorer, data: str, images: int, title: str) -> _Measure
         raise ValueError(f"{data} holds no pairs; give validation shards, or a folder of pairs")
     counts, records, scores, before = UtilizationCounts(), [], [], []
     for number in tqdm(range(min(images, len(pairs))), desc=title):
-        batch, seen = collate([pairs[number]]), list[Routing]()
+        batch, seen = collate([pairs[number]]), list[Decisions]()
         assert "lq" in batch and "gt" in batch  # pairs are images, not cached latents
-        restored = restorer.restore(batch["lq"], explain=seen.append)
+        restored = restorer.restore(batch["lq"], on_decisions=seen.append)
         scores.append(psnr(restored, batch["gt"]))
         before.append(psnr(batch["lq"], batch["gt"]))
-        counts.update(seen[0], batch["degradation"])
-        records.append((seen[0], batch["degradation"]))
+        counts.update(seen[0].routing, batch["degradation"])
+        records.append((seen[0].routing, batch["degradation"]))
     quality = _quality(data, torch.cat(before), torch.cat(scores))
     return _Measurement(quality, utilization(counts).load_MGE, MeasuredGates.over(records))
 

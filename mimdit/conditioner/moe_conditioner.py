@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mimdit.conditioner.checks import check_options
 from mimdit.conditioner.estimate import EstimateHead
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.identification import IdentificationHead, presence_scales
@@ -180,7 +181,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_EXECUTION}}
-        _check_options(self.config)
+        check_options(self.config)
         hidden = max(1, (moe_dim or dim) // top_k) if hidden is None else hidden
         self.moe_stride = moe_stride
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
@@ -310,9 +311,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
 
     def record(self, inter: Sequence[Gates], intra: Sequence[Gates], features_MBF: torch.Tensor) -> Routing:
         """Return the record of all blocks' gates and of the features that they were decided from."""
-        stacked = Gates.stack(intra)
-        mask_GE = torch.ones(stacked.probs.shape[1], stacked.probs.shape[3], dtype=torch.bool, device=features_MBF.device)
-        return Routing(Gates.stack(inter), stacked, features_MBF, mask_GE, self.groups)
+        return Routing(Gates.stack(inter), Gates.stack(intra), features_MBF, self.groups)
 
     def parameter_counts(self) -> ParameterCounts:
         """Count the stored parameters and those active for one image: k of E sub-experts, and everything else."""
@@ -364,40 +363,6 @@ class MoEConditioner(PushToHub, L.LightningModule):
             quantize_experts(conditioner)
         conditioner.load_state_dict(state)
         return conditioner
-
-
-def _check_options(options: dict) -> None:
-    for name in ("dim", "patch_size", "token_patch", "num_experts", "inter_top_k"):
-        if options[name] < 1:
-            raise ValueError(f"{name}={options[name]} must be at least 1")
-    if int(options["dim"] * options["expansion"]) < 1:
-        raise ValueError("expansion={expansion} leaves no channel of dim={dim}; raise it to 1 / dim or more".format_map(options))
-    if options["tone_powers"] and not options["estimate"]:
-        raise ValueError("tone_powers={tone_powers} needs estimate: true; switch it on, or use tone_powers: []".format_map(options))
-    num_blocks, most = options["num_blocks"], max(1, options["num_layers"] - 1)
-    if options["token_patch"] % options["patch_size"]:
-        raise ValueError("patch_size={patch_size} does not divide token_patch={token_patch}; choose one that does".format_map(options))
-    if not options["groups"]:
-        raise ValueError("groups is empty; name at least one kind of expert, such as [spatial, channel, swin, se]")
-    if not 1 <= num_blocks <= most:
-        raise ValueError(
-            f"num_blocks={num_blocks} MiM blocks cannot feed a DiT of {options['num_layers']} blocks (its last block takes no residual); "
-            f"use 1..{most}"
-        )
-    if options["top_k"] < 1 or (options["hidden"] is not None and options["hidden"] < 1):
-        raise ValueError("top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k".format_map(options))
-    if options["moe_stride"] < 1:
-        raise ValueError(f"moe_stride={options['moe_stride']} must be at least 1; at 1 the experts work on every position")
-    if options["moe_dim"] is not None and options["moe_dim"] < 1:
-        raise ValueError(
-            "moe_dim={moe_dim} must be at least 1; leave it at null for the width of the fine grid, dim={dim}".format_map(options)
-        )
-    if any(width < 1 for width in options["tone_widths"]):
-        raise ValueError(f"tone_widths={options['tone_widths']} must be at least 1 each; leave it empty for one layer of 2 dim")
-    if options["tone_grid"] < 0:
-        raise ValueError(f"tone_grid={options['tone_grid']} is negative; use 0 for one tone curve for the whole image")
-    if options["confidence"] and not (options["identify"] and options["estimate"]):
-        raise ValueError("confidence: true scales the estimate by the identification; it needs identify: true and estimate: true")
 
 
 def _allow_recompiling() -> None:

@@ -1,4 +1,7 @@
-"""The Hugging Face hub: repositories of saved models, to read from and to write to."""
+"""The Hugging Face hub: names of repositories resolved to folders, and uploads of saved models.
+
+Most clusters have no network, and many weights are gated: the errors of `locate` name the commands that fetch the files elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-from huggingface_hub import HfApi, constants, snapshot_download
+import huggingface_hub
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 CARD = "README.md"
 """File of a repository's model card."""
+
+_EXAMPLE = "stabilityai/stable-diffusion-3.5-medium"
 
 
 class HubOptions(TypedDict, total=False):
@@ -53,7 +59,7 @@ def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
         return Path(name)
     local_files_only = options["local_files_only"] = bool(options.get("local_files_only"))  # None, the default of diffusers, is false
     try:
-        return Path(snapshot_download(str(name), **options))
+        return Path(huggingface_hub.snapshot_download(str(name), **options))
     except GatedRepoError as error:
         remedy = "accept its terms on its page there, and give token, or log in with `hf auth login`"
         raise ValueError(f"{name} is not a folder here, and the hub's repository of that name is gated: {remedy}") from error
@@ -68,6 +74,60 @@ def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
         else:
             fault = f"could not be read ({_first_line(error)}); check the connection and HF_ENDPOINT, or give a folder"
         raise ValueError(f"{name} is not a folder here, and the hub's repository of that name {fault}") from error
+
+
+def locate(
+    pretrained: str | Path, patterns: list[str], *, revision: str | None = None, wanted: str = "a folder"
+) -> tuple[Path, str | None]:
+    """Return a local folder for a folder or hub id, and the hub's commit; of a hub id, the cache is read or some files are downloaded.
+
+    Args:
+        pretrained: A folder, or a hub id ``owner/repository``.
+        patterns: Shell patterns of the paths needed from a repository.
+        revision: Branch, tag or commit of a hub id; None for the main branch.
+        wanted: Description of the folder for error messages.
+
+    Raises:
+        ValueError: ``pretrained`` is neither, or there is no such repository or revision, it is gated, or the hub cannot be reached and the
+            cache lacks files.
+    """
+    if Path(pretrained).is_dir():
+        if revision is not None:
+            raise ValueError(f"revision {revision!r} belongs to a hub id, but {pretrained} is a folder; leave revision out")
+        return Path(pretrained), None
+    if not _is_repository(str(pretrained)):
+        raise ValueError(f"{str(pretrained)!r} is neither {wanted} nor a hub id such as {_EXAMPLE}")
+    return _download(str(pretrained), patterns, revision)
+
+
+def _download(repository: str, patterns: list[str], revision: str | None) -> tuple[Path, str]:
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HTTPError, OSError) as error:
+        raise ValueError(_explained(repository, patterns, revision, error)) from error
+    return folder, folder.name
+
+
+def _explained(repository: str, patterns: list[str], revision: str | None, error: Exception) -> str:
+    page = f"https://huggingface.co/{repository}"
+    include = " ".join(f"'{top}'" for top in sorted({pattern.split("/")[0] + "/*" for pattern in patterns if "/" in pattern}))
+    at = f" --revision {revision}" if revision else ""
+    fetch = f"hf download {repository}{at} --include {include} --local-dir FOLDER"
+    if isinstance(error, GatedRepoError):
+        why = f"it is gated on the hub: accept its license at {page} and log in (hf auth login, or HF_TOKEN), or do both elsewhere, run"
+    elif isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{repository!r} is no folder here and no repository of the hub that you may see: correct the spelling, or, if it is private, "
+            f"log in (hf auth login, or HF_TOKEN); a hub id looks like {_EXAMPLE}"
+        )
+    elif isinstance(error, RevisionNotFoundError):
+        return f"{repository} has no revision {revision!r} on the hub; choose a branch, tag or commit listed at {page}/commits/main"
+    else:
+        why = (
+            f"it is no folder here, and the hub cannot be reached or is switched off (HF_HUB_OFFLINE), nor is it whole in the hub's cache "
+            f"({constants.HF_HUB_CACHE}; {type(error).__name__}): on a machine with network access run"
+        )
+    return f"{repository} cannot be read: {why} `{fetch}`, copy FOLDER to where this runs, and give its path instead of the hub id"
 
 
 def _is_repository(name: str) -> bool:

@@ -14,6 +14,9 @@ import yaml
 
 from mimdit.core.files import replace_when_whole
 
+READ = ("config.json", "index.json", "inner_experts.safetensors")
+"""Files that a plan reads in a folder that the config names, or in a sub-folder: sizes of models, the index of shards, experts."""
+
 _ROOT = Path(__file__).resolve().parents[2]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -32,7 +35,7 @@ def cache_key(arguments: Mapping[str, Any], words: Iterable[str]) -> str:
 
     Returns:
         Hash of the arguments, of all YAML files that the words name, directly or in one another, of size and time of other files and
-        folders that these name, of the project's sources, and of its libraries' versions.
+        folders that these name and of what plans `READ` in those folders, of the project's sources, and of its libraries' versions.
     """
     files: dict[str, str] = {}
     others: dict[str, list[int]] = {}
@@ -63,8 +66,8 @@ def _follow(word: str, folder: Path, files: dict[str, str], others: dict[str, li
                 _follow(named, path.parent, files, others)
         else:
             others[str(path)] = _state(path)
-            if (path / "index.json").is_file():
-                others[str(path / "index.json")] = _state(path / "index.json")
+            read = [file for name in READ for pattern in (name, f"*/{name}") for file in path.glob(pattern)] if path.is_dir() else []
+            others |= {str(file): _state(file) for file in read}
 
 
 def _parsed(text: str) -> Any:

@@ -57,7 +57,7 @@ def build(model: Mapping[str, Any]) -> L.LightningModule:
         ValueError: The sizes of a pretrained part are not known, or as for the model itself.
     """
     config = deepcopy(dict(model))
-    tokens = _without_files(config)
+    tokens, guided = _without_files(config)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningModule, "model", fail_untyped=False)
     with torch.device("meta"), configs_only(find_config), torch.compiler.set_stance("force_eager"):
@@ -67,6 +67,8 @@ def build(model: Mapping[str, Any]) -> L.LightningModule:
         if isinstance(part, L.LightningModule):
             part.log = part.log_dict = _log_nothing  # there is no Trainer
         if isinstance(part, DiTBackbone) and tokens is not None:
+            for option in guided if not part.classifier_free else ():
+                part.require_unconditional(option)
             prompts, tokens = part.prompts, tokens or (FLUX_TOKENS if part.family is flux else CLIP_TOKENS)
             width, pooled = prompts.prompt_embeds.shape[-1], prompts.pooled_prompt_embeds.shape[-1]
             prompts.prompt_embeds = torch.empty(1, tokens, width, device="meta")
@@ -95,9 +97,14 @@ def find_config(pretrained: str, subfolder: str) -> Path:
     )
 
 
-def _without_files(config: dict[str, Any]) -> int | None:
-    """Remove what would read weights or prompts from the config of a model; return `prompt_tokens`, None for the model's own."""
+def _without_files(config: dict[str, Any]) -> tuple[int | None, list[str]]:
+    """Remove what would read weights or prompts from the config of a model.
+
+    Returns:
+        `prompt_tokens`, None for the model's own, and the removed options of classifier-free guidance with their values.
+    """
     tokens: int | None = None
+    guided: list[str] = []
     parts = _parts(config)
     for part in parts:
         arguments = part["init_args"] = dict(part.get("init_args") or {})
@@ -109,7 +116,8 @@ def _without_files(config: dict[str, Any]) -> int | None:
             if arguments.get("prompt") is not None:
                 tokens = prompt_tokens(Path(arguments["prompt"]))
                 arguments |= {"prompt": None, "prompt_text": None}
-            arguments["prompt_dropout"] = 0.0  # would need a prompt; its cost is none
+                if dropout := arguments.pop("prompt_dropout", 0.0):  # would need the prompts of the file; its cost is none
+                    guided.append(f"prompt_dropout={dropout}")
             if arguments.get("pretrained", "embedded") == "embedded":
                 arguments["pretrained"] = str(EMBEDDED_BACKBONE)
             for option in ("lora", "moe"):
@@ -117,10 +125,11 @@ def _without_files(config: dict[str, Any]) -> int | None:
                     arguments[option] = _from_scratch(arguments[option])
             if arguments.get("moe") is None and arguments["pretrained"] is not None:
                 arguments["moe"] = _saved_experts(find_config(arguments["pretrained"], "transformer"))
-    for part in parts:
-        if tokens is not None and "guidance" in part["init_args"]:
-            part["init_args"]["guidance"] = 1.0  # would need the prompts of the file; training does not use it
-    return tokens
+    flows = [part["init_args"]["flow"]["init_args"] for part in parts if part["class_path"].rpartition(".")[2] == "Restorer"]
+    for flow in flows if tokens is not None else ():
+        if (guidance := flow.pop("guidance", 1)) != 1:  # would need the prompts of the file; training does not use it
+            guided.append(f"flow guidance={guidance}")
+    return tokens, guided
 
 
 def _from_scratch(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndar
     rows = _row_order(statistics)
     panels: list[Panel] = [("outer gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
     for index, group in enumerate(statistics.groups):
-        shares_DE = statistics.confusion_DMGE[rows, block, index][:, statistics.mask_GE[index]]
+        shares_DE = statistics.confusion_DMGE[rows, block, index]
         information, chance = float(statistics.information_MG[block, index]), float(statistics.chance_MG[block, index])
         title = f"{group}\nNMI {information:.2f} (chance {chance:.2f})"
         most = statistics.images / float(statistics.joint_DMGE[:, block, index].sum())

@@ -29,9 +29,9 @@ def gate_chart(routing: Routing, image: int = 0, *, title: str = "", footer: str
     The mean weight of an expert group over the blocks is above its columns; ``footer``, such as the probabilities of the degradations, is
     below the table.
     """
-    shares_MGE, mask_GE = expert_shares(routing, image), routing.mask_GE.cpu()
-    columns = [(group, expert) for group in range(len(mask_GE)) for expert in range(int(mask_GE[group].sum()))]
-    table = np.array([[float(block[group, expert]) for group, expert in columns] for block in shares_MGE])
+    shares_MGE = expert_shares(routing, image)
+    columns = [(group, expert) for group in range(shares_MGE.shape[1]) for expert in range(shares_MGE.shape[2])]
+    table = shares_MGE.flatten(1).double().numpy()
     rows, count = table.shape
     lines = textwrap.wrap(footer, width=max(20, int((1.0 + 0.42 * count) / _LETTER)))
     below = _LINE * len(lines)

@@ -1,10 +1,10 @@
-"""Inference: from degraded images of any size to restored ones. Training is in `mimdit.restorer.restorer`."""
+"""Inference: from degraded images of any size to restored ones. A training step is in `mimdit.restorer.losses`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,7 @@ Progress = Callable[[float], None]
 
 
 def ignore(_: object) -> None:
-    """Do nothing with a report of progress or with a routing."""
+    """Do nothing with a report of progress or with decisions."""
 
 
 class Restoration:
@@ -87,6 +87,12 @@ class Restoration:
         original = self.images if self.original is None else self.original
         fine_B, tone_B = shares(identified, self.settings.caution)
         return corrected(original, restored, fine_B=fine_B, tone_B=tone_B)
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the outputs of validation: see `Restorer.validation_step`."""
+        found = self.conditioning
+        estimate = None if found.estimate is None else self.decode(found.estimate)
+        return {"restored": self.sample(), "estimate": estimate, "routing": found.routing, "identified": found.identified}
 
     def _sample(self, use_residuals: bool, on_step: OnStep | None) -> torch.Tensor:
         """Return the images restored in full."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,12 +15,10 @@ from torch import nn
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import leave_out, put_back
-from mimdit.backbone.inner_experts import expert_losses
-from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.prediction import zero_output_layer
 from mimdit.backbone.prompts import Prompts
 from mimdit.conditioner.moe_conditioner import Conditioning, Decisions, MoEConditioner
-from mimdit.core.batch import Batch, draw_names
+from mimdit.core.batch import Batch
 from mimdit.core.connected_trainer import has_progress_bar
 from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep
@@ -35,21 +32,20 @@ from mimdit.restorer.checks import (
     check_settings,
     tile_of,
 )
-from mimdit.restorer.flow_loss import flow_loss
 from mimdit.restorer.inference import Progress, Restoration, ignore
+from mimdit.restorer.losses import freeze_unreached, step_losses
 from mimdit.restorer.model_card import write_model_card
 from mimdit.restorer.prompting import check_trained
 from mimdit.restorer.routing_window import RoutingWindow, ends_window
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.restorer.saving import check_frozen, load_output_layer, read_parts, save_restorer, start_from
+from mimdit.restorer.saving import load_restorer, save_restorer, start_from
 from mimdit.restorer.selective import restore_only
 from mimdit.restorer.steering import MeasuredGates, gains
 from mimdit.restorer.tiling import tiled_velocity
 from mimdit.routing.balance import RoutingBalance
 from mimdit.routing.routing import Routing, uniform_routing
-from mimdit.routing.token_routing import TokenRouting, token_outputs
+from mimdit.routing.token_routing import token_outputs
 from mimdit.training.ema import ExponentialMovingAverage
-from mimdit.training.losses import estimate_loss, harm_loss, identify_loss
 from mimdit.training.optimization import clip_gradients, optimizer_and_schedule
 from mimdit.weights import EMBEDDED_RESTORER, NAMED
 
@@ -57,7 +53,8 @@ from mimdit.weights import EMBEDDED_RESTORER, NAMED
 class Restorer(PushToHub, L.LightningModule):
     """All-in-one restoration: a DiT steered by a MoE-in-MoE conditioner (paper: MiM-DiT, arXiv 2603.02710).
 
-    A restoration's way through the parts is in `mimdit.restorer.inference`, saving and loading in `mimdit.restorer.saving`.
+    The losses of a training step are in `mimdit.restorer.losses`, a restoration's way through the parts in `mimdit.restorer.inference`,
+    saving and loading in `mimdit.restorer.saving`.
 
     Args:
         backbone: The diffusion transformer; frozen unless its ``trainable`` is set or it has adapters.
@@ -155,63 +152,23 @@ class Restorer(PushToHub, L.LightningModule):
         self.test_ablations, self.test_tile = test_ablations, test_tile
         if pretrained is not None:
             start_from(self, NAMED.get(pretrained) or local_folder(pretrained))
-        self._choose_what_trains()
+        freeze_unreached(self)
         self.ema = ExponentialMovingAverage(self, ema_decay)
-        self._window = RoutingWindow()
-
-    def _choose_what_trains(self) -> None:
-        """Freeze what no loss reaches, so that every trainable parameter has a gradient in every step, as DDP requires."""
-        self.backbone.choose_what_trains(self.flow_weight > 0, own_output=self.output_layer is None)
-        if self.output_layer is not None:
-            self.output_layer.requires_grad_(self.flow_weight > 0)
-        if self.identify_weight == 0 and self.conditioner.identification is not None:
-            self.conditioner.identification.requires_grad_(False)
-        if self.flow_weight == 0:
-            self.conditioner.projections.requires_grad_(False)
-            self.conditioner.timestep_scale.requires_grad_(False)
-        reached = self.estimate_weight > 0 or (self.anchor == "estimate" and self.flow_weight > 0)
-        if not reached and self.conditioner.estimate_head is not None:
-            self.conditioner.estimate_head.requires_grad_(False)
+        self.routing_window = RoutingWindow()
 
     def setup(self, stage: str) -> None:
         """Prepare the backbone for a stage."""
         self.backbone.setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict:
-        """Compute flow, estimate, identification and routing losses of one micro-batch; log each by name."""
-        draws = draw_names(batch, self.global_step)
-        degraded, clean = self.backbone.encode_side(batch, "lq"), self.backbone.encode_side(batch, "gt", draws)
-        last = ends_window(self._trainer, batch_idx)
-        reroute = self._window.reroute() if last and self.balance.active else None
-        conditioning = self.conditioner(degraded, reroute=reroute)
-        losses: dict[str, torch.Tensor] = {}
-        tokens: list[TokenRouting] = []
-        if self.flow_weight:
-            losses["flow"] = self.flow_weight * flow_loss(
-                self, degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
-            )
-        if self.estimate_weight:
-            losses["estimate"] = self.estimate_weight * estimate_loss(conditioning.estimate, clean, self.estimate_norm)
-        if self.harm_weight:
-            losses["harm"] = self.harm_weight * harm_loss(conditioning.estimate, degraded, clean)
-        if self.identify_weight:
-            losses["identify"] = self.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
-        losses |= self._routing_losses(conditioning, batch["degradation"], last) | expert_losses(self.backbone.moe, tokens)
-        loss = reduce(torch.add, losses.values())
-        for name, value in losses.items():
-            self.log(f"train/loss/{name}", value.detach(), batch_size=len(degraded))
-        self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=len(degraded))
-        return {"loss": loss, "routing": conditioning.routing.detach()} | token_outputs(tokens)
-
-    def _routing_losses(self, conditioning: Conditioning, degradation: torch.Tensor, last: bool) -> dict[str, torch.Tensor]:
-        """Return the weighted routing losses of the accumulation window on its last micro-batch, and none before."""
-        if not self.balance.active:
-            return {}
-        if not last:
-            self._window.add(conditioning, degradation)
-            return {}
-        size = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
-        return self._window.losses(self.balance, conditioning, degradation, size)
+        """Return the sum of the losses of one micro-batch (`mimdit.restorer.losses.step_losses`) and its routing; log each loss by name."""
+        micro_batches = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        losses = step_losses(self, batch, last=ends_window(self._trainer, batch_idx), micro_batches=micro_batches)
+        loss, size = reduce(torch.add, losses.weighted.values()), len(batch["degradation"])
+        for name, value in losses.weighted.items():
+            self.log(f"train/loss/{name}", value.detach(), batch_size=size)
+        self.log("train/loss", loss.detach(), prog_bar=has_progress_bar(self), batch_size=size)
+        return {"loss": loss, "routing": losses.routing.detach()} | token_outputs(losses.tokens)
 
     def sampling_settings(self, settings: SamplingSettings | None = None, **overrides: Any) -> SamplingSettings:
         """Return ``settings``, or else this restorer's own, with ``overrides``, whose None values change nothing.
@@ -223,11 +180,7 @@ class Restorer(PushToHub, L.LightningModule):
         if settings is None:
             own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}
             settings = SamplingSettings(**own, seed=self.seed, prompting=self.prompting, caution=self.caution)
-        if overrides.get("prompt") is not None and overrides.get("prompting") is None:
-            overrides["prompting"] = "given"
-        elif overrides.get("prompting") not in (None, "given") and overrides.get("prompt") is None:
-            settings = replace(settings, prompting="none", prompt=None)  # the prompt of the settings goes with their prompting
-        settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
+        settings = settings.changed(**overrides)
         check_settings(settings, self.backbone, self.conditioner)
         self.gains(settings)
         return settings
@@ -253,7 +206,6 @@ class Restorer(PushToHub, L.LightningModule):
         original: torch.Tensor | None = None,
         use_residuals: bool = True,
         progress: Progress = ignore,
-        explain: Callable[[Routing], None] = ignore,
         on_decisions: Callable[[Decisions], None] = ignore,
         on_step: OnStep | None = None,
         **overrides: Any,
@@ -270,9 +222,8 @@ class Restorer(PushToHub, L.LightningModule):
             use_residuals: If false, the residuals are left out and the DiT works without steering: an ablation.
             progress: Called after each unit of work with the fraction it completed; the fractions sum to 1. One pass of a conditioner
                 block counts as one DiT evaluation.
-            explain: Called with the routing once the gates have decided.
-            on_decisions: Called with all that was decided for the image, routing and identification, at the same time. With ``only``, which
-                restores twice, both are called with the first decisions, at the end.
+            on_decisions: Called once the gates have decided, with the routing and all else that was decided for the images. With ``only``,
+                which restores twice, it is called with the first decisions, at the end.
             on_step: Called after each sampler step; see `mimdit.flow.FlowMatching.sample`.
             **overrides: Fields of `SamplingSettings` to change, such as ``steps=4`` or ``tile=1024``; None changes nothing.
 
@@ -290,12 +241,11 @@ class Restorer(PushToHub, L.LightningModule):
         if settings.only is not None:
             if routing is not None or decisions is not None:
                 raise ValueError(f"only={[*settings.only]} decides for itself, several times; leave routing and decisions out, or only")
-            callbacks: dict[str, Any] = {"progress": progress, "explain": explain, "on_decisions": on_decisions}
-            return restore_only(self, images, settings, **callbacks, use_residuals=use_residuals, on_step=on_step)
+            callbacks: dict[str, Any] = {"progress": progress, "on_decisions": on_decisions, "on_step": on_step}
+            return restore_only(self, images, settings, **callbacks, use_residuals=use_residuals)
         restoration = Restoration(
             self, images, settings, routing=routing, decisions=decisions, original=original, progress=progress
         )  # fmt: skip
-        explain(restoration.conditioning.routing)
         on_decisions(restoration.conditioning.decisions)
         return restoration.sample(use_residuals=use_residuals, on_step=on_step).to(images.device)
 
@@ -357,7 +307,7 @@ class Restorer(PushToHub, L.LightningModule):
             ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, ``routing``, and ``identified``, the logits
             ``[B, A]`` of the degradations (None without an identification head).
         """
-        return _outputs(Restoration(self, _degraded_images(batch), self.sampling_settings()))
+        return Restoration(self, _degraded_images(batch), self.sampling_settings()).outputs()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict:
         """Restore as in validation; with ``test_ablations`` also without residuals and with uniform gates.
@@ -370,7 +320,7 @@ class Restorer(PushToHub, L.LightningModule):
         if settings.area(images) is not None:
             images = images.cpu()  # only the current piece is on the device
         restoration = Restoration(self, images, settings)
-        outputs = _outputs(restoration)
+        outputs = restoration.outputs()
         if self.test_ablations:
             outputs["residuals_zeroed"] = restoration.sample(use_residuals=False)
             outputs["gates_uniform"] = self.restore(images, settings, routing=uniform_routing(restoration.conditioning.routing))
@@ -463,25 +413,9 @@ class Restorer(PushToHub, L.LightningModule):
         """
         if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
             raise ValueError(f"torch_dtype={torch_dtype!r} is no torch.dtype; give torch.float32, torch.bfloat16 or torch.float16")
-        folder = NAMED.get(str(folder)) or local_folder(folder, **hub)
-        parts = read_parts(folder, backbone)
-        restorer = cls(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
-        check_frozen(parts.frozen, parts.backbone, folder)
-        load_output_layer(restorer, folder, required=True)
-        restorer.ema.restart()
-        restorer.measured_gates = parts.measured_gates
-        if torch_dtype is not None and not is_int8(parts.backbone.transformer):
-            parts.backbone.to_dtype(torch_dtype)
-        return restorer.eval()
+        return load_restorer(cls, NAMED.get(str(folder)) or local_folder(folder, **hub), backbone, torch_dtype)
 
 
 def _degraded_images(batch: Batch) -> torch.Tensor:
     assert "lq" in batch, "only training reads cached latents"
     return batch["lq"]
-
-
-def _outputs(restoration: Restoration) -> dict:
-    """Return the outputs that validation and test share."""
-    conditioning = restoration.conditioning
-    estimate = None if conditioning.estimate is None else restoration.decode(conditioning.estimate)
-    return {"restored": restoration.sample(), "estimate": estimate, "routing": conditioning.routing, "identified": conditioning.identified}

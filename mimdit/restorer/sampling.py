@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -80,6 +81,19 @@ class SamplingSettings:
             raise ValueError("prompting=given needs a prompt; set prompt")
         if self.prompting != "given" and self.prompt is not None:
             raise ValueError(f"prompt={self.prompt!r} needs prompting=given, not {self.prompting}")
+
+    def changed(self, **overrides: Any) -> SamplingSettings:
+        """Return the settings with ``overrides``, whose None values change nothing; ``prompt`` alone implies ``prompting: given``.
+
+        Raises:
+            ValueError: A value is unknown or out of range.
+        """
+        settings = self
+        if overrides.get("prompt") is not None and overrides.get("prompting") is None:
+            overrides["prompting"] = "given"
+        elif overrides.get("prompting") not in (None, "given") and overrides.get("prompt") is None:
+            settings = replace(settings, prompting="none", prompt=None)  # the prompt of the settings goes with their prompting
+        return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
     def area(self, images: torch.Tensor) -> int | None:
         """Return the area of a piece in pixels if ``images [B, 3, H, W]`` must be processed in pieces, else None."""

@@ -1,4 +1,4 @@
-"""Folder of a restorer for inference: its files, and the parts that are read from them."""
+"""Folder of a restorer for inference: its files, written and read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from mimdit.backbone.dit import DiTBackbone
 from mimdit.backbone.identity import check_identity
+from mimdit.backbone.int8 import is_int8
 from mimdit.backbone.lora import save_lora
 from mimdit.conditioner.int8 import is_quantized
 from mimdit.conditioner.moe_conditioner import MoEConditioner
 from mimdit.core.files import replace_when_whole
 from mimdit.flow import FlowMatching
 from mimdit.restorer.steering import MeasuredGates
+from mimdit.routing.balance import RoutingBalance
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -114,8 +116,25 @@ def holds(folder: Path, part: str) -> bool:
     return part in settings.get("parts", [part])
 
 
+def load_restorer(kind: type[Restorer], folder: Path, backbone: DiTBackbone | None, dtype: torch.dtype | None) -> Restorer:
+    """Return a restorer of class ``kind`` from a folder, in eval mode; the other arguments are those of `Restorer.from_pretrained`.
+
+    Raises:
+        ValueError: The folder lacks a file, or the frozen parts of the backbone are not the ones that it was trained on.
+    """
+    parts = _read_parts(folder, backbone)
+    restorer = kind(parts.backbone, parts.conditioner, RoutingBalance(), parts.flow, **parts.settings)
+    _check_frozen(parts.frozen, parts.backbone, folder)
+    _load_output_layer(restorer, folder, required=True)
+    restorer.ema.restart()
+    restorer.measured_gates = parts.measured_gates
+    if dtype is not None and not is_int8(parts.backbone.transformer):
+        parts.backbone.to_dtype(dtype)
+    return restorer.eval()
+
+
 @dataclass(frozen=True)
-class SavedParts:
+class _Parts:
     """Parts of a restorer that were read from a folder.
 
     Attributes:
@@ -135,7 +154,7 @@ class SavedParts:
     measured_gates: MeasuredGates | None
 
 
-def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
+def _read_parts(folder: Path, backbone: DiTBackbone | None) -> _Parts:
     """Read a folder's parts around ``backbone``; None for the folder's own, or else the embedded one.
 
     Raises:
@@ -158,10 +177,10 @@ def read_parts(folder: Path, backbone: DiTBackbone | None) -> SavedParts:
         backbone.load_experts(folder / EXPERTS)
     backbone.sigma_min = settings.pop("sigma_min", backbone.sigma_min)
     frozen, flow = settings.pop("frozen", {}), FlowMatching(**settings.pop("flow"))
-    return SavedParts(backbone, MoEConditioner.from_pretrained(folder), flow, settings, frozen, gates)
+    return _Parts(backbone, MoEConditioner.from_pretrained(folder), flow, settings, frozen, gates)
 
 
-def load_output_layer(restorer: Restorer, folder: Path, *, required: bool = False) -> None:
+def _load_output_layer(restorer: Restorer, folder: Path, *, required: bool = False) -> None:
     """Load the restorer's own output layer, if it has one; if its file is missing and not ``required``, leave the layer unchanged.
 
     Raises:
@@ -181,7 +200,7 @@ def load_output_layer(restorer: Restorer, folder: Path, *, required: bool = Fals
     restorer.output_layer.load_state_dict(state)
 
 
-def check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> None:
+def _check_frozen(saved: dict[str, Any], backbone: DiTBackbone, folder: Path) -> None:
     """Check that the restorer in ``folder`` was trained on this backbone; old folders hold no identity and pass.
 
     Raises:
@@ -206,7 +225,7 @@ def start_from(restorer: Restorer, folder: Path) -> None:
     _load_conditioner(restorer.conditioner, folder)
     _load_adapters(restorer.backbone, folder)
     _load_experts(restorer.backbone, folder)
-    load_output_layer(restorer, folder)
+    _load_output_layer(restorer, folder)
 
 
 def _load_conditioner(conditioner: MoEConditioner, folder: Path) -> None:

@@ -27,7 +27,6 @@ from mimdit.core.canvas import in_rows
 from mimdit.restorer.correction import corrected, low_pass
 from mimdit.restorer.inference import Progress, Restoration, ignore
 from mimdit.restorer.sampling import SamplingSettings
-from mimdit.routing.routing import Routing
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -69,7 +68,6 @@ def restore_only(
     settings: SamplingSettings,
     *,
     progress: Progress = ignore,
-    explain: Callable[[Routing], None] = ignore,
     on_decisions: Callable[[Decisions], None] = ignore,
     **options: Any,
 ) -> torch.Tensor:
@@ -80,8 +78,7 @@ def restore_only(
         images: Degraded images ``[B, 3, H, W]`` in 0..1, on any device.
         settings: Settings with ``only``.
         progress: As for `Restorer.restore`.
-        explain: Called at the end with the routing for the images as they are.
-        on_decisions: Called at the end with the decisions for them.
+        on_decisions: Called at the end with the decisions for the images as they are.
         **options: Arguments of `mimdit.restorer.inference.Restoration.sample`.
 
     Returns:
@@ -106,7 +103,6 @@ def restore_only(
             scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
             _add_tone(result[index : index + 1], change, weight, scale)
             progress((1 - stages) / len(images))
-    explain(decisions.routing)
     on_decisions(decisions)
     return result
 

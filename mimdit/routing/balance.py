@@ -76,7 +76,7 @@ class RoutingBalance(L.LightningModule):
         world = global_mean(local)
         losses = {}
         if self.weights["balance"]:
-            losses["balance"] = switch_loss(world["load"], local["importance_MGE"], routing.mask_GE)
+            losses["balance"] = switch_loss(world["load"], local["importance_MGE"])
         if self.weights["z"]:
             losses["z"] = z_loss(routing)
         if self.weights["importance"]:
@@ -102,16 +102,15 @@ class RoutingBalance(L.LightningModule):
             assert degradation is not None  # checked in `forward`
             statistics["joint"] = torch.einsum("bd,mgbe->mgde", degradation_shares(degradation), intra.probs) / len(degradation)
         if self.weights["contrast"]:
-            weights, logits = intra.weights.detach(), intra.logits.masked_fill(~routing.mask_GE[:, None], 0)
+            weights, logits = intra.weights.detach(), intra.logits
             statistics["attraction"] = torch.einsum("mgbi,mgbj->mgij", logits, weights) / logits.shape[2]
             statistics["received"] = weights.mean(dim=2)
         return statistics
 
 
-def switch_loss(load_MGE: torch.Tensor, importance_MGE: torch.Tensor, mask_GE: torch.Tensor) -> torch.Tensor:
+def switch_loss(load_MGE: torch.Tensor, importance_MGE: torch.Tensor) -> torch.Tensor:
     """Return ``E * sum_i f_i P_i``, averaged over blocks and groups; 1 for a group of one expert."""
-    num_experts_G = mask_GE.sum(dim=-1)
-    return ((load_MGE * importance_MGE).sum(dim=-1) * num_experts_G).mean()
+    return ((load_MGE * importance_MGE).sum(dim=-1) * load_MGE.shape[-1]).mean()
 
 
 def z_loss(routing: Routing) -> torch.Tensor:
@@ -157,11 +156,10 @@ def guide_loss(routing: Routing, degradation: torch.Tensor) -> torch.Tensor:
         routing: The record of B images.
         degradation: Multi-hot ``[B, A]``.
     """
-    shares_BD, mask_GE = degradation_shares(degradation.float()), routing.mask_GE
-    owners_GD = torch.arange(shares_BD.shape[1], device=mask_GE.device) % mask_GE.sum(dim=-1, keepdim=True)
-    target_GBE = shares_BD @ nn.functional.one_hot(owners_GD, mask_GE.shape[1]).float()
-    log_probs = routing.intra.logits.log_softmax(dim=-1).masked_fill(~mask_GE[:, None], 0)
-    return -(target_GBE * log_probs).sum(dim=-1).mean()
+    shares_BD, num_experts = degradation_shares(degradation.float()), routing.intra.logits.shape[-1]
+    owners_D = torch.arange(shares_BD.shape[1], device=shares_BD.device) % num_experts
+    target_BE = shares_BD @ nn.functional.one_hot(owners_D, num_experts).float()
+    return -(target_BE * routing.intra.logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
 def degradation_shares(degradation: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ class Gates:
     """Decisions of gates over N choices; all floating tensors are fp32.
 
     Attributes:
-        logits: Logits ``[..., N]`` before any selection; -inf for a masked choice.
-        probs: Probabilities ``[..., N]`` before any selection; 0 for a masked choice.
+        logits: Logits ``[..., N]`` before any selection.
+        probs: Probabilities ``[..., N]`` before any selection.
         indices: Selected choices, int64 ``[..., K]``, in decreasing order of probability.
         weights: Factors ``[..., N]`` of the outputs; exactly 0 for choices that are not selected.
     """
@@ -60,19 +60,17 @@ class Routing:
         inter: Gates over groups (Inter-MoE), tensors ``[M, B, G]``; indices ``[M, B, K]``, K = G where the gate is dense.
         intra: Gates over sub-experts (Intra-MoE), tensors ``[M, G, B, E]``; indices ``[M, G, B, K]``.
         features_MBF: Detached router features.
-        mask_GE: True for sub-experts that exist, false for padding.
         groups: Names of the G expert groups.
     """
 
     inter: Gates
     intra: Gates
     features_MBF: torch.Tensor
-    mask_GE: torch.Tensor
     groups: tuple[str, ...]
 
     def map(self, function) -> Routing:
         """Apply ``function`` to every tensor that has a batch axis."""
-        return Routing(self.inter.map(function), self.intra.map(function), function(self.features_MBF), self.mask_GE, self.groups)
+        return Routing(self.inter.map(function), self.intra.map(function), function(self.features_MBF), self.groups)
 
     def detach(self) -> Routing:
         """Return the record detached from the autograd graph."""
@@ -81,7 +79,7 @@ class Routing:
 
 def uniform_routing(routing: Routing) -> Routing:
     """Return gates with equal weights for all groups and for all of their sub-experts."""
-    return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.mask_GE, routing.groups)
+    return Routing(_uniform(routing.inter), _uniform(routing.intra), routing.features_MBF, routing.groups)
 
 
 def _uniform(gates: Gates) -> Gates:

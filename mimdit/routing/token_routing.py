@@ -65,8 +65,7 @@ def token_losses(routing: TokenRouting, *, balance: float, z: float) -> dict[str
         load_LE = routing.choices_LTE().detach().mean(dim=1) / routing.indices_LTK.shape[-1]
         importance_LE = routing.logits_LTE.softmax(dim=-1).mean(dim=1)
         load_LE = global_mean({"load": load_LE})["load"]
-        every_1E = torch.ones_like(load_LE[:1], dtype=torch.bool)
-        losses["token_balance"] = balance * switch_loss(load_LE[:, None], importance_LE[:, None], every_1E)
+        losses["token_balance"] = balance * switch_loss(load_LE, importance_LE)
     if z:
         losses["token_z"] = z * routing.logits_LTE.logsumexp(dim=-1).square().mean()
     return losses

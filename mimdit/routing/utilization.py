@@ -5,7 +5,7 @@ marginals of the same sums. Each gate's *decision* is counted, even in groups th
 is a distinct multi-hot vector, that is, one combination of atoms: FoundIR's twenty degradation groups and the clean image are twenty-one
 different classes. Not in the paper.
 
-Shape legend: M blocks, G expert groups, B images, E sub-experts (padded, see `Routing.mask_GE`), D classes, A atoms, W sums of one image.
+Shape legend: M blocks, G expert groups, B images, E sub-experts, D classes, A atoms, W sums of one image.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class UtilizationCounts:
             raise ValueError(f"{len(atoms)} atoms make {2 ** len(atoms)} combinations, too many to count; name at most 10")
         self.atoms = tuple(atoms)
         self.groups: tuple[str, ...] = ()
-        self.mask_GE: torch.Tensor | None = None
+        self.shape_MGE = (0, 0, 0)
         self.table_DW: torch.Tensor | None = None
-        self.num_blocks = 0
 
     def update(self, routing: Routing, degradation: torch.Tensor) -> None:
         """Add a micro-batch.
@@ -65,7 +64,8 @@ class UtilizationCounts:
             rows_BW = _image_rows(routing)
             if self.table_DW is None:
                 self.table_DW = rows_BW.new_zeros(2 ** len(self.atoms), rows_BW.shape[1])
-                self.groups, self.mask_GE, self.num_blocks = routing.groups, routing.mask_GE, routing.inter.probs.shape[0]
+                blocks, groups, _, experts = routing.intra.probs.shape
+                self.groups, self.shape_MGE = routing.groups, (blocks, groups, experts)
             powers_A = 2 ** torch.arange(len(self.atoms), device=rows_BW.device)
             codes_B = ((degradation.detach().to(rows_BW.device) > 0.5) * powers_A).sum(dim=1)
             self.table_DW.index_add_(0, codes_B, rows_BW)
@@ -80,7 +80,7 @@ class UtilizationCounts:
         if other.table_DW is None:
             return
         if self.table_DW is None:
-            self.groups, self.mask_GE, self.num_blocks = other.groups, other.mask_GE, other.num_blocks
+            self.groups, self.shape_MGE = other.groups, other.shape_MGE
             self.table_DW = torch.zeros_like(other.table_DW)
         self.table_DW += other.table_DW
 
@@ -94,14 +94,12 @@ class UtilizationCounts:
 class Utilization:
     """Statistics of a window of counts; all tensors fp64 on the CPU.
 
-    Padded experts are NaN in ``load_MGE`` and ``probability_MGE``.
-
     - ``load_MGE``: f, the fraction of its gate's choices that an expert gets; sums to 1 over E.
     - ``probability_MGE``: P, mean probability before the selection.
     - ``max_violation_MG``: max n / mean n - 1, 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
     - ``load_entropy_MG``: H(f) / log E, 1 when balanced; 1 for a single expert.
     - ``image_entropy_MG``: mean over images of H(p) / log E, 0 when every decision is certain; 0 for a single expert.
-    - ``unused_MGE``: f < 0.1 / E; never true of padding.
+    - ``unused_MGE``: f < 0.1 / E.
     - ``gate_MG``, ``gate_entropy_M``: mean weights of the gates over groups, and mean per-image H / log G.
     - ``joint_DMGE``: hits per class; ``gate_DMG``: mean weights of the gates over groups per class.
     - ``information_MG``: normalized mutual information of class and expert; ``chance_MG``: its mean for independent variables.
@@ -122,7 +120,6 @@ class Utilization:
     gate_DMG: torch.Tensor
     information_MG: torch.Tensor
     chance_MG: torch.Tensor
-    mask_GE: torch.Tensor
     classes: tuple[str, ...]
     class_images_D: torch.Tensor
 
@@ -138,35 +135,32 @@ def utilization(counts: UtilizationCounts) -> Utilization:
     Raises:
         ValueError: The window is empty.
     """
-    if counts.table_DW is None or counts.mask_GE is None or not counts.table_DW[:, -1].any():
+    if counts.table_DW is None or not counts.table_DW[:, -1].any():
         raise ValueError("the window of expert counts is empty: update it with at least one micro-batch first")
-    table_DW, mask_GE = counts.table_DW.cpu(), counts.mask_GE.cpu()
+    table_DW, experts = counts.table_DW.cpu(), counts.shape_MGE[-1]
     seen = table_DW[:, -1].nonzero().flatten()
     table_DW = table_DW[seen]
     images_D = table_DW[:, -1]
-    parts = _split(table_DW, counts.num_blocks, mask_GE)
+    parts = _split(table_DW, counts.shape_MGE)
     images = images_D.sum()
     joint_DMGE, sums = parts["hits"], {name: part.sum(dim=0) for name, part in parts.items()}
-    experts_G = mask_GE.sum(dim=-1).double()
     load_MGE = sums["hits"] / sums["hits"].sum(dim=-1, keepdim=True)
     information_MG, chance_MG = normalized_mutual_information(joint_DMGE.movedim(0, -2), images_D)
-    padding = ~mask_GE
     return Utilization(
         groups=group_labels(counts.groups),
         images=int(images),
-        load_MGE=load_MGE.masked_fill(padding, math.nan),
-        probability_MGE=(sums["probs"] / images).masked_fill(padding, math.nan),
-        max_violation_MG=load_MGE.amax(dim=-1) * experts_G - 1,
-        load_entropy_MG=_relative_entropy(_entropy(load_MGE), experts_G, single=1.0),
-        image_entropy_MG=_relative_entropy(sums["entropy"] / images, experts_G, single=0.0),
-        unused_MGE=(load_MGE < DEAD_SHARE / experts_G[:, None]) & mask_GE,
+        load_MGE=load_MGE,
+        probability_MGE=sums["probs"] / images,
+        max_violation_MG=load_MGE.amax(dim=-1) * experts - 1,
+        load_entropy_MG=_relative_entropy(_entropy(load_MGE), experts, single=1.0),
+        image_entropy_MG=_relative_entropy(sums["entropy"] / images, experts, single=0.0),
+        unused_MGE=load_MGE < DEAD_SHARE / experts,
         gate_MG=sums["gates"] / images,
-        gate_entropy_M=_relative_entropy(sums["gate_entropy"] / images, torch.tensor(float(len(counts.groups))), single=0.0),
+        gate_entropy_M=_relative_entropy(sums["gate_entropy"] / images, len(counts.groups), single=0.0),
         joint_DMGE=joint_DMGE,
         gate_DMG=parts["gates"] / images_D[:, None, None],
         information_MG=information_MG,
         chance_MG=chance_MG,
-        mask_GE=mask_GE,
         classes=tuple(class_name(int(code), counts.atoms) for code in seen),
         class_images_D=images_D,
     )
@@ -214,8 +208,8 @@ def group_labels(groups: Sequence[str]) -> tuple[str, ...]:
 
 def _image_rows(routing: Routing) -> torch.Tensor:
     """Return one row per image, fp64 ``[B, W]``: hits, probabilities, entropies, group weights, group entropy, and a one; see `_split`."""
-    intra, inter, mask_GE = routing.intra, routing.inter, routing.mask_GE
-    hits_MGBE = torch.zeros_like(intra.probs).scatter_(-1, intra.indices, 1.0) * mask_GE[:, None]
+    intra, inter = routing.intra, routing.inter
+    hits_MGBE = torch.zeros_like(intra.probs).scatter_(-1, intra.indices, 1.0)
     blocks_MBW = torch.cat(
         [
             hits_MGBE.movedim(2, 1).flatten(2),
@@ -230,12 +224,12 @@ def _image_rows(routing: Routing) -> torch.Tensor:
     return torch.cat([rows_BW, rows_BW.new_ones(len(rows_BW), 1)], dim=1)
 
 
-def _split(table_DW: torch.Tensor, num_blocks: int, mask_GE: torch.Tensor) -> dict[str, torch.Tensor]:
+def _split(table_DW: torch.Tensor, shape_MGE: tuple[int, int, int]) -> dict[str, torch.Tensor]:
     """Return the table's columns by name, in the order of `_image_rows`."""
-    num_groups, num_experts = mask_GE.shape
+    num_blocks, *shape = shape_MGE
+    size, num_groups = math.prod(shape), shape[0]
     blocks_DMW = table_DW[:, :-1].unflatten(1, (num_blocks, -1))
-    hits, probs, entropy, gates, gate_entropy = blocks_DMW.split([mask_GE.numel(), mask_GE.numel(), num_groups, num_groups, 1], dim=-1)
-    shape = (num_groups, num_experts)
+    hits, probs, entropy, gates, gate_entropy = blocks_DMW.split([size, size, num_groups, num_groups, 1], dim=-1)
     return {
         "hits": hits.unflatten(-1, shape),
         "probs": probs.unflatten(-1, shape),
@@ -250,6 +244,6 @@ def _entropy(probs: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(probs).sum(dim=-1)
 
 
-def _relative_entropy(entropy: torch.Tensor, choices: torch.Tensor, *, single: float) -> torch.Tensor:
+def _relative_entropy(entropy: torch.Tensor, choices: int, *, single: float) -> torch.Tensor:
     """Return entropy over its maximum ``log(choices)``; ``single`` where there is only one choice."""
-    return torch.where(choices > 1, entropy / choices.clamp(min=2).log(), single)
+    return entropy / math.log(choices) if choices > 1 else torch.full_like(entropy, single)

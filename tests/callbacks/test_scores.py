@@ -89,7 +89,7 @@ def test_routing_by_block_group_and_sub_expert():
     blocks, groups = routing.inter.probs.shape[0], routing.inter.probs.shape[2]
     assert len(told["inter"]) == blocks and all(len(block) == groups for block in told["inter"])
     sizes = [[len(experts) for experts in block] for block in told["intra"]]
-    assert sizes == [routing.mask_GE.sum(1).tolist()] * blocks
+    assert sizes == [[routing.intra.probs.shape[3]] * groups] * blocks
     assert sum(told["intra"][0][1]) == pytest.approx(1, abs=1e-5)
 
 

@@ -145,8 +145,8 @@ def test_a_model_card_names_data_sets_and_takes_the_results_of_a_test(tmp_path, 
 def test_pruning_leaves_what_no_image_chose_and_changes_nothing():
     model, images = estimating()
     seen = []
-    whole = model.restore(images[:1], explain=seen.append)
-    chosen = seen[0].intra.weights.squeeze(2) > 0  # [M, G, E]
+    whole = model.restore(images[:1], on_decisions=seen.append)
+    chosen = seen[0].routing.intra.weights.squeeze(2) > 0  # [M, G, E]
     pruned = model.with_conditioner(prune(model.conditioner, chosen.float(), 2))
     assert pruned.conditioner.config["num_experts"] == 2
     assert pruned.conditioner.parameter_counts().stored < model.conditioner.parameter_counts().active

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from mimdit.backbone.pretrained import EXPERTS
 from mimdit.planning import cache
 
 
@@ -15,7 +16,9 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "parts" / "model.yaml").write_text("dim: 8\n")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "index.json").write_text("{}")
-    (tmp_path / "run.yaml").write_text("config: [parts/model.yaml]\ndata: {train: data}\n")
+    (tmp_path / "pipeline" / "transformer").mkdir(parents=True)
+    (tmp_path / "pipeline" / "transformer" / "config.json").write_text("{}")
+    (tmp_path / "run.yaml").write_text("config: [parts/model.yaml]\ndata: {train: data}\nbackbone: {pretrained: pipeline}\n")
     return tmp_path
 
 
@@ -27,11 +30,17 @@ def test_the_same_plan_has_the_same_key(config):
     assert key() == key()
 
 
-@pytest.mark.parametrize("changed", ["run.yaml", "parts/model.yaml", "data/index.json"])
+@pytest.mark.parametrize("changed", ["run.yaml", "parts/model.yaml", "data/index.json", "pipeline/transformer/config.json"])
 def test_a_changed_file_changes_the_key(config, changed):
     before = key()
     with open(config / changed, "a") as file:
         file.write("# changed\n")
+    assert key() != before
+
+
+def test_experts_that_come_to_a_model_in_a_pipeline_change_the_key(config):
+    before = key()
+    (config / "pipeline" / "transformer" / EXPERTS).write_bytes(b"")
     assert key() != before
 
 

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from mimdit.backbone.inner_experts import InnerExperts, blocks_with_experts
 from mimdit.backbone.lora import LoRA
+from mimdit.backbone.prompts import write_prompts
 from mimdit.planning.model_shapes import ARCHITECTURES, CLIP_TOKENS, FLUX_TOKENS, build, find_config
-from tests.tiny_models import ARCHITECTURE, FLUX, restorer_config, tiny_backbone
+from mimdit.restorer.restorer import Restorer
+from tests.tiny_models import ARCHITECTURE, FLUX, FLUX_CONDITIONER, restorer_config, tiny_backbone
 
 SD35, FLUX_DEV = "stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev"
 
@@ -70,6 +73,24 @@ def test_guidance_without_a_prompt_is_refused_as_by_fit():
     config["init_args"]["flow"]["init_args"]["guidance"] = 2
     with pytest.raises(ValueError, match="guidance"):
         build(config)
+
+
+@pytest.mark.parametrize(("option", "value"), [("guidance", 2.0), ("prompt_dropout", 0.1)])
+def test_classifier_free_guidance_of_flux_is_refused_in_the_words_of_fit(tmp_path, option, value):
+    config = restorer_config()
+    parts = config["init_args"]
+    parts["conditioner"]["init_args"] |= FLUX_CONDITIONER
+    parts["backbone"]["init_args"] |= {"architecture": FLUX, "prompt": str(tmp_path / "prompts.safetensors"), "prompt_text": "a photograph"}
+    write_prompts(tmp_path / "prompts.safetensors", ["", "a photograph"], torch.zeros(2, 3, 8), torch.zeros(2, 8), made_with="this test")
+    assert build(config).backbone.prompts.prompt_embeds.shape[1] == 3
+    parts["flow" if option == "guidance" else "backbone"]["init_args"][option] = value
+    with pytest.raises(ValueError, match=f"{option}={value} is classifier-free guidance, but .* is embedded") as planned:
+        build(config)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Restorer, "model")
+    with pytest.raises(ValueError, match="classifier-free") as fitted:
+        parser.instantiate_classes(parser.parse_object({"model": config}))
+    assert str(planned.value) in str(fitted.value)
 
 
 def test_unknown_sizes_are_refused_with_the_remedy():

@@ -76,7 +76,7 @@ def test_a_window_that_the_end_of_the_epoch_cuts_short_has_its_own_routing_losse
     batches = [tiny_batch(2, seed=seed) for seed in range(5)]
     restorer = make(optimizer=partial(torch.optim.SGD, lr=0.0))
     steps = gradients(restorer, batches, 2)
-    assert len(steps) == 3 and restorer._window.earlier == []
+    assert len(steps) == 3 and restorer.routing_window.earlier == []
     for found, part in zip(steps, (batches[:2], batches[2:4], batches[4:]), strict=True):
         assert relative_error(found, concatenated_gradient(make(), part)) < 1e-5
 

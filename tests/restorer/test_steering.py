@@ -28,7 +28,7 @@ def images(height=70, width=50):
 def restored(model, **settings):
     """The restored image and the routing."""
     seen = []
-    return model.restore(images(), explain=seen.append, **settings), seen[0]
+    return model.restore(images(), on_decisions=seen.append, **settings), seen[0].routing
 
 
 @pytest.mark.parametrize("tile", [None, 40])
@@ -63,12 +63,13 @@ def test_a_degradation_moves_the_gates_the_way_it_was_measured():
 def test_measured_gates_are_means_over_images_with_one_degradation_and_travel_with_the_folder(tmp_path):
     model = restorer()
     seen = []
-    model.restore(torch.cat([images(32, 32), images(32, 32) * 0.2, images(32, 32) * 0.5]), explain=seen.append)
+    model.restore(torch.cat([images(32, 32), images(32, 32) * 0.2, images(32, 32) * 0.5]), on_decisions=seen.append)
+    routing = seen[0].routing
     degradation = torch.zeros(3, len(ATOMS))
     degradation[1, ATOMS.index("lowlight")] = degradation[2, ATOMS.index("lowlight")] = degradation[2, ATOMS.index("haze")] = 1
-    model.measured_gates = MeasuredGates.over([(seen[0], degradation)])
+    model.measured_gates = MeasuredGates.over([(routing, degradation)])
     assert model.measured_gates.images == {"clean": 1, "lowlight": 1}
-    assert torch.equal(model.measured_gates.means["lowlight"], seen[0].inter.weights[:, 1])
+    assert torch.equal(model.measured_gates.means["lowlight"], routing.inter.weights[:, 1])
     model.save_pretrained(tmp_path, average=False)
     again = Restorer.from_pretrained(tmp_path, backbone=model.backbone)
     assert again.measured_gates.images == model.measured_gates.images

@@ -16,14 +16,10 @@ def made_routing(
     return routing_of(inter, intra, top_k=top_k, groups=groups)
 
 
-def routing_of(
-    inter_MBG: torch.Tensor, intra_MGBE: torch.Tensor, *, top_k: int, groups: tuple[str, ...], mask_GE: torch.Tensor | None = None
-) -> Routing:
-    """The record of given logits: dense over groups, ``top_k`` inside; masked experts get logit -inf."""
-    blocks, num_groups, images, experts = intra_MGBE.shape
-    mask_GE = torch.ones(num_groups, experts, dtype=torch.bool) if mask_GE is None else mask_GE
-    intra = decide(intra_MGBE.masked_fill(~mask_GE[:, None], -torch.inf), top_k)
-    return Routing(decide(inter_MBG, num_groups), intra, torch.zeros(blocks, images, 2), mask_GE, groups)
+def routing_of(inter_MBG: torch.Tensor, intra_MGBE: torch.Tensor, *, top_k: int, groups: tuple[str, ...]) -> Routing:
+    """The record of given logits: dense over groups, ``top_k`` inside."""
+    blocks, num_groups, images, _ = intra_MGBE.shape
+    return Routing(decide(inter_MBG, num_groups), decide(intra_MGBE, top_k), torch.zeros(blocks, images, 2), groups)
 
 
 def chosen_routing(choices_B: list[int], experts: int) -> Routing:
@@ -37,4 +33,4 @@ def images_of(routing: Routing, part: slice) -> Routing:
     """Some of the images of a record."""
     cut = lambda gates, axis: Gates(*(t.narrow(axis, part.start, part.stop - part.start) for t in vars(gates).values()))  # noqa: E731
     features = routing.features_MBF[:, part]
-    return Routing(cut(routing.inter, 1), cut(routing.intra, 2), features, routing.mask_GE, routing.groups)
+    return Routing(cut(routing.inter, 1), cut(routing.intra, 2), features, routing.groups)

@@ -19,7 +19,7 @@ def routing(seed=0, scale=1.0, top_k=K):
     generator = torch.Generator().manual_seed(seed)
     inter = decide(scale * torch.randn(M, B, G, generator=generator), G)
     intra = decide(scale * torch.randn(M, G, B, E, generator=generator), top_k)
-    return Routing(inter, intra, torch.zeros(M, B, 2), torch.ones(G, E, dtype=torch.bool), ("se",) * G)
+    return Routing(inter, intra, torch.zeros(M, B, 2), ("se",) * G)
 
 
 def losses(record, degradation=DEGRADATION, **weights):
@@ -39,19 +39,6 @@ def test_balance_is_experts_times_load_times_probability(top_k):
                 total += load * np.mean([probs[m, g, b, e] for b in range(B)])
             terms.append(E * total)
     assert float(losses(record)["balance"]) == pytest.approx(np.mean(terms), rel=1e-6)
-
-
-def test_a_padded_group_counts_the_experts_that_exist():
-    logits = torch.randn(1, 2, B, E, generator=torch.Generator().manual_seed(0))
-    logits[:, 1, :, 2:] = -torch.inf
-    mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    record = Routing(routing().inter, decide(logits, 1), torch.zeros(1, B, 2), mask, ("se", "se"))
-    intra = record.intra
-    expected = 0
-    for g, experts in ((0, 4), (1, 2)):
-        load = torch.nn.functional.one_hot(intra.indices[0, g, :, 0], E).float().mean(0)
-        expected += experts * float((load * intra.probs[0, g].mean(0)).sum()) / 2
-    assert float(losses(record, balance=1.0)["balance"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_z_is_the_mean_squared_log_sum_exp_of_every_gate():
@@ -87,7 +74,7 @@ def test_minimum_of_balance_is_one_where_load_and_probability_are_even():
     even = torch.full((1, 1, E, E), 1 / E)
     indices = torch.tensor([[0, 1], [2, 3], [1, 2], [3, 0]])[None, None]
     gates = Gates(even.log(), even, indices, even)
-    record = Routing(routing().inter, gates, torch.zeros(1, E, 2), torch.ones(1, E, dtype=torch.bool), ("se",))
+    record = Routing(routing().inter, gates, torch.zeros(1, E, 2), ("se",))
     assert float(losses(record, balance=1.0)["balance"]) == pytest.approx(1.0)
 
 
@@ -98,7 +85,7 @@ def test_balance_exceeds_one_wherever_choice_and_probability_agree():
         logits = torch.randn(1, 1, 400, E, generator=torch.Generator().manual_seed(seed)) + torch.randn(
             E, generator=torch.Generator().manual_seed(1000 + seed)
         )
-        record = Routing(routing().inter, decide(logits, K), torch.zeros(1, 400, 2), torch.ones(1, E, dtype=torch.bool), ("se",))
+        record = Routing(routing().inter, decide(logits, K), torch.zeros(1, 400, 2), ("se",))
         values.append(float(losses(record, balance=1.0)["balance"]))
     assert min(values) > 1
 
@@ -110,7 +97,7 @@ def test_following_the_gradient_of_balance_leads_to_even_load():
     optimizer = torch.optim.Adam([weight, bias], lr=0.05)
     for _ in range(150):
         gates = decide((features @ weight.T + bias)[None, None], K)
-        record = Routing(routing().inter, gates, features[None], torch.ones(1, E, dtype=torch.bool), ("se",))
+        record = Routing(routing().inter, gates, features[None], ("se",))
         loss = losses(record, balance=1.0)["balance"]
         optimizer.zero_grad()
         loss.backward()
@@ -123,26 +110,26 @@ def test_minimum_of_importance_is_zero_at_even_means():
     even = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[None]  # each image certain, all together even
     uneven = torch.tensor([[0.5, 0.25, 0.25]] * 3)[None]
     for probs, expected in ((even, 0.0), (uneven, ((0.5 - 1 / 3) ** 2 + 2 * (0.25 - 1 / 3) ** 2) / 3 * 9)):
-        record = Routing(gates_of(probs, 3), routing().intra, torch.zeros(1, 3, 2), torch.ones(G, E, dtype=torch.bool), ("se",) * G)
+        record = Routing(gates_of(probs, 3), routing().intra, torch.zeros(1, 3, 2), ("se",) * G)
         assert float(losses(record, importance=1.0)["importance"]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_specialization_is_zero_at_uniform_routing_and_minus_log_e_at_perfect_separation():
     degradation = torch.eye(4)[:, :3]  # three atoms and one image of none
     for probs, expected in ((torch.full((4, E), 1 / E), 0.0), (torch.eye(4), -math.log(4))):
-        record = Routing(routing().inter, gates_of(probs[None, None], 1), torch.zeros(1, 4, 2), torch.ones(1, E, dtype=torch.bool), ("se",))
+        record = Routing(routing().inter, gates_of(probs[None, None], 1), torch.zeros(1, 4, 2), ("se",))
         assert float(losses(record, degradation, specialization=1.0)["specialization"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_gradient_vanishes_at_uniform_routing_but_for_z():
     """At equal logits the balance, importance and specialization losses are stationary in the mean over images."""
     logits = torch.zeros(1, 4, G, requires_grad=True)
-    record = Routing(decide(logits, G), routing().intra, torch.zeros(1, 4, 2), torch.ones(G, E, dtype=torch.bool), ("se",) * G)
+    record = Routing(decide(logits, G), routing().intra, torch.zeros(1, 4, 2), ("se",) * G)
     assert torch.autograd.grad(losses(record, importance=1.0)["importance"], logits)[0].abs().max() < 1e-7
     logits = torch.zeros(1, 1, 4, E, requires_grad=True)
     gates = decide(logits, K)
     gates = Gates(gates.logits, gates.probs, torch.tensor([[0, 1], [2, 3], [1, 2], [3, 0]])[None, None], gates.weights)
-    record = Routing(routing().inter, gates, torch.zeros(1, 4, 2), torch.ones(1, E, dtype=torch.bool), ("se",))
+    record = Routing(routing().inter, gates, torch.zeros(1, 4, 2), ("se",))
     for name in ("balance", "specialization"):
         loss = losses(record, torch.eye(4)[:, :3], **{name: 1.0})[name]
         assert torch.autograd.grad(loss, logits, retain_graph=True)[0].abs().max() < 1e-7, name

@@ -19,11 +19,10 @@ def features(batch=5, width=6):
     return torch.randn(batch, width, generator=torch.Generator().manual_seed(0))
 
 
-def record(intra, mask=None):
-    groups, images, experts = intra.probs.shape[1:]
+def record(intra):
+    groups, images, _ = intra.probs.shape[1:]
     inter = decide(torch.zeros(len(intra.probs), images, groups), groups)
-    mask = torch.ones(groups, experts, dtype=torch.bool) if mask is None else mask
-    return Routing(inter, intra, torch.zeros(len(intra.probs), images, 2), mask, ("se",) * groups)
+    return Routing(inter, intra, torch.zeros(len(intra.probs), images, 2), ("se",) * groups)
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -97,15 +96,6 @@ def test_guide_is_the_cross_entropy_with_the_owners_of_the_degradations():
     loss = RoutingBalance(**OFF, guide=1.0)(record(decide(logits[None, None], 1)), degradation)["guide"]
     log_probs = logits.log_softmax(-1)
     assert float(loss) == pytest.approx(-float(log_probs[0, 0] + log_probs[1, 1] + log_probs[2, 1] + log_probs[3].mean()) / 4, rel=1e-5)
-
-
-def test_padding_changes_neither_loss():
-    logits, degradation = torch.randn(1, 1, 6, 2, generator=torch.Generator().manual_seed(0)), torch.eye(6)[:, :3]
-    padded = torch.cat([logits, torch.full((1, 1, 6, 2), -torch.inf)], dim=-1)
-    balance, mask = RoutingBalance(**OFF, contrast=1.0, guide=1.0), torch.tensor([[True, True, False, False]])
-    plain, wide = balance(record(decide(logits, 1)), degradation), balance(record(decide(padded, 1), mask), degradation)
-    for name in ("contrast", "guide"):
-        torch.testing.assert_close(wide[name], plain[name])
 
 
 def test_guide_without_degradations_is_refused():

@@ -9,7 +9,7 @@ from mimdit.routing.router import decide
 def record():
     logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     gates = decide(logits, 2)
-    return Routing(gates, Gates.stack([gates, gates]), torch.randn(2, 3, 6), torch.ones(2, 4, dtype=torch.bool), ("se", "swin"))
+    return Routing(gates, Gates.stack([gates, gates]), torch.randn(2, 3, 6), ("se", "swin"))
 
 
 def test_stack_adds_an_axis_in_front():
@@ -32,7 +32,6 @@ def test_detach_leaves_the_graph_and_changes_no_value():
     assert torch.equal(detached.intra.weights, routing.intra.weights) and detached.groups == routing.groups
 
 
-def test_map_reaches_every_tensor_with_a_batch_axis_and_not_the_mask():
+def test_map_reaches_every_tensor_with_a_batch_axis():
     shifted = record().map(lambda tensor: tensor[..., :1, :])
     assert shifted.inter.indices.shape == (2, 1, 2) and shifted.features_MBF.shape == (2, 1, 6)
-    assert torch.equal(shifted.mask_GE, record().mask_GE)

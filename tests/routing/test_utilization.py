@@ -73,19 +73,6 @@ def test_top_k_hits_match_a_loop_over_images():
     torch.testing.assert_close(statistics.load_MGE.sum(-1), torch.ones(2, 2, dtype=torch.float64))
 
 
-def test_padded_experts_count_nowhere():
-    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
-    # Top-3 of a group of two: the third choice falls on padding and is no hit.
-    logits = torch.randn(1, 2, 50, 4, generator=torch.Generator().manual_seed(0))
-    routing = routing_of(torch.zeros(1, 50, 2), logits, top_k=3, groups=("swin", "se"), mask_GE=mask)
-    statistics = utilization(counted((routing, random_degradation(50))))
-    assert statistics.joint_DMGE[:, 0, 1, 2:].sum() == 0 and statistics.joint_DMGE[:, 0, 1].sum() == 100
-    assert statistics.load_MGE[0, 1, :2].tolist() == [0.5, 0.5] and statistics.load_MGE[0, 1, 2:].isnan().all()
-    assert statistics.max_violation_MG[0, 1] == 0 and statistics.load_entropy_MG[0, 1] == pytest.approx(1)
-    assert not statistics.unused_MGE[0, 1].any()
-    assert statistics.chance_MG[0, 1] == 0  # both experts always: nothing left to chance
-
-
 def test_a_single_expert_is_neither_dead_nor_uncertain():
     statistics = utilization(counted((chosen_routing([0, 0], 1), hot("haze", "rain"))))
     values = [statistics.max_violation_MG, statistics.load_entropy_MG, statistics.image_entropy_MG, statistics.information_MG]

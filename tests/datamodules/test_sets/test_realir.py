@@ -80,6 +80,15 @@ def test_columns_of_another_kind_and_broken_files_are_named(tmp_path):
         _ = RealIRBench(str(tmp_path)).contents
 
 
+def test_tables_without_pyarrow_name_the_extra_and_folders_do_not_need_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.test_sets.realir.importlib.util.find_spec", lambda name: None)
+    make(tmp_path, "rain/1.png")
+    assert pairs_of(RealIRBench(str(tmp_path)).contents) == [("rain", "1")]
+    (tmp_path / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"0\.parquet is a table and needs pyarrow, .*pip install 'mimdit\[tables\]'"):
+        _ = RealIRBench(str(tmp_path)).contents
+
+
 def test_columns_that_cannot_be_told_are_named(tmp_path):
     table(kind=[*NAMES]).to_parquet(tmp_path / "0.parquet")
     with pytest.raises(
