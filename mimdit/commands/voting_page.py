@@ -102,8 +102,8 @@ def page(ballot: Ballot, *, voter: str | None = None, with_degraded: bool = Fals
             with gradio.Row():
                 buttons = {answer: gradio.Button(text, elem_id=f"vote_{answer}") for answer, text in _BUTTONS.items()}
         outputs = [shown, progress, left, degraded, right, voting, entrance]
-        for answer, button in buttons.items():
-            button.click(answer_with(answer), [shown], outputs, show_progress="hidden")
+        for answer in _BUTTONS:
+            buttons[answer].click(answer_with(answer), [shown], outputs, show_progress="hidden")
         gradio.on([start.click, named.submit], begin, [named], outputs, show_progress="hidden")
         if voter is not None:
             blocks.load(lambda: shown_to(voter), None, outputs, show_progress="hidden")
