@@ -33,6 +33,10 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "restore": "mimdit.commands.restore:restore",
     "identify": "mimdit.commands.identify:identify",
     "report": "mimdit.commands.report:report",
+    "votes": {
+        "collect": "mimdit.commands.votes:collect",
+        "report": "mimdit.commands.votes:report",
+    },
     "demo": "mimdit.commands.demo:demo",
     "export": "mimdit.commands.export:export",
     "checkpoint": {
@@ -64,6 +68,7 @@ ALIASES = {"shards": {"finalise": "finalize"}}  # codespell:ignore finalise
 """Former names of verbs, by group; they still work, but the help does not list them."""
 
 _GROUPS = {
+    "votes": "Compare the images of two runs blind",
     "checkpoint": "Look into checkpoints and convert them",
     "shards": "Write training data and check it",
     "prompts": "Prepare prompt embeddings",

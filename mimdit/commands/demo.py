@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mimdit.commands.restore import tile_for_free_memory
+from mimdit.commands.web_page import import_gradio, serve
 from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.core.devices import device_named
 from mimdit.distributed.loading import load_restorer
@@ -56,12 +56,7 @@ def demo(
     """
     restorer = load_restorer(checkpoint).to(device_named(device))
     settings = restorer.sampling_settings(tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile)
-    blocks = page(restorer, settings)
-    _, address, _ = blocks.launch(
-        server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, footer_links=[], theme=_theme()
-    )  # fmt: skip
-    print(f"open {address} (Ctrl-C to stop)", flush=True)
-    blocks.block_thread()
+    serve(page(restorer, settings), host=host, port=port)
 
 
 def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
@@ -70,7 +65,7 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
     Raises:
         ValueError: gradio is missing or too old.
     """
-    gradio = _gradio()
+    gradio = import_gradio("demo")
     one_at_a_time, progress_bar = threading.Lock(), gradio.Progress()  # gradio looks for it among the defaults
 
     def restored(
@@ -127,19 +122,3 @@ def page(restorer: Restorer, settings: SamplingSettings) -> gradio.Blocks:
                 named = gradio.Label(label="degradations, each with its probability", elem_id="degradations", visible=identifies)
         button.click(restored, [given, steps, start, steer, amount, mask], [compared, chart, named])
     return blocks
-
-
-def _gradio():
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
-    try:
-        import gradio
-    except ImportError as error:
-        raise ValueError("mimdit demo needs gradio; install it: pip install '.[demo]'") from error
-    if not hasattr(gradio, "ImageSlider"):
-        raise ValueError(f"mimdit demo needs gradio 6, but {gradio.__version__} is installed: pip install --upgrade '.[demo]'")
-    return gradio
-
-
-def _theme() -> gradio.themes.Base:
-    """Return gradio's theme with the machine's own fonts: the theme's would be fetched from the web."""
-    return _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

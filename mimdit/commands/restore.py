@@ -141,7 +141,7 @@ def restore(
     overwrite: bool = False,
     part: str | None = None,
 ) -> None:
-    """Restore photographs: files, and folders with all their sub-folders.
+    """Restore photographs: files, and folders with their sub-folders.
 
     mimdit restore photos/ more.jpg restored/ writes PNG files of the same names into the same sub-folders. It reads JPEG, PNG, WebP, TIFF,
     BMP, AVIF, GIF (the first frame) and JPEG 2000, HEIC with pillow-heif, and JPEG XL with pillow-jxl-plugin. Metadata, color profiles, 16
