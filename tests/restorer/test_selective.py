@@ -46,8 +46,7 @@ def test_the_tone_goes_and_the_noise_stays(embedded, tone):
         controls.append((psnr(full, noisy) - psnr(both, noisy)).item())
         assert found(embedded, only, "noise") >= found(embedded, both, "noise") - 0.01
         assert found(embedded, full, "noise") < 0.6  # the control removes it
-    assert min(gains) > 0 and sum(gains) / 3 > 1.5
-    assert sum(controls) / 3 < 0.7
+    assert min(gains) > 5 and max(controls) < min(gains) / 3
 
 
 @pytest.mark.parametrize("tone", ["haze", "lowlight"])
