@@ -8,8 +8,8 @@ def parse_named_numbers(text: str, *, option: str, example: str) -> dict[str, fl
 
     Args:
         text: Such as ``haze=0,channel=2``.
-        option: Name of the option, for the error.
-        example: Valid text, for the error.
+        option: Name of the option, for error messages.
+        example: What to write instead, for error messages.
 
     Raises:
         ValueError: A part is not ``name=number``, or a name comes twice.

@@ -1,7 +1,7 @@
-"""Corrections no larger than the identification is sure of: what has no likely degradation stays as it is. Not in the paper.
+"""Corrections scaled by how probable the degradations are: what has no likely one stays as it is. Not in the paper.
 
-The fine part of a correction (`mimdit.restorer.correction`) is as sure as the most likely degradation. Its tone is as sure as the most
-likely of those that change the tone: a noisy photograph is not made brighter because its noise is certain.
+The fine part of a correction (`mimdit.restorer.correction`) gets the largest share that any degradation brings, its tone the largest of
+those that change the tone: a noisy photograph is not made brighter because its noise is certain.
 
 Shape legend: B images, A atoms.
 """
@@ -43,7 +43,7 @@ def parse_caution(text: str) -> float | dict[str, float]:
     """Parse ``0.5`` or ``noise=0.5,rain=0.7``.
 
     Raises:
-        ValueError: The text is neither a number nor ``name=number``, separated by commas.
+        ValueError: The text is neither a number nor ``name=number``, separated by commas, or a name comes twice.
     """
     try:
         return float(text)

@@ -22,7 +22,7 @@ _REACH = round(3 * SIGMA)
 
 
 def corrected(images: torch.Tensor, restored: torch.Tensor, *, fine_B: torch.Tensor, tone_B: torch.Tensor) -> torch.Tensor:
-    """Return ``images + fine_B * fine + tone_B * tone`` in 0..1, where ``fine + tone`` is ``restored - images``.
+    """Return ``images + fine_B * fine + tone_B * tone`` in 0..1, fp32, where ``fine + tone`` is ``restored - images``.
 
     Images whose two shares are both 0 or both 1 are ``images`` or ``restored`` to the bit.
 
@@ -45,7 +45,7 @@ def corrected(images: torch.Tensor, restored: torch.Tensor, *, fine_B: torch.Ten
 
 
 def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1) -> torch.Tensor:
-    """Return ``rows`` of images filtered by a Gaussian of standard deviation `SIGMA`, cut off at three; edges are continued.
+    """Return ``rows`` of images after a Gaussian of standard deviation `SIGMA`, cut off at three of them, edges replicated.
 
     Args:
         images: ``[B, C, h, w]``.

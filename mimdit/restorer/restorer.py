@@ -73,8 +73,8 @@ class Restorer(PushToHub, L.LightningModule):
         prompting: Text that the DiT gets, in training and by default at inference: ``none``, the backbone's prompt for all images, or
             ``detected``, the mean of the degradations' texts in the backbone's ``prompt`` file: those of the labels in training, those
             identified, by probability, at inference. Not in the paper (compare AutoDIR, arXiv 2310.10123).
-        caution: Probability, in 0..1, that the most likely degradation of an image must have to be corrected in full, by default, or one
-            for each degradation by name; see `SamplingSettings`. Training does not depend on it. Not in the paper.
+        caution: Default of ``caution`` at inference: the probability, in 0..1, from which a degradation is corrected in full, or one for
+            each by name; see `SamplingSettings`. 0 corrects every image in full. Training does not depend on it. Not in the paper.
         identify_weight: Weight of the identification loss, binary cross-entropy over the atoms; needs ``identify: true`` in the
             conditioner. Not in the paper.
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
@@ -175,7 +175,8 @@ class Restorer(PushToHub, L.LightningModule):
 
         Raises:
             ValueError: A value is unknown or out of range, or the restorer lacks what it needs: an estimate to start from, texts, an
-                unconditional prompt for guidance, an identification head for ``only``, or measured gates for a degradation in ``steer``.
+                unconditional prompt for guidance, an identification head for ``only``, ``caution`` or detected prompts, or measured gates
+                for a degradation in ``steer``.
         """
         if settings is None:
             own = {name: getattr(self.flow, name) for name in ("steps", "start", "sigma_start", "sampler", "guidance")}

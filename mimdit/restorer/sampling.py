@@ -32,10 +32,11 @@ class SamplingSettings:
         color: Color matching after sampling (`mimdit.restorer.color`): ``none``, ``wavelet`` or ``adain``. The reference is the estimate,
             or without one the degraded image. For samplers whose colors drift; haze and darkness are colors too, so matching the degraded
             image brings them back.
-        caution: Probability, in 0..1, from which the most likely degradation is corrected in full; below, the correction shrinks, to none
-            at half of it. For the tone only haze, rain and darkness count (`mimdit.restorer.caution`). 0 corrects every image in full;
-            other values need an identification head. A mapping such as ``{"noise": 0.5, "rain": 0.7}`` has one for each degradation, and
-            those without one do not count. Not used with ``only``, which scales the correction by probability itself. Not in the paper.
+        caution: Probability, in 0..1, from which a degradation is corrected in full; below, its share of the correction shrinks, to none at
+            half of it, and the largest share counts. For the tone only haze, rain and darkness count (`mimdit.restorer.caution`). 0
+            corrects every image in full; other values need an identification head. A mapping such as ``{"noise": 0.5, "rain": 0.7}`` has
+            one, above 0, for each degradation, and those without one do not count. Not used with ``only``, which scales the correction by
+            probability itself. Not in the paper.
         tile: Process a batch of more than tile² pixels in total in pieces of about that area; only the current piece is on the restorer's
             device. Equal to one piece up to rounding. None for one piece.
         steer: Factors, at least 0, of expert groups and degradations by name, such as ``{"haze": 0, "channel": 2}``; see

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
 
 TONE = ("haze", "lowlight")
-"""Degradations of the tone; all others are fine."""
+"""Degradations of the tone; all others belong to the fine part, rain too: unlike in `mimdit.restorer.caution`, its veil stays."""
 
 LIKELY = 0.5
-"""Probability from which a degradation counts as named."""
+"""Probability from which another degradation of a part counts as present."""
 
 SCALES = (1, 2, 3, 4)
 """Factors by which the image is reduced to decide its tone."""

@@ -103,6 +103,6 @@ def parse_steer(text: str) -> dict[str, float]:
     """Parse ``haze=0,channel=2``.
 
     Raises:
-        ValueError: A part is not ``name=number``.
+        ValueError: A part is not ``name=number``, or a name comes twice.
     """
     return parse_named_numbers(text, option="steer", example="name=value, such as haze=0 or haze=0,channel=2")
