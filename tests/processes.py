@@ -28,6 +28,6 @@ def _work(rank: int, function: Callable[[int], object], folder: str, count: int,
     dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without the interpreter's shutdown: a thread of Gloo that needs the GIL during it, to free its last tensor, aborts the process. A
-    # loaded machine saw that once ("terminate called without an active exception"), after all work was done.
+    # Without the interpreter's shutdown: on a loaded machine a rank once aborted after all its work ("terminate called without an active
+    # exception"), presumably because a thread of Gloo needed the GIL during the shutdown.
     os._exit(0)

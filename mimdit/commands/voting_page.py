@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from datamodules.images import UnreadableImageError
@@ -24,14 +26,72 @@ SECONDS_TO_LOOK = 0.3
 _CACHE_SECONDS = (3600, 86400)
 """How often the copies of shown images are looked through, and the age at which they are removed; all are at the end."""
 
+_NUM_OUTPUTS = 7
+"""State, progress, left, degraded and right image, and the columns of voting and of the entrance."""
+
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a visitor sees: who votes, on which image, since when (monotonic seconds)."""
+    """Voter and image of a page, and the time of its images (monotonic seconds)."""
 
     voter: str
     image: str
     since: float
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """Answers to what visitors do; each is the list of values of `page`'s outputs.
+
+    Attributes:
+        ballot: The pairs and the file of the votes.
+        voter: Who votes; None if the page asks for the name.
+        with_degraded: If true, the degraded image is shown.
+        gradio: The module.
+    """
+
+    ballot: Ballot
+    voter: str | None
+    with_degraded: bool
+    gradio: ModuleType
+
+    def show(self, name: str) -> list[Any]:
+        """Show a voter the next pair, or the end."""
+        pair, done = self.ballot.next_pair(name), self.ballot.number_done(name)
+        progress = f"{done} of {len(self.ballot)} done" + (f", {name}" if self.voter is None else "")
+        hidden, visible = self.gradio.Column(visible=False), self.gradio.Column(visible=True)
+        if pair is None:
+            return [None, f"{progress}. Thank you, that was the last one.", None, None, None, hidden, hidden]
+        try:
+            left, right = map(read_displayed, self.ballot.sides(name, pair))
+            degraded = read_displayed(pair.degraded) if self.with_degraded and pair.degraded else None
+        except (UnreadableImageError, OSError, MemoryError) as error:
+            print(f"{pair.name}: {error}", file=sys.stderr)  # not on the page: it can name the run
+            raise self._problem("An image can no longer be read; the terminal names it.") from error
+        return [_Shown(name, pair.name, time.monotonic()), progress, left, degraded, right, visible, hidden]
+
+    def begin(self, name: str | None) -> list[Any]:
+        """Show the first pair to a voter who has given a name."""
+        try:
+            return self.show(voter_named(name or ""))
+        except ValueError as error:
+            raise self._problem(str(error)) from error
+
+    def vote(self, shown: _Shown, answer: Answer) -> list[Any]:
+        """Cast a vote and show the next pair."""
+        if time.monotonic() - shown.since < SECONDS_TO_LOOK:
+            self.gradio.Warning("That click came with the new images and does not count.")
+            return [self.gradio.skip()] * _NUM_OUTPUTS
+        try:
+            if not self.ballot.cast(shown.voter, shown.image, answer):
+                self.gradio.Info("That image had your vote already.")
+        except OSError as error:
+            print(f"{self.ballot.path}: {error}", file=sys.stderr)
+            raise self._problem(f"The vote could not be written ({error.strerror}).") from error
+        return self.show(shown.voter)
+
+    def _problem(self, text: str) -> Exception:
+        return self.gradio.Error(text, print_exception=False)
 
 
 def page(ballot: Ballot, *, voter: str | None = None, with_degraded: bool = False) -> gradio.Blocks:
@@ -48,44 +108,7 @@ def page(ballot: Ballot, *, voter: str | None = None, with_degraded: bool = Fals
         ValueError: gradio is missing or too old.
     """
     gradio = import_gradio("votes collect")
-
-    def shown_to(name: str) -> list[Any]:
-        """Return the values of all outputs for a voter's next pair, or for the end."""
-        pair, done = ballot.next_pair(name), ballot.number_done(name)
-        progress = f"{done} of {len(ballot)} done" + (f", {name}" if voter is None else "")
-        hidden, visible = gradio.Column(visible=False), gradio.Column(visible=True)
-        if pair is None:
-            return [None, f"{progress}. Thank you, that was the last one.", None, None, None, hidden, hidden]
-        paths = ballot.sides(name, pair)
-        try:
-            left, right = map(read_displayed, paths)
-            degraded = read_displayed(pair.degraded) if with_degraded and pair.degraded else None
-        except (UnreadableImageError, OSError, MemoryError) as error:
-            print(f"{pair.name}: {error}", file=sys.stderr)  # not on the page: it can name the run
-            raise gradio.Error("An image can no longer be read; the terminal names it.", print_exception=False) from error
-        return [_Shown(name, pair.name, time.monotonic()), progress, left, degraded, right, visible, hidden]
-
-    def begin(name: str | None) -> list[Any]:
-        try:
-            return shown_to(voter_named(name or ""))
-        except ValueError as error:
-            raise gradio.Error(str(error), print_exception=False) from error
-
-    def answer_with(answer: Answer):
-        def vote(shown: _Shown) -> list[Any]:
-            if time.monotonic() - shown.since < SECONDS_TO_LOOK:
-                gradio.Warning("That click came with the new images and does not count.")
-                return [gradio.skip()] * len(outputs)
-            try:
-                if not ballot.cast(shown.voter, shown.image, answer):
-                    gradio.Info("That image had your vote already.")
-            except OSError as error:
-                print(f"{ballot.path}: {error}", file=sys.stderr)
-                raise gradio.Error(f"The vote could not be written ({error.strerror}).", print_exception=False) from error
-            return shown_to(shown.voter)
-
-        return vote
-
+    visits = _Visits(ballot, voter, with_degraded, gradio)
     with gradio.Blocks(title="Blind comparison", analytics_enabled=False, fill_width=True, delete_cache=_CACHE_SECONDS) as blocks:
         shown = gradio.State(None)
         gradio.Markdown(f"# Blind comparison\n{_ABOUT}")
@@ -103,8 +126,8 @@ def page(ballot: Ballot, *, voter: str | None = None, with_degraded: bool = Fals
                 buttons = {answer: gradio.Button(text, elem_id=f"vote_{answer}") for answer, text in _BUTTONS.items()}
         outputs = [shown, progress, left, degraded, right, voting, entrance]
         for answer in _BUTTONS:
-            buttons[answer].click(answer_with(answer), [shown], outputs, show_progress="hidden")
-        gradio.on([start.click, named.submit], begin, [named], outputs, show_progress="hidden")
+            buttons[answer].click(partial(visits.vote, answer=answer), [shown], outputs, show_progress="hidden")
+        gradio.on([start.click, named.submit], visits.begin, [named], outputs, show_progress="hidden")
         if voter is not None:
-            blocks.load(lambda: shown_to(voter), None, outputs, show_progress="hidden")
+            blocks.load(partial(visits.show, voter), None, outputs, show_progress="hidden")
     return blocks

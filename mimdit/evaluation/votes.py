@@ -22,7 +22,7 @@ _TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """Two runs that are compared.
 
     Attributes:
         a: Name of run A.
