@@ -144,17 +144,18 @@ def detail(image: np.ndarray) -> float:
     return float(np.sqrt((down**2 + right**2).mean()))
 
 
-def random_crop(photograph: np.ndarray, size: int, *, seed: int, retoned: bool) -> np.ndarray:
+def random_crop(photograph: np.ndarray, size: int, *, seed: int, retoned: bool, least_detail: float = LEAST_DETAIL) -> np.ndarray:
     """Cut a random sharp crop, uint8 ``[size, size, 3]``, out of a photograph, uint8 RGB ``[H, W, 3]``; equal arguments give equal bytes.
 
     The scale is log-uniform between ``max(size / shorter side, SMALLEST_SCALE)`` and `LARGEST_SCALE`, the position and two flips are
-    uniform, and downscaling averages areas. Crops with less than `LEAST_DETAIL` are replaced, with at most `TRIES` attempts.
+    uniform, and downscaling averages areas. Crops with less than ``least_detail`` are replaced, with at most `TRIES` attempts.
 
     Args:
         photograph: The photograph.
         size: Side of the crop in pixels.
         seed: Seed of all random choices.
         retoned: If true, change the crop's tone to another natural one; the geometry is the same either way.
+        least_detail: `detail` from which a crop is taken; 0 takes every one.
 
     Raises:
         ValueError: The photograph is too small; upscaling would add blur.
@@ -172,7 +173,7 @@ def random_crop(photograph: np.ndarray, size: int, *, seed: int, retoned: bool) 
         window = photograph[top : top + side, left : left + side].astype(np.float32) / np.float32(255.0)
         crop = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)
         crop = crop[:: rng.choice([1, -1]), :: rng.choice([1, -1])]
-        if detail(crop) >= LEAST_DETAIL:
+        if detail(crop) >= least_detail:
             break
     if retoned:
         crop = retone(crop, np.random.default_rng([_STREAM, 1, seed]))

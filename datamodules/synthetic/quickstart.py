@@ -19,7 +19,7 @@ from datamodules.degradations.codecs import compress_by
 from datamodules.rng import named_rng
 from datamodules.shards import ShardIndex, Sidecar, shard_name, write_shard
 from datamodules.shards.process_pool import in_processes
-from datamodules.synthetic.photographs import TEST, VALIDATION, photograph_crop, random_crop, read_photograph
+from datamodules.synthetic.photographs import LEAST_DETAIL, TEST, VALIDATION, photograph_crop, random_crop, read_photograph
 from datamodules.synthetic.scenes import make_scene
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -30,7 +30,7 @@ class Recipe:
     """Parameters of one sample: a clean image of ``size`` pixels, degraded by ``group`` with ``formulas``.
 
     ``source`` is ``"scene"`` for a scene from ``seed``, ``"folder"`` for a crop of the file ``photograph`` of the training photographs
-    (with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used. With a ``codec`` the image is
+    (with at least ``least_detail``, and with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used. With a ``codec`` the image is
     only compressed, at ``quality``.
     """
 
@@ -45,6 +45,7 @@ class Recipe:
     formulas: str = "original"
     codec: str = ""
     quality: int = 0
+    least_detail: float = LEAST_DETAIL
 
     def fields(self) -> dict[str, Any]:
         """Return the fields stored with the pixels, except later-added ones at their defaults, so that older bytes stay the same."""
@@ -54,12 +55,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Training photographs: folder, file names in it, fraction of samples made from them, and of those the fraction retoned."""
+    """Training photographs: folder, file names in it, fraction of samples made from them, and of those the fraction retoned.
+
+    ``clean_detail`` is the least `detail` of crops that stay undegraded.
+    """
 
     folder: Path
     names: tuple[str, ...]
     share: float = 0.5
     retone: float = 0.5
+    clean_detail: float = LEAST_DETAIL
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,10 @@ def _of_photograph(recipe: Recipe, photographs: Photographs, rng: np.random.Gene
     crop, name, retoned = rng.random() < photographs.share, photographs.names[rng.integers(len(photographs.names))], rng.random()
     if not crop:
         return recipe
-    return dataclasses.replace(recipe, source="folder", photograph=name, retoned=bool(retoned < photographs.retone))
+    least_detail = photographs.clean_detail if recipe.group == CLEAN else LEAST_DETAIL
+    return dataclasses.replace(
+        recipe, source="folder", photograph=name, retoned=bool(retoned < photographs.retone), least_detail=least_detail
+    )
 
 
 def photograph_recipes(names: tuple[str, ...], *, size: int, draws: int, severities: list[float], seed: int) -> list[Recipe]:
@@ -211,7 +219,8 @@ def _clean_image(recipe: Recipe, photographs: Path | None) -> np.ndarray:
         return make_scene(recipe.size, seed=recipe.seed)
     if recipe.source == "folder":
         assert photographs is not None, "a recipe with a file name needs the folder"
-        return random_crop(read_photograph(photographs / recipe.photograph), recipe.size, seed=recipe.seed, retoned=recipe.retoned)
+        photograph = read_photograph(photographs / recipe.photograph)
+        return random_crop(photograph, recipe.size, seed=recipe.seed, retoned=recipe.retoned, least_detail=recipe.least_detail)
     return photograph_crop(recipe.source, recipe.size)
 
 

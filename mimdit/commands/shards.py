@@ -10,7 +10,7 @@ from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
 from datamodules.shards.joining import join_folders
 from datamodules.shards.latents import LatentRecord
 from datamodules.synthetic.codec_set import codec_recipes
-from datamodules.synthetic.photographs import list_photographs, photographs_digest
+from datamodules.synthetic.photographs import LEAST_DETAIL, list_photographs, photographs_digest
 from datamodules.synthetic.quickstart import Photographs, quickstart_folders, write_folders
 from mimdit.core.files import replace_when_whole
 
@@ -31,6 +31,7 @@ def quickstart(
     photographs: str | None = None,
     photograph_share: float = 0.5,
     retone: float = 0.5,
+    clean_detail: float = 0.02,
     split: str | None = None,
     formulas: Literal["original", "varied", "codecs"] = "original",
     shard_size: int = 256,
@@ -55,6 +56,8 @@ def quickstart(
         photographs: Folder of photographs whose sharp crops are added to the training images; null is none.
         photograph_share: Fraction of the training images that are crops of photographs, 0..1; 1 makes no scenes.
         retone: Fraction of the crops whose two images both get another natural tone, 0..1.
+        clean_detail: Least detail of the crops that stay undegraded, the RMS of the lightness gradient per pixel, at least 0; fog, night and
+            soft backgrounds are mostly below the 0.02 that all other crops have.
         split: Text file with the names of the photographs to use, one per line; null is all of the folder.
         formulas: Formulas of the training images' degradations: one of each kind, several, or also codecs other than JPEG and WebP;
             validation and test always use the original ones.
@@ -74,7 +77,7 @@ def quickstart(
     _check(samples, shard_size, workers)
     recorded, chosen = {}, None
     if photographs is not None:
-        chosen, recorded = _photographs(Path(photographs), split, size=size, share=photograph_share, retone=retone)
+        chosen, recorded = _photographs(Path(photographs), split, size=size, share=photograph_share, retone=retone, clean_detail=clean_detail)
     elif split is not None:
         raise ValueError(f"split is {split}, but there is no folder of photographs; give --photographs too.")
     destination = Path(dst)
@@ -128,14 +131,20 @@ def codecs(
     info(dst)
 
 
-def _photographs(folder: Path, split: str | None, *, size: int, share: float, retone: float) -> tuple[Photographs, dict[str, Any]]:
+def _photographs(
+    folder: Path, split: str | None, *, size: int, share: float, retone: float, clean_detail: float
+) -> tuple[Photographs, dict[str, Any]]:
     """Select a folder's photographs; return them and the options recorded in the index."""
     for name, value in {"photograph_share": share, "retone": retone}.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; it is a fraction and must lie in 0..1.")
+    if clean_detail < 0:
+        raise ValueError(f"clean_detail is {clean_detail}; it must be at least 0.")
     names = list_photographs(folder, size=size, split=None if split is None else Path(split))
     recorded = {"photograph_share": share, "retone": retone, "photographs": names, "photographs_sha256": photographs_digest(folder, names)}
-    return Photographs(folder, tuple(names), share, retone), recorded
+    if clean_detail != LEAST_DETAIL:  # folders of earlier versions lack it
+        recorded["clean_detail"] = clean_detail
+    return Photographs(folder, tuple(names), share, retone, clean_detail), recorded
 
 
 def join(dst: str, *folders: str) -> None:

@@ -152,6 +152,16 @@ def test_flat_crops_are_drawn_anew_but_not_for_ever():
     np.testing.assert_array_equal(flat, 128)
 
 
+def test_a_smaller_limit_takes_the_first_crop_that_a_larger_one_refuses():
+    half_flat = np.full((400, 400, 3), 128, np.uint8)
+    half_flat[:200, :200] = np.random.default_rng(0).integers(0, 256, (200, 200, 3))
+    details = {
+        least: [detail(random_crop(half_flat, 32, seed=seed, retoned=False, least_detail=least) / 255.0) for seed in range(60)]
+        for least in (0.0, LEAST_DETAIL)
+    }
+    assert sum(value < LEAST_DETAIL for value in details[0.0]) > 2 * sum(value < LEAST_DETAIL for value in details[LEAST_DETAIL])
+
+
 def test_enlarging_is_refused():
     with pytest.raises(ValueError, match="100x80 is too small for sharp crops of 73; set at most 72"):
         random_crop(np.zeros((80, 100, 3), np.uint8), 73, seed=0, retoned=False)

@@ -184,6 +184,20 @@ def test_crops_are_stored_with_the_names_of_their_photographs(tmp_path):
     assert "photograph" not in json.loads(first.json)
 
 
+def test_undegraded_crops_may_have_less_detail(tmp_path):
+    # Nothing but a faint ramp: its detail, 0.005 a pixel, is enough for what stays undegraded, not for the rest.
+    (tmp_path / "photographs").mkdir()
+    ramp = np.broadcast_to(np.linspace(60, 60 + 1.275 * 599, 600)[None, :, None] % 180, (600, 600, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "photographs" / "ramp.png"), ramp)
+    options = {**SMALL, "photographs": str(tmp_path / "photographs"), "photograph_share": 1.0, "train_images": 30}
+    quickstart(str(tmp_path / "data"), **options, clean_detail=0.001)
+    index = ShardIndex.load(tmp_path / "data" / "train")
+    assert index.options["clean_detail"] == 0.001
+    samples = [json.loads(s.json) for shard in index.shards for s in read_shard(index.path(shard), samples=shard.samples)]
+    least = {fields["group"] == "00Clean": fields.get("least_detail") for fields in samples}
+    assert least == {True: 0.001, False: None}
+
+
 def test_a_split_keeps_photographs_out(tmp_path):
     photographs(tmp_path / "photographs", ("astronaut", "coffee", "chelsea"))
     (tmp_path / "split.txt").write_text("coffee.png\nchelsea.png\n")
