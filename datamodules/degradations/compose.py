@@ -5,13 +5,14 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from datamodules.degradations import codecs
+from datamodules.degradations import camera_files, codecs
 from datamodules.degradations.formula import Formula, draw_formula
 from datamodules.degradations.groups import atoms_of_group
 from mimdit.core.batch import ATOMS
 
-FORMULA_SETS = ("original", "varied", "codecs")
-"""``original``: the first formula of each atom; ``varied``: one formula of each atom at random; ``codecs``: also those of other codecs."""
+FORMULA_SETS = ("original", "varied", "codecs", "cameras")
+"""``original``: the first formula of each atom; ``varied``: one formula of each atom at random; ``codecs``: also those of other codecs;
+``cameras``: as ``varied``, but noise as cameras leave it in their files."""
 
 # The module of an atom has the atom's name and declares its FORMULAS, PLACE and STREAM.
 _MODULES = {atom: import_module(f"datamodules.degradations.{atom}") for atom in ATOMS}
@@ -39,7 +40,9 @@ def drawn_formula(atom: str, seed: int, formulas: str = "varied") -> str:
 
 def _formulas_of(atom: str, formulas: str) -> dict[str, Formula]:
     """Return the formulas of an atom in a set, by name."""
-    return IN_ORDER[atom] | codecs.FORMULAS if atom == "jpeg" and formulas == "codecs" else IN_ORDER[atom]
+    if (atom, formulas) == ("noise", "cameras"):
+        return camera_files.FORMULAS
+    return IN_ORDER[atom] | codecs.FORMULAS if (atom, formulas) == ("jpeg", "codecs") else IN_ORDER[atom]
 
 
 def _apply(image: np.ndarray, atoms: tuple[str, ...], severity: float, seed: int, formulas: str) -> np.ndarray:

@@ -15,7 +15,7 @@ STREAM = 5
 """Key of the random stream; it stays the same when positions change."""
 
 _MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 _SRGB_SLOPE = 2.2
 """Shot noise of variance ``shot * x`` in linear light is nearly even in sRGB, with standard deviation about ``sqrt(shot) / 2.2``."""
@@ -117,7 +117,7 @@ def _tone_curve(contrast: float) -> tuple[np.ndarray, np.ndarray]:
 
 def smooth_chroma(image: np.ndarray, deviation: float, share: float) -> np.ndarray:
     """Blur the color differences of an image ``[H, W, 3]`` by ``deviation`` pixels and blend them in by ``share``; luma stays."""
-    luma = (image @ _LUMA)[..., None]
+    luma = (image @ LUMA)[..., None]
     chroma = image - luma
     return luma + chroma + np.float32(share) * (cv2.GaussianBlur(chroma, (0, 0), deviation) - chroma)
 
@@ -160,7 +160,7 @@ def white(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     return np.clip(image + np.float32(deviation) * field, 0.0, 1.0)
 
 
-def _blurred(field: np.ndarray, spread: float) -> np.ndarray:
+def blurred(field: np.ndarray, spread: float) -> np.ndarray:
     """Correlate white noise ``[H, W, C]`` of unit variance over ``spread`` pixels; the mean is zero and the deviation about one."""
     field = cv2.GaussianBlur(field, (0, 0), spread).reshape(field.shape)
     taps = cv2.getGaussianKernel(2 * int(np.ceil(4.0 * spread)) + 1, spread)
@@ -171,11 +171,11 @@ def grain(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
     """Add noise correlated between neighbors, like film grain, to sRGB values ``[H, W, 3]``: gray or colored, or strongest in mid-tones."""
     deviation, spread, coloring = level(severity, rng), rng.uniform(0.5, 1.8), rng.uniform(0.0, 1.0)
     in_midtones = rng.random() < 0.5
-    shared = _blurred(rng.standard_normal((*image.shape[:2], 1), dtype=np.float32), spread)
-    own = _blurred(rng.standard_normal(image.shape, dtype=np.float32), spread)
+    shared = blurred(rng.standard_normal((*image.shape[:2], 1), dtype=np.float32), spread)
+    own = blurred(rng.standard_normal(image.shape, dtype=np.float32), spread)
     field = np.float32(np.sqrt(1.0 - coloring)) * shared + np.float32(np.sqrt(coloring)) * own
     if in_midtones:
-        luma = (image @ _LUMA)[..., None]
+        luma = (image @ LUMA)[..., None]
         field = field * (np.float32(0.5) + np.float32(2.4) * luma * (1.0 - luma))
     return np.clip(image + np.float32(deviation) * field, 0.0, 1.0)
 
@@ -189,8 +189,8 @@ def blotches(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
     spread, exponent = rng.uniform(2.0, 5.0), rng.uniform(0.3, 0.9)
     field = weights[0] * rng.standard_normal(image.shape, dtype=np.float32)
     # Blotches only need a quarter of the resolution.
-    small = _blurred(rng.standard_normal((height // 4 + 2, width // 4 + 2, 3), dtype=np.float32), spread / 4.0)
-    chroma = cv2.resize(small - (small @ _LUMA)[..., None], (width, height), interpolation=cv2.INTER_CUBIC)
+    small = blurred(rng.standard_normal((height // 4 + 2, width // 4 + 2, 3), dtype=np.float32), spread / 4.0)
+    chroma = cv2.resize(small - (small @ LUMA)[..., None], (width, height), interpolation=cv2.INTER_CUBIC)
     field += weights[1] * np.float32(1.2) * (chroma - chroma.mean(axis=(0, 1)))
     field += weights[2] * power_law_noise(height, width, exponent, rng)[..., None]
     rows = rng.standard_normal((height, 1, 1), dtype=np.float32)

@@ -30,8 +30,8 @@ class Recipe:
     """Parameters of one sample: a clean image of ``size`` pixels, degraded by ``group`` with ``formulas``.
 
     ``source`` is ``"scene"`` for a scene from ``seed``, ``"folder"`` for a crop of the file ``photograph`` of the training photographs
-    (with at least ``least_detail``, and with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used. With a ``codec`` the image is
-    only compressed, at ``quality``.
+    (with at least ``least_detail``; with another tone if ``retoned``), or the name of a photograph of scikit-image, whose middle is used.
+    With a ``codec`` the image is only compressed, at ``quality``.
     """
 
     key: str
@@ -87,13 +87,16 @@ def train_recipes(
     max_severity: float = 1.0,
     photographs: Photographs | None = None,
     formulas: str = "original",
+    groups: list[str] | None = None,
 ) -> list[Recipe]:
-    """Plan the training samples: a fraction ``clean`` undegraded, the rest over FoundIR's groups, those of one atom twice as likely.
+    """Plan the training samples: a fraction ``clean`` undegraded, the rest over ``groups``, those of one atom twice as likely.
+
+    ``groups`` are degraded groups of FoundIR's; None is all of them.
 
     Undegraded images teach the model to leave clean images unchanged. Severities are uniform in ``min_severity``..``max_severity``. A
     fraction of the samples is made from ``photographs`` instead of scenes, with the same groups, severities and seeds. Not in the paper.
     """
-    degraded = [group for group in GROUPS if group != CLEAN]
+    degraded = [group for group in GROUPS if group != CLEAN and (groups is None or group in groups)]
     odds = np.array([2.0 if len(GROUPS[group]) == 1 else 1.0 for group in degraded])
     recipes = []
     for number in range(images):
@@ -245,12 +248,14 @@ def quickstart_folders(
     max_severity: float = 1.0,
     train_photographs: Photographs | None = None,
     formulas: str = "original",
+    groups: list[str] | None = None,
 ) -> dict[Path, list[Recipe]]:
     """Plan all samples of the quickstart: folders ``train``, ``validation`` (each photograph and group once) and ``test``.
 
-    ``train_photographs``, ``formulas`` and the severity limits apply to ``train`` only: validation and test stay comparable.
+    ``train_photographs``, ``formulas``, ``groups`` and the severity limits apply to ``train`` only: validation and test stay comparable.
     """
-    chosen = {"photographs": train_photographs, "formulas": formulas, "min_severity": min_severity, "max_severity": max_severity}
+    chosen = {"photographs": train_photographs, "formulas": formulas, "groups": groups}
+    chosen |= {"min_severity": min_severity, "max_severity": max_severity}
     photographs = {"size": photograph_size, "severities": severities, "seed": seed}
     return {
         destination / "train": train_recipes(train_images, size=size, clean=clean, seed=seed, **chosen),

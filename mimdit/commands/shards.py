@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.degradations import FORMULA_SETS
+from datamodules.degradations import CLEAN, FORMULA_SETS, GROUPS
 from datamodules.degradations.codecs import CODECS
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
 from datamodules.shards.joining import join_folders
@@ -33,7 +33,8 @@ def quickstart(
     retone: float = 0.5,
     clean_detail: float = 0.02,
     split: str | None = None,
-    formulas: Literal["original", "varied", "codecs"] = "original",
+    groups: list[str] | None = None,
+    formulas: Literal["original", "varied", "codecs", "cameras"] = "original",
     shard_size: int = 256,
     workers: int = 2,
     seed: int = 0,
@@ -56,11 +57,12 @@ def quickstart(
         photographs: Folder of photographs whose sharp crops are added to the training images; null is none.
         photograph_share: Fraction of the training images that are crops of photographs, 0..1; 1 makes no scenes.
         retone: Fraction of the crops whose two images both get another natural tone, 0..1.
-        clean_detail: Least detail of the crops that stay undegraded, the RMS of the lightness gradient per pixel, at least 0; fog, night and
-            soft backgrounds are mostly below the 0.02 that all other crops have.
+        clean_detail: Least detail of the crops that stay undegraded, as RMS of the lightness gradient per pixel, at least 0; fog, night
+            and soft backgrounds are mostly below the 0.02 that holds for all other crops.
         split: Text file with the names of the photographs to use, one per line; null is all of the folder.
-        formulas: Formulas of the training images' degradations: one of each kind, several, or also codecs other than JPEG and WebP;
-            validation and test always use the original ones.
+        groups: Degraded groups of the training images, such as 05Noise; null is all of FoundIR's. Single degradations come twice as often.
+        formulas: Formulas of the training images' degradations: one of each kind, several, several with codecs other than JPEG and WebP, or
+            several with noise as cameras leave it in their files; validation and test always use the original ones.
         shard_size: Maximum number of pairs per shard.
         workers: Processes that work in parallel.
         seed: Seed of all random choices.
@@ -72,12 +74,13 @@ def quickstart(
     severities = [0.3, 0.6, 0.9] if severities is None else list(severities)
     samples = {"train_images": train_images, "size": size, "clean": clean, "photograph_size": photograph_size, "draws": draws}
     samples |= {"severities": severities, "seed": seed}
-    late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original")}
+    late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original"), "groups": (groups, None)}
     samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)
     recorded, chosen = {}, None
     if photographs is not None:
-        chosen, recorded = _photographs(Path(photographs), split, size=size, share=photograph_share, retone=retone, clean_detail=clean_detail)
+        of_crops = {"share": photograph_share, "retone": retone, "clean_detail": clean_detail}
+        chosen, recorded = _photographs(Path(photographs), split, size=size, **of_crops)
     elif split is not None:
         raise ValueError(f"split is {split}, but there is no folder of photographs; give --photographs too.")
     destination = Path(dst)
@@ -206,6 +209,11 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
         raise ValueError(f"min_severity is {least}; it must lie in 0..{most}, which is max_severity.")
     if samples.get("formulas", "original") not in FORMULA_SETS:
         raise ValueError(f"formulas is {samples['formulas']!r}; it must be {' or '.join(FORMULA_SETS)}.")
+    groups = samples.get("groups")
+    if groups is not None and not groups:
+        raise ValueError("groups is empty; name at least one group, or leave it out for all.")
+    if unknown := [group for group in groups or () if group not in GROUPS or group == CLEAN]:
+        raise ValueError(f"groups names {unknown[0]!r}; choose from {', '.join(group for group in GROUPS if group != CLEAN)}.")
     severities = samples["severities"]
     if not severities or not all(0 <= severity <= 1 for severity in severities):
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")

@@ -76,4 +76,4 @@ def test_the_set_draws_every_codec_and_leaves_the_other_sets_and_atoms_as_they_a
     share = 0.8
     expected = compress_by(SCENE, "h265", CODECS["h265"].quality(share))
     assert np.array_equal(degrade(SCENE, "06JPEG", severity=share, seed=seed, formulas="codecs"), expected)
-    assert FORMULA_SETS == ("original", "varied", "codecs")
+    assert FORMULA_SETS == ("original", "varied", "codecs", "cameras")

@@ -184,6 +184,15 @@ def test_crops_are_stored_with_the_names_of_their_photographs(tmp_path):
     assert "photograph" not in json.loads(first.json)
 
 
+def test_only_the_named_groups_are_made(tmp_path):
+    quickstart(str(tmp_path / "data"), **{**SMALL, "train_images": 40, "clean": 0.5}, groups=["05Noise", "16Lowlight_Noise"])
+    assert {shard.group for shard in ShardIndex.load(tmp_path / "data" / "train").shards} == {"00Clean", "05Noise", "16Lowlight_Noise"}
+    assert len({shard.group for shard in ShardIndex.load(tmp_path / "data" / "test").shards}) == len(GROUPS)
+    for groups, message in (([], "groups is empty"), (["00Clean"], "names '00Clean'"), (["Noise"], "names 'Noise'; choose from 01Blur")):
+        with pytest.raises(ValueError, match=message):
+            quickstart(str(tmp_path / "other"), **SMALL, groups=groups)
+
+
 def test_undegraded_crops_may_have_less_detail(tmp_path):
     # Nothing but a faint ramp: its detail, 0.005 a pixel, is enough for what stays undegraded, not for the rest.
     (tmp_path / "photographs").mkdir()
