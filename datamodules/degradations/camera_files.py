@@ -4,7 +4,6 @@ Noise reduction and demosaicing smooth noise, that of the color differences most
 between neighbors, and blotches of color some pixels wide.
 """
 
-import cv2
 import numpy as np
 
 from datamodules.degradations.formula import Formula
@@ -17,7 +16,8 @@ def file_noise(shape: tuple[int, int], *, luma_spread: float, color_spread: floa
 
     Args:
         shape: Height and width.
-        luma_spread: Standard deviation in pixels of the Gaussian that correlates the luma: neighbors have about ``exp(-1 / (2 * luma_spread)**2)``.
+        luma_spread: Standard deviation in pixels of the Gaussian that correlates the luma; the correlation of neighbors is about
+            ``exp(-1 / (2 * luma_spread)**2)``.
         color_spread: The same of the color differences.
         color: Deviation of the color differences (the mean over red, green and blue of their squares, rooted) relative to the luma's.
         rng: Source of randomness.

@@ -74,7 +74,8 @@ def quickstart(
     severities = [0.3, 0.6, 0.9] if severities is None else list(severities)
     samples = {"train_images": train_images, "size": size, "clean": clean, "photograph_size": photograph_size, "draws": draws}
     samples |= {"severities": severities, "seed": seed}
-    late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original"), "groups": (groups, None)}
+    late = {"min_severity": (min_severity, 0.1), "max_severity": (max_severity, 1.0), "formulas": (formulas, "original")}
+    late["groups"] = (groups, None)
     samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)
     recorded, chosen = {}, None
