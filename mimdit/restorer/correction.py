@@ -39,12 +39,14 @@ def corrected(images: torch.Tensor, restored: torch.Tensor, *, fine_B: torch.Ten
         for rows in in_rows(*size):
             result[one, :, rows] = torch.lerp(images[one, :, rows].to(restored), restored[one, :, rows], fine)
             if tone != fine:
-                coarse = low_pass(restored[one], rows, size) - low_pass(images[one], rows, size).to(device)
+                coarse = low_pass(restored[one], rows, size, minus=images[one])
                 result[one, :, rows].add_(coarse, alpha=tone - fine).clamp_(0, 1)
     return result
 
 
-def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1) -> torch.Tensor:
+def low_pass(
+    images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1, minus: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return ``rows`` of images after a Gaussian of standard deviation `SIGMA`, cut off at three of them, edges replicated.
 
     Args:
@@ -52,6 +54,7 @@ def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: i
         rows: Rows of the result.
         size: Height and width of the whole result.
         scale: Positions of the result per position of ``images``, each of which is repeated before the filter.
+        minus: Images of the same shape that are subtracted first; None is none.
     """
     height, width = size
     down = torch.arange(rows.start - _REACH, rows.stop + _REACH, device=images.device).clamp_(0, height - 1) // scale
@@ -60,6 +63,8 @@ def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: i
     kernel = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
     seen = images[:, :, down][..., across].float()
+    if minus is not None:
+        seen = seen - minus[:, :, down.to(minus.device)][..., across.to(minus.device)].to(seen)
     with outside_autocast(seen):
         seen = torch.nn.functional.conv2d(seen, kernel[:, :, :, None], groups=images.shape[1])
         return torch.nn.functional.conv2d(seen, kernel[:, :, None, :], groups=images.shape[1])
