@@ -15,6 +15,7 @@ import torch
 
 from mimdit.core.batch import ATOMS
 from mimdit.core.named_numbers import parse_named_numbers
+from mimdit.restorer.correction import low_pass
 
 TONE = ("haze", "rain", "lowlight")
 """Degradations that change the tone; rain does with its veil."""
@@ -66,3 +67,20 @@ def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) ->
     caution_A = torch.tensor([by_name.get(atom, math.inf) for atom in ATOMS], device=identified_BA.device)
     shares_BA = (2 * torch.sigmoid(identified_BA.float()) / caution_A - 1).clamp(0, 1)
     return shares_BA.amax(dim=1), shares_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+
+
+def corrected_by_labels(degraded: torch.Tensor, restored: torch.Tensor, degradation_BA: torch.Tensor) -> torch.Tensor:
+    """Return what caution would make of ``restored`` if every degradation were identified with certainty, ``[B, C, H, W]``, fp32.
+
+    Images without a degradation are ``degraded``, those without one of `TONE` keep its tone. Differentiable, and not clamped.
+
+    Args:
+        degraded: Degraded images or latents ``[B, C, H, W]``, one latent a pixel.
+        restored: Restored ones, alike.
+        degradation_BA: Multi-hot degradations.
+    """
+    fine_B, tone_B = degradation_BA.amax(dim=1), degradation_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+    change = restored.float() - degraded.float()
+    tone = low_pass(change, slice(0, change.shape[2]), change.shape[2:])
+    fine_B, tone_B = (share_B.to(change)[:, None, None, None] for share_B in (fine_B, tone_B))
+    return degraded.float() + fine_B * (change - tone) + tone_B * tone

@@ -90,6 +90,22 @@ def check_harm(harm_weight: float, estimate_weight: float) -> None:
         raise ValueError("harm_weight > 0 limits the training of the estimate; set estimate_weight too, or use harm_weight: 0")
 
 
+def check_gated_estimate(gate_estimate: bool, estimate_weight: float, backbone: DiTBackbone) -> None:
+    """Check that there is an estimate to gate, and that its tone can be told from the rest.
+
+    Raises:
+        ValueError: The estimate is not trained, or a latent is not a pixel.
+    """
+    if not gate_estimate:
+        return
+    if estimate_weight == 0:
+        raise ValueError("gate_estimate changes the estimate's loss; set estimate_weight too, or use gate_estimate: false")
+    if not backbone.codec.pointwise:
+        raise ValueError(
+            "gate_estimate tells tone from detail in pixels, but the backbone's latents are not pixels; use gate_estimate: false"
+        )
+
+
 def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:
     """Check that the routers have the prototypes that some routing losses need.
 

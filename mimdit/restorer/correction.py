@@ -44,9 +44,7 @@ def corrected(images: torch.Tensor, restored: torch.Tensor, *, fine_B: torch.Ten
     return result
 
 
-def low_pass(
-    images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1, minus: torch.Tensor | None = None
-) -> torch.Tensor:
+def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1, minus: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``rows`` of images after a Gaussian of standard deviation `SIGMA`, cut off at three of them, edges replicated.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from mimdit.backbone.inner_experts import expert_losses
 from mimdit.conditioner.moe_conditioner import Conditioning
 from mimdit.core.batch import Batch, draw_names
+from mimdit.restorer.caution import corrected_by_labels
 from mimdit.restorer.flow_loss import flow_loss
 from mimdit.routing.routing import Routing
 from mimdit.routing.token_routing import TokenRouting
@@ -57,9 +58,13 @@ def step_losses(restorer: Restorer, batch: Batch, *, last: bool, micro_batches: 
             restorer, degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
         )
     if restorer.estimate_weight:
-        losses["estimate"] = restorer.estimate_weight * estimate_loss(conditioning.estimate, clean, restorer.estimate_norm)
-    if restorer.harm_weight:
-        losses["harm"] = restorer.harm_weight * harm_loss(conditioning.estimate, degraded, clean)
+        assert conditioning.estimate is not None, "check_heads requires an estimate"
+        estimate = conditioning.estimate
+        if restorer.gate_estimate:
+            estimate = corrected_by_labels(degraded, estimate, batch["degradation"])
+        losses["estimate"] = restorer.estimate_weight * estimate_loss(estimate, clean, restorer.estimate_norm)
+        if restorer.harm_weight:
+            losses["harm"] = restorer.harm_weight * harm_loss(estimate, degraded, clean)
     if restorer.identify_weight:
         losses["identify"] = restorer.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
     if restorer.balance.active:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.caution import TONE, check_caution, parse_caution, shares
-from mimdit.restorer.correction import SIGMA
+from mimdit.restorer.caution import TONE, check_caution, corrected_by_labels, parse_caution, shares
+from mimdit.restorer.correction import SIGMA, corrected
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from tests.tiny_models import randomize, tiny_restorer
@@ -134,3 +134,15 @@ def test_caution_is_parsed():
     assert parse_caution("0.5") == 0.5 and parse_caution("noise=0.5, rain=0.7") == {"noise": 0.5, "rain": 0.7}
     with pytest.raises(ValueError, match=r"caution 'much' cannot be read; write a number, or name=value such as noise=0.5,rain=0.7"):
         parse_caution("much")
+
+
+def test_labels_correct_what_a_certain_identification_would():
+    degraded, restored = 0.3 + 0.2 * images(4, 3, 20, 30), 0.3 + 0.2 * images(4, 3, 20, 30).flip(0)
+    degradation_BA = torch.zeros(4, len(ATOMS))
+    for index, atoms in enumerate([[], ["noise"], ["haze"], ["noise", "lowlight"]]):
+        degradation_BA[index, [ATOMS.index(atom) for atom in atoms]] = 1.0
+    fine_B, tone_B = shares(80 * (degradation_BA - 0.5), 0.5)
+    expected = corrected(degraded, restored, fine_B=fine_B, tone_B=tone_B)
+    found = corrected_by_labels(degraded, restored, degradation_BA)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert torch.equal(found[0], degraded[0]) and not torch.allclose(found[1], restored[1], atol=1e-3)

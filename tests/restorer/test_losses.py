@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mimdit.backbone import LoRA
+from mimdit.core.batch import ATOMS
 from mimdit.core.rng import keyed_generator
 from mimdit.restorer.flow_loss import flow_loss
 from tests.tiny_models import ARCHITECTURE, PIXART, randomize, tiny_batch, tiny_restorer
@@ -53,6 +54,21 @@ def test_total_loss_is_the_sum_of_those_logged_by_name():
     assert logged["train/loss"] == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
+def test_a_gated_estimate_is_not_trained_on_what_needs_nothing():
+    """The gradient is that of the degraded image alone, and with only clean images every gradient of the estimate's loss is zero."""
+    options = {**ESTIMATE, "flow_weight": 0.0, "gate_estimate": True, "balance": {"balance": 0, "z": 0, "importance": 0}}
+    batch = tiny_batch(2)
+    batch["degradation"] = torch.zeros_like(batch["degradation"])
+    [clean] = gradients(living(**options), [batch])
+    assert clean and all(gradient is not None and not gradient.any() for gradient in clean.values())
+    batch["degradation"][0, ATOMS.index("haze")] = 1.0
+    [found] = gradients(living(**options), [batch])
+    [single] = gradients(living(**options), [{name: value[:1] for name, value in batch.items()}])
+    assert max(gradient.abs().max() for gradient in single.values()) > 1e-4
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, single[name] / 2, rtol=1e-3, atol=1e-6)
+
+
 ABLATIONS = {
     "paper": {},
     "inter sparse": {"conditioner": {"inter": "sparse"}},
@@ -68,6 +84,7 @@ ABLATIONS = {
     "no routing losses": {"balance": {"balance": 0, "z": 0, "importance": 0}},
     "with estimate": ESTIMATE,
     "estimate alone": ESTIMATE | {"flow_weight": 0.0},
+    "estimate gated": ESTIMATE | {"flow_weight": 0.0, "gate_estimate": True},
     "idle estimate": {"conditioner": {"estimate": True, "tone_powers": [0, 1]}},
     "from estimate": FROM_ESTIMATE,
     "from estimate, untrained": FROM_ESTIMATE | {"estimate_weight": 0.0},
