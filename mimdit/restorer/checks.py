@@ -101,9 +101,7 @@ def check_gated_estimate(gate_estimate: bool, estimate_weight: float, backbone: 
     if estimate_weight == 0:
         raise ValueError("gate_estimate changes the estimate's loss; set estimate_weight too, or use gate_estimate: false")
     if not backbone.codec.pointwise:
-        raise ValueError(
-            "gate_estimate tells tone from detail in pixels, but the backbone's latents are not pixels; use gate_estimate: false"
-        )
+        raise ValueError("gate_estimate tells tone from detail in pixels, but the backbone's latents are none; use gate_estimate: false")
 
 
 def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:

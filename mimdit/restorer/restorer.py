@@ -82,7 +82,7 @@ class Restorer(PushToHub, L.LightningModule):
         estimate_norm: ``rmse``, Charbonnier plus RMSE per image, or ``psnr``, the log of the MSE per image, which weights relative gains
             equally and so preserves images that are nearly right already. Not in the paper.
         gate_estimate: If true, the estimate's loss is that of the image which ``caution`` would return if all degradations were identified
-            with certainty: nothing is corrected in images that need nothing, and no tone where only noise was added. Then the identification
+            with certainty: nothing is corrected in images that need nothing, and no tone where only noise was added. So the identification
             alone decides what stays as it is, and the estimate does not hedge. Needs one latent a pixel. Not in the paper.
         harm_weight: Weight of the penalty on estimates that are worse than the degraded image (`mimdit.training.losses.harm_loss`): the
             larger, the surer the model must be to change something. Not in the paper.
