@@ -69,17 +69,32 @@ def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) ->
     return shares_BA.amax(dim=1), shares_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
 
 
-def corrected_by_labels(degraded: torch.Tensor, restored: torch.Tensor, degradation_BA: torch.Tensor) -> torch.Tensor:
-    """Return what caution would make of ``restored`` if every degradation were identified with certainty, ``[B, C, H, W]``, fp32.
+def gated(
+    degraded: torch.Tensor,
+    restored: torch.Tensor,
+    degradation_BA: torch.Tensor,
+    identified_BA: torch.Tensor | None,
+    *,
+    by: str,
+    caution: float | Mapping[str, float],
+) -> torch.Tensor:
+    """Return what a restorer with ``gate_estimate`` trains: ``restored`` with the shares that `shares` gives, ``[B, C, H, W]``, fp32.
 
-    Images without a degradation are ``degraded``, those without one of `TONE` keep its tone. Differentiable, and not clamped.
+    Differentiable in ``restored``, and not clamped.
 
     Args:
         degraded: Degraded images or latents ``[B, C, H, W]``, one latent a pixel.
         restored: Restored ones, alike.
         degradation_BA: Multi-hot degradations.
+        identified_BA: Logits of the degradations; not needed for ``labels``.
+        by: ``labels``, as if every degradation were identified with certainty, or ``identified``, as at inference.
+        caution: Probability in 0..1 from which a degradation is corrected in full, or one for each by name; ``labels`` do not depend on it.
     """
-    fine_B, tone_B = degradation_BA.amax(dim=1), degradation_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+    if by == "labels":
+        fine_B, tone_B = degradation_BA.amax(dim=1), degradation_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+    else:
+        assert identified_BA is not None, "check_gated_estimate requires an identification head"
+        fine_B, tone_B = shares(identified_BA.detach(), caution)
     change = restored.float() - degraded.float()
     tone = low_pass(change, slice(0, change.shape[2]), change.shape[2:])
     fine_B, tone_B = (share_B.to(change)[:, None, None, None] for share_B in (fine_B, tone_B))

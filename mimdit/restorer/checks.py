@@ -12,6 +12,7 @@ from mimdit.restorer.sampling import SamplingSettings
 from mimdit.training.losses import check_flow_loss
 
 ANCHORS = ("none", "degraded", "estimate")
+GATES = ("none", "labels", "identified")
 
 
 def check_parts(backbone: DiTBackbone, conditioner: MoEConditioner, flow: FlowMatching) -> None:
@@ -90,18 +91,22 @@ def check_harm(harm_weight: float, estimate_weight: float) -> None:
         raise ValueError("harm_weight > 0 limits the training of the estimate; set estimate_weight too, or use harm_weight: 0")
 
 
-def check_gated_estimate(gate_estimate: bool, estimate_weight: float, backbone: DiTBackbone) -> None:
-    """Check that there is an estimate to gate, and that its tone can be told from the rest.
+def check_gated_estimate(gate: str, estimate_weight: float, caution: float | Mapping[str, float], backbone: DiTBackbone) -> None:
+    """Check that the estimate is trained, that latents are pixels, and that there is a caution, as ``gate_estimate`` needs.
 
     Raises:
-        ValueError: The estimate is not trained, or a latent is not a pixel.
+        ValueError: The gate is unknown, the estimate is not trained, a latent is not a pixel, or caution is 0 with ``identified``.
     """
-    if not gate_estimate:
+    if gate not in GATES:
+        raise ValueError(f"gate_estimate {gate!r} is unknown; choose one of {', '.join(GATES)}")
+    if gate == "none":
         return
     if estimate_weight == 0:
-        raise ValueError("gate_estimate changes the estimate's loss; set estimate_weight too, or use gate_estimate: false")
+        raise ValueError("gate_estimate changes the estimate's loss; set estimate_weight too, or use gate_estimate: none")
     if not backbone.codec.pointwise:
-        raise ValueError("gate_estimate tells tone from detail in pixels, but the backbone's latents are none; use gate_estimate: false")
+        raise ValueError("gate_estimate splits off the tone in pixels, but this backbone's latents are not pixels; use none")
+    if gate == "identified" and caution == 0:
+        raise ValueError("gate_estimate: identified needs a caution above 0, which says how much of a correction passes; or use labels")
 
 
 def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ import torch
 from mimdit.backbone.inner_experts import expert_losses
 from mimdit.conditioner.moe_conditioner import Conditioning
 from mimdit.core.batch import Batch, draw_names
-from mimdit.restorer.caution import corrected_by_labels
+from mimdit.restorer.caution import gated
 from mimdit.restorer.flow_loss import flow_loss
 from mimdit.routing.routing import Routing
 from mimdit.routing.token_routing import TokenRouting
@@ -60,8 +60,9 @@ def step_losses(restorer: Restorer, batch: Batch, *, last: bool, micro_batches: 
     if restorer.estimate_weight:
         assert conditioning.estimate is not None, "check_heads requires an estimate"
         estimate = conditioning.estimate
-        if restorer.gate_estimate:
-            estimate = corrected_by_labels(degraded, estimate, batch["degradation"])
+        if restorer.gate_estimate != "none":
+            degradation, identified = batch["degradation"], conditioning.identified
+            estimate = gated(degraded, estimate, degradation, identified, by=restorer.gate_estimate, caution=restorer.caution)
         losses["estimate"] = restorer.estimate_weight * estimate_loss(estimate, clean, restorer.estimate_norm)
         if restorer.harm_weight:
             losses["harm"] = restorer.harm_weight * harm_loss(estimate, degraded, clean)

@@ -81,9 +81,9 @@ class Restorer(PushToHub, L.LightningModule):
         estimate_weight: Weight of the estimate's loss; needs ``estimate: true`` in the conditioner. Not in the paper.
         estimate_norm: ``rmse``, Charbonnier plus RMSE per image, or ``psnr``, the log of the MSE per image, which weights relative gains
             equally and so preserves images that are nearly right already. Not in the paper.
-        gate_estimate: If true, the estimate's loss is that of the image which ``caution`` would return if all degradations were identified
-            with certainty: nothing is corrected in images that need nothing, and no tone where only noise was added. So the identification
-            alone decides what stays as it is, and the estimate does not hedge. Needs one latent a pixel. Not in the paper.
+        gate_estimate: ``none``, or the share of the estimate's correction that its loss sees: ``identified``, what ``caution`` would let
+            through; ``labels``, the same if all degradations were identified with certainty: nothing in images that need nothing, no tone
+            where only noise was added. So the estimate hedges less about them. Needs one latent a pixel. Not in the paper.
         harm_weight: Weight of the penalty on estimates that are worse than the degraded image (`mimdit.training.losses.harm_loss`): the
             larger, the surer the model must be to change something. Not in the paper.
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
@@ -121,7 +121,7 @@ class Restorer(PushToHub, L.LightningModule):
         identify_weight: float = 0.0,
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
-        gate_estimate: bool = False,
+        gate_estimate: str = "none",
         harm_weight: float = 0.0,
         ema_decay: float = 0.999,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -138,7 +138,7 @@ class Restorer(PushToHub, L.LightningModule):
         check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
-        check_gated_estimate(gate_estimate, estimate_weight, backbone)
+        check_gated_estimate(gate_estimate, estimate_weight, caution, backbone)
         check_routing_losses(conditioner, balance.weights)
         check_trained(prompting, backbone.prompts)
         check_caution_head(caution, conditioner)

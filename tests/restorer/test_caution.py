@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.caution import TONE, check_caution, corrected_by_labels, parse_caution, shares
+from mimdit.restorer.caution import TONE, check_caution, gated, parse_caution, shares
 from mimdit.restorer.correction import SIGMA, corrected
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -143,6 +143,20 @@ def test_labels_correct_what_a_certain_identification_would():
         degradation_BA[index, [ATOMS.index(atom) for atom in atoms]] = 1.0
     fine_B, tone_B = shares(80 * (degradation_BA - 0.5), 0.5)
     expected = corrected(degraded, restored, fine_B=fine_B, tone_B=tone_B)
-    found = corrected_by_labels(degraded, restored, degradation_BA)
+    found = gated(degraded, restored, degradation_BA, None, by="labels", caution=0.0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert torch.equal(found[0], degraded[0]) and not torch.allclose(found[1], restored[1], atol=1e-3)
+
+
+def test_what_passes_in_training_is_what_passes_at_inference():
+    """With gradients only to the restored images: the identification has its own loss."""
+    degraded, restored = 0.3 + 0.2 * images(3, 3, 20, 30), (0.3 + 0.2 * images(3, 3, 20, 30).flip(0)).requires_grad_()
+    identified_BA = torch.full((3, len(ATOMS)), -20.0)
+    for index, (atom, probability) in enumerate({"noise": 0.4, "haze": 0.35, "rain": 0.1}.items()):
+        identified_BA[index, ATOMS.index(atom)] = logit(probability)
+    identified_BA.requires_grad_()
+    fine_B, tone_B = shares(identified_BA.detach(), 0.5)
+    found = gated(degraded, restored, torch.ones(3, len(ATOMS)), identified_BA, by="identified", caution=0.5)
+    torch.testing.assert_close(found, corrected(degraded, restored.detach(), fine_B=fine_B, tone_B=tone_B), rtol=0, atol=1e-6)
+    found.sum().backward()
+    assert restored.grad[0].any() and not restored.grad[2].any() and identified_BA.grad is None

@@ -56,7 +56,7 @@ def test_total_loss_is_the_sum_of_those_logged_by_name():
 
 def test_a_gated_estimate_is_not_trained_on_what_needs_nothing():
     """The gradient is that of the degraded image alone, and with only clean images every gradient of the estimate's loss is zero."""
-    options = {**ESTIMATE, "flow_weight": 0.0, "gate_estimate": True, "balance": {"balance": 0, "z": 0, "importance": 0}}
+    options = {**ESTIMATE, "flow_weight": 0.0, "gate_estimate": "labels", "balance": {"balance": 0, "z": 0, "importance": 0}}
     batch = tiny_batch(2)
     batch["degradation"] = torch.zeros_like(batch["degradation"])
     [clean] = gradients(living(**options), [batch])
@@ -84,7 +84,7 @@ ABLATIONS = {
     "no routing losses": {"balance": {"balance": 0, "z": 0, "importance": 0}},
     "with estimate": ESTIMATE,
     "estimate alone": ESTIMATE | {"flow_weight": 0.0},
-    "estimate gated": ESTIMATE | {"flow_weight": 0.0, "gate_estimate": True},
+    "estimate gated": ESTIMATE | {"flow_weight": 0.0, "gate_estimate": "labels"},
     "idle estimate": {"conditioner": {"estimate": True, "tone_powers": [0, 1]}},
     "from estimate": FROM_ESTIMATE,
     "from estimate, untrained": FROM_ESTIMATE | {"estimate_weight": 0.0},

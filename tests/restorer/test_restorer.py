@@ -273,7 +273,12 @@ def test_parts_that_do_not_fit_are_named():
         ({"estimate_norm": "l1"}, r"estimate_norm 'l1' is unknown; choose one of rmse, psnr"),
         ({"harm_weight": -1.0}, r"harm_weight=-1.0 is negative"),
         ({"harm_weight": 1.0}, r"set estimate_weight too, or use harm_weight: 0"),
-        ({"gate_estimate": True}, r"set estimate_weight too, or use gate_estimate: false"),
+        ({"gate_estimate": "labels"}, r"set estimate_weight too, or use gate_estimate: none"),
+        ({"gate_estimate": "label"}, r"gate_estimate 'label' is unknown; choose one of none, labels, identified"),
+        (
+            {"gate_estimate": "identified", "estimate_weight": 1.0, "conditioner": {"estimate": True, "identify": True}},
+            r"identified needs a caution above 0",
+        ),
         ({"ema_decay": 1.0}, r"ema_decay=1.0 is outside"),
         ({"flow": {"guidance": 3.0}}, r"flow guidance=3.0 needs the prompt '' beside another one"),
     ],
