@@ -31,6 +31,7 @@ from mimdit.restorer.checks import (
     check_parts,
     check_routing_losses,
     check_settings,
+    check_weights,
     tile_of,
 )
 from mimdit.restorer.inference import Progress, Restoration, ignore
@@ -136,6 +137,7 @@ class Restorer(PushToHub, L.LightningModule):
         super().__init__()
         check_parts(backbone, conditioner, flow)
         check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
+        check_weights(flow_weight, estimate_weight, identify_weight, flow_images)
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
         check_gated_estimate(gate_estimate, estimate_weight, backbone)
