@@ -105,7 +105,7 @@ def check_harm(harm_weight: float, estimate_weight: float) -> None:
 
 
 def check_gated_estimate(gate_estimate: bool, estimate_weight: float, backbone: DiTBackbone) -> None:
-    """Check that there is an estimate to gate, and that its tone can be told from the rest.
+    """Check that the estimate is trained and that latents are pixels, as ``gate_estimate`` needs.
 
     Raises:
         ValueError: The estimate is not trained, or a latent is not a pixel.
@@ -115,7 +115,9 @@ def check_gated_estimate(gate_estimate: bool, estimate_weight: float, backbone: 
     if estimate_weight == 0:
         raise ValueError("gate_estimate changes the estimate's loss; set estimate_weight too, or use gate_estimate: false")
     if not backbone.codec.pointwise:
-        raise ValueError("gate_estimate tells tone from detail in pixels, but the backbone's latents are none; use gate_estimate: false")
+        raise ValueError(
+            "gate_estimate separates tone and detail in pixels, but this backbone's latents are not pixels; use gate_estimate: false"
+        )
 
 
 def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:

@@ -291,7 +291,9 @@ def test_another_conditioner_keeps_the_anchor_and_the_output_layer(tmp_path, anc
 
 def test_another_conditioner_changes_nothing_of_what_trains():
     backbone = {"trainable": True}
-    restorer = living(backbone=backbone, conditioner=ESTIMATE | {"identify": True}, flow_weight=0.0, estimate_weight=1.0, identify_weight=1.0)
+    restorer = living(
+        backbone=backbone, conditioner=ESTIMATE | {"identify": True}, flow_weight=0.0, estimate_weight=1.0, identify_weight=1.0
+    )
     before = {name: parameter.requires_grad for name, parameter in restorer.named_parameters()}
     assert not any(before[name] for name in before if name.startswith("backbone."))
     restorer.with_conditioner(restorer.conditioner)
