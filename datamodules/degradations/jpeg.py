@@ -39,7 +39,7 @@ def jpeg(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
 
 def encode(image: np.ndarray, kind: str, **options) -> np.ndarray:
-    """Encode a float32 image ``[H, W, 3]`` in 0..1 with Pillow in the format ``kind``, with its encoder's ``options``, and decode it again."""
+    """Encode a float32 image ``[H, W, 3]`` in 0..1 by Pillow in the format ``kind`` with its encoder's ``options``, and decode it again."""
     file = io.BytesIO()
     Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)).save(file, kind, **options)
     file.seek(0)
