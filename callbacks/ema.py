@@ -54,10 +54,7 @@ class EMAUpdate(L.Callback):
             skipped = skipped_step(trainer)
             if ema is None or skipped is True:
                 return
-            if skipped is False:
-                ema.update(self._last_step)
-            else:
-                ema.update(self._last_step, skipped=skipped)
+            ema.update(self._last_step, skipped=None if skipped is False else skipped)
 
     def _swap(self, pl_module: L.LightningModule, average: bool) -> None:
         """Put the averaged or the live weights in place."""

@@ -39,8 +39,7 @@ class RankSpread(L.Callback):
     def _begin(self, step: int) -> None:
         """Start an interval."""
         self._timer.begin(step)
-        self._idle_since = time.perf_counter()
-        self._waited, self._computed = 0.0, 0.0
+        self._computed = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -49,9 +48,7 @@ class RankSpread(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the time since the end of the last batch as waiting for data."""
-        now = time.perf_counter()
-        self._waited += now - self._idle_since
-        self._batch_since, self._batch_mark = now, _mark(trainer.strategy.root_device)
+        self._batch_since, self._batch_mark = self._timer.batch_starts(), _mark(trainer.strategy.root_device)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         """Stop counting; from here on ranks wait for one another."""
@@ -63,7 +60,6 @@ class RankSpread(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Compare the ranks and log at the end of an interval."""
-        self._idle_since = time.perf_counter()
         step = trainer.global_step
         if not self._timer.ends(step):
             return
@@ -71,7 +67,7 @@ class RankSpread(L.Callback):
         if self._events:
             self._events[-1][1].synchronize()  # passed long ago: the backward pass of the step follows it
             self._computed += sum(start.elapsed_time(end) for start, end in self._events) / 1000
-        mine = [seconds / steps, self._waited / seconds, self._computed / steps]
+        mine = [seconds / steps, self._timer.waited / seconds, self._computed / steps]
         # [ranks, 3]
         everyone = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device)).reshape(-1, len(mine)).cpu()
         log_scalars(trainer, rank_statistics(everyone), step)
@@ -83,7 +79,7 @@ class RankSpread(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Exclude the validation from the interval and from the wait."""
-        self._idle_since += self._timer.resume()
+        self._timer.resume()
 
 
 def rank_statistics(times: torch.Tensor) -> dict[str, float]:

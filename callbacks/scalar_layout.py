@@ -44,7 +44,7 @@ def scalar_layout(num_blocks: int, groups: Sequence[str]) -> Layout:
         },
     }
     for block in range(num_blocks):
-        charts = {"outer gates, mean weight": _lines(rf"^experts_gates/outer/block{block}/.*$")}
+        charts = {"Inter-MoE gates, mean weight": _lines(rf"^experts_gates/outer/block{block}/.*$")}
         charts |= {f"{group}, share of choices": _lines(rf"^experts_load/block{block}/{re.escape(group)}/.*$") for group in groups}
         layout[f"3 Block {block}"] = charts
     layout["4 Machines"] = {

@@ -6,7 +6,10 @@ import time
 
 
 class StepTimer:
-    """Count optimizer steps and host seconds of an interval, without pauses such as validation.
+    """Count optimizer steps, host seconds and the wait for data of an interval, without pauses such as validation.
+
+    Attributes:
+        waited: Seconds from the ends of batches to the starts of the next, where `batch_starts` is called.
 
     Args:
         every_n_steps: Length of an interval in optimizer steps.
@@ -25,7 +28,8 @@ class StepTimer:
     def begin(self, step: int) -> None:
         """Start an interval at optimizer step ``step``."""
         self._step = self._last_step = step
-        self._start = time.perf_counter()
+        self._start = self._idle_since = time.perf_counter()
+        self.waited = 0.0
 
     def pause(self) -> None:
         """Stop counting seconds."""
@@ -35,10 +39,18 @@ class StepTimer:
         """Count seconds again; return the length of the pause in seconds."""
         pause = time.perf_counter() - self._paused_at
         self._start += pause
+        self._idle_since += pause
         return pause
 
+    def batch_starts(self) -> float:
+        """Count the time since the end of the last batch as waiting for data; return the time now."""
+        now = time.perf_counter()
+        self.waited += now - self._idle_since
+        return now
+
     def ends(self, step: int) -> bool:
-        """Return true if the micro-batch that ended with ``step`` optimizer steps done also ended the interval."""
+        """Return true if the micro-batch that ends now, with ``step`` optimizer steps done, also ends the interval."""
+        self._idle_since = time.perf_counter()
         stepped = step != self._last_step
         self._last_step = step
         return stepped and step % self.every_n_steps == 0

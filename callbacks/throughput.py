@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import lightning as L
@@ -35,8 +34,7 @@ class Throughput(L.Callback):
     def _begin(self, step: int) -> None:
         """Start an interval."""
         self._timer.begin(step)
-        self._idle_since = time.perf_counter()
-        self._waited, self._images = 0.0, 0
+        self._images = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the timer."""
@@ -44,18 +42,17 @@ class Throughput(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the time since the end of the last batch as waiting for data."""
-        self._waited += time.perf_counter() - self._idle_since
+        self._timer.batch_starts()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images; log at the end of an interval."""
-        self._idle_since = time.perf_counter()
         self._images += len(batch["key"]) * trainer.world_size
         step = trainer.global_step
         if self._timer.ends(step):
             seconds = self._timer.seconds()
             log_scalars(trainer, {
                 "speed/images_per_second": self._images / seconds,
-                "speed/data_wait": self._waited / seconds,
+                "speed/data_wait": self._timer.waited / seconds,
                 "speed/seconds_per_step": seconds / self._timer.steps(),
             }, step)  # fmt: skip
             self._begin(step)
@@ -66,7 +63,7 @@ class Throughput(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Exclude the validation from the interval and from the wait."""
-        self._idle_since += self._timer.resume()
+        self._timer.resume()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the coming step; gradients are unscaled here and not yet clipped."""

@@ -7,8 +7,7 @@ from typing import Any
 import lightning as L
 
 from callbacks.loggers import has_tensorboard, tensorboard_writer
-from mimdit.routing.token_utilization import TokenCounts, token_utilization
-from mimdit.routing.token_utilization import TokenUtilization as Statistics
+from mimdit.routing.token_utilization import TokenCounts, TokenStatistics, token_utilization
 
 
 class TokenUtilization(L.Callback):
@@ -16,7 +15,7 @@ class TokenUtilization(L.Callback):
 
     Reads ``outputs["token_routing"]`` of the training step; does nothing if a module returns none. Counting never waits for the device;
     once per window there is one all-reduce and one copy to the host. Validation does not change the counts. See
-    `mimdit.routing.token_utilization.TokenUtilization` for the statistics. Not in the paper.
+    `mimdit.routing.token_utilization.TokenStatistics` for the statistics. Not in the paper.
 
     Args:
         every_n_steps: Optimizer steps of one window of counts.
@@ -64,7 +63,7 @@ class TokenUtilization(L.Callback):
         self._window.reset()
 
 
-def _summary(statistics: Statistics) -> dict[str, float]:
+def _summary(statistics: TokenStatistics) -> dict[str, float]:
     """Return the scalars of the whole transformer: means, and the worst block."""
     return {
         "tokens/max_violation_mean": statistics.max_violation_L.mean().item(),
@@ -76,13 +75,13 @@ def _summary(statistics: Statistics) -> dict[str, float]:
     }
 
 
-def _bins(statistics: Statistics) -> list[tuple[int, str]]:
+def _bins(statistics: TokenStatistics) -> list[tuple[int, str]]:
     """Return index and name of each bin with tokens, such as ``sigma0.25-0.50``."""
     count = len(statistics.tokens_S)
     return [(b, f"sigma{b / count:.2f}-{(b + 1) / count:.2f}") for b in range(count) if statistics.tokens_S[b] > 0]
 
 
-def _by_block(statistics: Statistics) -> dict[str, float]:
+def _by_block(statistics: TokenStatistics) -> dict[str, float]:
     """Return the scalars of every block."""
     scalars = {}
     for index, block in enumerate(statistics.blocks):
@@ -94,7 +93,7 @@ def _by_block(statistics: Statistics) -> dict[str, float]:
     return scalars
 
 
-def _by_expert(statistics: Statistics) -> dict[str, float]:
+def _by_expert(statistics: TokenStatistics) -> dict[str, float]:
     """Return the load of every expert, over all noise levels and in each bin."""
     scalars = {}
     for index, block in enumerate(statistics.blocks):

@@ -33,7 +33,8 @@ class FlowMatching:
         sigma_start: Noise level in (0, 1] at which a path that does not start in noise begins, in training (``estimate``) and inference.
         start: Where inference begins: ``noise`` (sigma 1), or the ``degraded`` latent or the ``estimate``, both noised to sigma_start
             (SDEdit, arXiv 2108.01073).
-        steps: Sampler steps, at least 0; 0 returns the start itself, without noise.
+        steps: Sampler steps, at least 0. 0 does not run the DiT: it returns the degraded image for ``start: degraded``, otherwise the
+            estimate, or the degraded image without an estimate head.
         sampler: ``euler`` (one evaluation per step) or ``heun`` (two, but one in the last step).
         guidance: Strength g of the prompt at inference, ``v_0 + g (v - v_0)`` with ``v_0`` the velocity without the prompt (classifier-free
             guidance, arXiv 2207.12598). At 1 each evaluation runs the DiT once; at any other value twice, and an unconditional prompt is

@@ -149,7 +149,7 @@ _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
 def resized(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Downscale an image ``[H, W, 3]`` up to seven times and upscale it again, for the softness of an enlarged picture."""
+    """Downscale an image ``[H, W, 3]`` by a factor of up to 7 and upscale it again, for the softness of an enlarged picture."""
     height, width = image.shape[:2]
     factor = 1.0 + (2.0 * LARGEST_SPREAD - 1.0) * severity * rng.uniform(0.8, 1.0)
     down, up = _DOWN[int(rng.integers(len(_DOWN)))], _UP[int(rng.integers(len(_UP)))]

@@ -1,14 +1,15 @@
 """Noise as cameras leave it in their JPEG files, after their own noise reduction. Not in the paper.
 
-Noise reduction and demosaicing smooth noise, that of the color differences most: what is left is fine grain in the luma, correlated
-between neighbors, and blotches of color some pixels wide.
+Noise reduction and demosaicing smooth the noise, most of all in the color differences: what is left is fine grain in the luma,
+correlated between neighbors, and blotches of color some pixels wide.
 """
 
 import numpy as np
 
 from datamodules.degradations.formula import Formula
 from datamodules.degradations.jpeg import encode
-from datamodules.degradations.noise import LUMA, blurred, level
+from datamodules.degradations.noise import blurred, level
+from mimdit.core.srgb import LUMA
 
 
 def file_noise(shape: tuple[int, int], *, luma_spread: float, color_spread: float, color: float, rng: np.random.Generator) -> np.ndarray:

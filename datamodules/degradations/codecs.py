@@ -17,7 +17,7 @@ import numpy as np
 from PIL import features
 
 from datamodules.degradations.formula import Formula
-from datamodules.degradations.jpeg import encode
+from datamodules.degradations.jpeg import BEST_QUALITY, WORST_QUALITY, encode
 from datamodules.images.formats import has_heif, has_jxl
 
 
@@ -101,7 +101,10 @@ _QUALITY, _CRF = "the encoder's quality, 0 to 100", "constant rate factor; highe
 _PILLOW, _AV = "a Pillow with this encoder, as its wheels have", "PyAV; pip install 'mimdit[video]'"
 
 CODECS: dict[str, Codec] = {
-    "jpeg": Codec(90, 10, _QUALITY, partial(_by_pillow, kind="JPEG"), partial(_pillow_has, "jpg"), _PILLOW, geometric=True),
+    "jpeg": Codec(
+        BEST_QUALITY, WORST_QUALITY, _QUALITY, partial(_by_pillow, kind="JPEG"),
+        partial(_pillow_has, "jpg"), _PILLOW, geometric=True,
+    ),
     "webp": Codec(90, 0, _QUALITY, partial(_by_pillow, kind="WEBP"), partial(_pillow_has, "webp"), _PILLOW),
     "avif": Codec(75, 5, _QUALITY, partial(_by_pillow, kind="AVIF"), partial(_pillow_has, "avif"), _PILLOW),
     "heic": Codec(75, 5, _QUALITY, partial(_by_pillow, kind="HEIF"), has_heif, "pillow-heif; pip install 'mimdit[heic]'"),

@@ -30,12 +30,16 @@ def drawn_formula(atom: str, seed: int, formulas: str = "varied") -> str:
     Raises:
         ValueError: ``formulas`` is not in `FORMULA_SETS`.
     """
-    if formulas not in FORMULA_SETS:
-        raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+    _check_set(formulas)
     if formulas == "original":
         return next(iter(IN_ORDER[atom]))
     # A separate random stream for the choice, so that a formula draws the same numbers in all sets.
     return draw_formula(_formulas_of(atom, formulas), np.random.default_rng([_CHOICE, _MODULES[atom].STREAM, seed]))
+
+
+def _check_set(formulas: str) -> None:
+    if formulas not in FORMULA_SETS:
+        raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
 
 
 def _formulas_of(atom: str, formulas: str) -> dict[str, Formula]:
@@ -79,8 +83,7 @@ def degrade(
     atoms = atoms_of_group(group)
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity must lie in 0..1, not {severity}")
-    if formulas not in FORMULA_SETS:
-        raise ValueError(f"unknown set of formulas {formulas!r}: choose one of {', '.join(FORMULA_SETS)}")
+    _check_set(formulas)
     if formulas == "codecs":
         codecs.require_codecs(list(codecs.CODECS))  # all: the bytes must not depend on what is installed
     if isinstance(image, torch.Tensor):

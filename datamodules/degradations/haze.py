@@ -18,7 +18,7 @@ MIN_TRANSMISSION = 0.25
 
 
 def depth_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a smooth depth, float32 ``[height, width]``, in about 0.2..2: far at the top, with random hills."""
+    """Draw a smooth depth, float32 ``[height, width]``, in about 0.25..4.1: far at the top, with random hills."""
     hills = power_law_noise(2 * height, 2 * width, 2.0, rng)[:height, :width]
     gradient = np.linspace(0.5, -0.5, height, dtype=np.float32)[:, None]
     return np.exp(np.float32(rng.uniform(0.2, 1.2)) * gradient + np.float32(rng.uniform(0.1, 0.4)) * np.clip(hills, -2.0, 2.0))

@@ -14,12 +14,13 @@ PLACE = 6
 STREAM = 6
 """Key of the random stream; it stays the same when positions change."""
 
-_BEST, _WORST = 90, 10
+BEST_QUALITY, WORST_QUALITY = 90, 10
+"""Qualities of the encoder at severity 0 and 1."""
 
 
 def jpeg_quality(severity: float) -> int:
     """Return the encoder's quality: 90 at severity 0, 30 at 0.5, 10 at 1 (a geometric series: each step loses about as much)."""
-    return round(_BEST * (_WORST / _BEST) ** severity)
+    return round(BEST_QUALITY * (WORST_QUALITY / BEST_QUALITY) ** severity)
 
 
 def compress(image: np.ndarray, quality: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def jpeg(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
 
 def encode(image: np.ndarray, kind: str, **options) -> np.ndarray:
-    """Encode a float32 image ``[H, W, 3]`` in 0..1 with Pillow as ``kind``, its name of a format, with its options, and decode it again."""
+    """Encode a float32 image ``[H, W, 3]`` in 0..1 by Pillow in the format ``kind`` with its encoder's ``options``, and decode it again."""
     file = io.BytesIO()
     Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)).save(file, kind, **options)
     file.seek(0)

@@ -6,7 +6,7 @@ import numpy as np
 from datamodules.degradations.formula import Formula
 from datamodules.degradations.jpeg import compress
 from datamodules.spectrum import power_law_noise
-from mimdit.core.srgb import to_linear, to_srgb
+from mimdit.core.srgb import LUMA, to_linear, to_srgb
 
 PLACE = 5
 """Position on the path of the light, from the scene (0) to the file (6)."""
@@ -15,7 +15,6 @@ STREAM = 5
 """Key of the random stream; it stays the same when positions change."""
 
 _MILDEST, _SEVEREST = 1.0 / 255.0, 50.0 / 255.0
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 _SRGB_SLOPE = 2.2
 """Shot noise of variance ``shot * x`` in linear light is nearly even in sRGB, with standard deviation about ``sqrt(shot) / 2.2``."""

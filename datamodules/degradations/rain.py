@@ -123,7 +123,7 @@ def lines(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.nd
 
 
 def drizzle(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Add drizzle to an image ``[H, W, 3]``: many fine, short streaks, and a veil that is even or thicker towards the top."""
+    """Add drizzle to an image ``[H, W, 3]``: many fine, short streaks, and a veil that is even or thicker toward the top."""
     height, width = image.shape[:2]
     angle, length, thickness = rng.normal(0.0, _SLANT), rng.uniform(3.0, 9.0), rng.uniform(0.3, 0.6)
     density, strength, gray = rng.uniform(0.15, 0.4) / length, rng.uniform(0.25, 0.45), rng.uniform(0.65, 0.9)

@@ -58,7 +58,7 @@ def raindrop(image: np.ndarray, severity: float, rng: np.random.Generator) -> np
         dy, dx, distance = dy[patch], dx[patch], distance[patch]
         cover = np.clip((1.0 - distance) / softness + 0.5, 0.0, 1.0)
         inside = cover > 0.0
-        # Rays bend more towards the rim, so the view widens with the distance from the center.
+        # Rays bend more toward the rim, so the view widens with the distance from the center.
         view = -rng.uniform(2.0, 4.0) * (0.6 + 0.8 * np.minimum(distance, 1.0) ** 2)
         map_y[place] = np.where(inside, center_y + view * dy, map_y[place])
         map_x[place] = np.where(inside, center_x + view * dx, map_x[place])

@@ -64,7 +64,8 @@ def make_quotas(
         groups: The chosen groups; None for all, or for the keys of ``weights``.
         weights: Relative number of samples of each chosen group; None for their sizes.
         temperature: Weights are ``size ** (1 / temperature)``: 1 gives the sizes, large values make all groups alike.
-        samples: Samples of an epoch; None for as many as the chosen groups have together.
+        samples: Samples of an epoch; None for as many as the chosen groups have together, or more where small groups were rounded up to
+            one.
 
     Raises:
         ValueError: A name is unknown, a weight is missing or negative, all are zero, both weights and temperature are given, or an epoch
@@ -114,7 +115,10 @@ def quotas_of_shares(shares: Mapping[str, float], samples: int) -> dict[str, int
 
 
 def _largest_remainders(weights: Mapping[str, float], total: int) -> dict[str, int]:
-    """Return whole numbers proportional to ``weights`` that sum to ``total``, at least one each."""
+    """Return whole numbers proportional to ``weights``, at least one each.
+
+    They sum to ``total``, or to more where small groups were rounded up to one.
+    """
     shares = {group: weight / sum(weights.values()) * total for group, weight in weights.items()}
     quotas = {group: max(1, int(share)) for group, share in shares.items()}
     by_remainder = sorted(shares, key=lambda group: (quotas[group] - shares[group], group))

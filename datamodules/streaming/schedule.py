@@ -19,7 +19,7 @@ _FREE = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class MixtureSchedule:
-    """Mixtures by their first epochs, all with as many samples per epoch.
+    """Mixtures by their first epochs, all with the same number of samples per epoch.
 
     Attributes:
         configured: Quotas from the config. A resumed run with others follows its config; see `continue_stream`.

@@ -51,14 +51,13 @@ class BadSamples:
         Raises:
             TooManyBadSamplesError: The count exceeds the limit now.
         """
-        known = self.lost_shards if whole_shard else self.reasons
+        known, limit = (self.lost_shards, self.shard_limit) if whole_shard else (self.reasons, self.limit)
         if place in known:
             return False
         known[place] = reason
-        if len(known) > (self.shard_limit if whole_shard else self.limit):
+        if len(known) > limit:
             what, name = ("shards", "max_lost_shards") if whole_shard else ("samples", "max_bad_samples")
             listing = "\n".join(f"- {reason}" for reason in known.values())
-            limit = self.shard_limit if whole_shard else self.limit
             raise TooManyBadSamplesError(
                 f"{len(known)} training {what} could not be used, more than {name}={limit} allows. "
                 f"Repair the shards, or raise {name} if the rest is enough:\n{listing}"

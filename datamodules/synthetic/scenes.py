@@ -26,7 +26,8 @@ class LeafStyle:
 
     ``count`` leaves have radii between ``smallest`` and ``largest`` with density ``radius ** -3`` (the scale-invariant law of Lee, Mumford
     and Huang 2001). ``contrast`` scales the textures, ``shading`` the gradients; ``roughness`` is the spectral exponent of the noise
-    textures. ``chroma`` is the spread of the colors around the scene's few base colors.
+    textures. ``chroma`` is the spread of the colors around the scene's few base colors. ``glyphs`` blocks of text and ``lines``
+    straight lines are painted over the leaves.
     """
 
     count: int

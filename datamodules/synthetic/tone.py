@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimdit.core.srgb import to_linear, to_srgb
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+from mimdit.core.srgb import LUMA, to_linear, to_srgb
 
 
 def smoothstep(x: np.ndarray) -> np.ndarray:
@@ -40,7 +38,7 @@ def random_tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # An S-curve, as in the processing of cameras and photographers.
     image += np.float32(rng.uniform(0.0, 1.2)) * (smoothstep(np.minimum(image, 1.0)) - np.minimum(image, 1.0))
     image = black + (white - black) * image
-    gray = (image @ _LUMA)[..., None]
+    gray = (image @ LUMA)[..., None]
     saturation = float(rng.choice([0.0, rng.uniform(0.3, 1.0), 1.0, rng.uniform(1.0, 1.9)], p=[0.07, 0.2, 0.28, 0.45]))
     tint = np.exp(rng.normal(0.0, 0.05, 3)).astype(np.float32) if saturation > 0.0 else np.ones(3, np.float32)
     image = (gray + saturation * (image - gray)) * tint
@@ -84,6 +82,6 @@ def retone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = to_srgb(light * gain if gain <= 1.0 else 1.0 - np.power(1.0 - np.minimum(light, 1.0), gain, dtype=np.float32))
     mean = image.mean(dtype=np.float32)
     image = black + (white - black) * np.clip(mean + contrast * (image - mean), 0.0, 1.0)
-    gray = (image * _LUMA).sum(axis=2, keepdims=True)
+    gray = (image * LUMA).sum(axis=2, keepdims=True)
     tint = np.exp(rng.normal(0.0, mood.tint, 3)).astype(np.float32)
-    return np.clip((gray + saturation * (image - gray)) * (tint / (tint * _LUMA).sum()), 0.0, 1.0)
+    return np.clip((gray + saturation * (image - gray)) * (tint / (tint * LUMA).sum()), 0.0, 1.0)

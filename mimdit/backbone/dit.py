@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +12,20 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from mimdit.backbone import inner_experts
+from mimdit.backbone import inner_experts, saving
 from mimdit.backbone.checks import check_int8, check_training, checked_guidance, refuse_unconditional
 from mimdit.backbone.codec import Codec, PixelCodec
 from mimdit.backbone.families import KINDS, family_of, make_transformer
 from mimdit.backbone.family import Family, blocks_of
 from mimdit.backbone.identity import Identity, check_training_latents, identity, leave_out, put_back
 from mimdit.backbone.inner_experts import InnerExperts, expert_losses, is_expert, watched_tokens
-from mimdit.backbone.int8 import is_int8, quantize_transformer
-from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora, save_lora
+from mimdit.backbone.int8 import is_int8
+from mimdit.backbone.lora import LoRA, add_lora, is_adapter, load_lora
 from mimdit.backbone.prediction import prediction_of, replaced_output, sample_to_velocity, set_prediction
 from mimdit.backbone.pretrained import Origin, load_pretrained, set_origin
 from mimdit.backbone.prompts import PromptEmbeddings, Prompts
 from mimdit.core.batch import Batch, draw_names
 from mimdit.core.connected_trainer import has_progress_bar
-from mimdit.core.files import give_usual_permissions
 from mimdit.core.rng import keyed_generator
 from mimdit.flow import FlowMatching, draw_path
 from mimdit.routing.router import outside_autocast
@@ -385,47 +383,22 @@ class DiTBackbone(L.LightningModule):
 
     def to_dtype(self, dtype: torch.dtype) -> None:
         """Convert the transformer's weights to ``dtype``; adapters and experts keep theirs."""
-        for name, parameter in self.transformer.named_parameters():
-            if not (is_adapter(name) or inner_experts.is_expert(name)):
-                parameter.data = parameter.data.to(dtype)
-        for buffer in self.transformer.buffers():
-            if buffer.is_floating_point():
-                buffer.data = buffer.data.to(dtype)
+        saving.convert(self, dtype)
 
     def round_weights(self, dtype: torch.dtype) -> None:
         """Round the transformer's weights to ``dtype`` but keep their own dtype; the identity changes with them."""
-        own, transformer = self.transformer.dtype, cast(nn.Module, self.transformer)  # diffusers wraps `to` without its self
-        transformer.to(dtype).to(own)
-        vars(self).pop("frozen_identity", None)
+        saving.round_weights(self, dtype)
 
     def quantize(self, dtype: torch.dtype) -> None:
         """Quantize the transformer's linear layers to int8 and compute in ``dtype`` (`mimdit.backbone.int8`); the identity changes.
 
         Experts stay as they are.
         """
-        with inner_experts.without_experts(self.transformer):
-            quantized = quantize_transformer(self.transformer, dtype)
-        inner_experts.copy_experts(self.transformer, quantized)
-        self.transformer = quantized
-        self.family.prepare(self.transformer)
-        self.transformer.requires_grad_(False)
-        vars(self).pop("frozen_identity", None)
+        saving.quantize(self, dtype)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16, experts: bool = True) -> None:
         """Write the transformer in diffusers' layout, safetensors, in ``dtype`` (int8 unchanged), or only its adapters, in fp32.
 
         Experts are in a file of their own, beside either, unless ``experts`` is false.
         """
-        if experts:
-            self.save_experts(folder)
-        if self.lora is not None:
-            save_lora(self.transformer, folder)
-            return
-        transformer = self.transformer
-        with inner_experts.without_experts(transformer):
-            if not is_int8(transformer):
-                transformer = copy.deepcopy(transformer)
-                cast(nn.Module, transformer).to(dtype)
-            transformer.save_pretrained(folder, safe_serialization=True)
-        for weights in Path(folder).glob("*.safetensors"):
-            give_usual_permissions(weights)
+        saving.save(self, folder, dtype=dtype, experts=experts)

@@ -46,7 +46,7 @@ def is_int8(transformer: ModelMixin) -> bool:
     return getattr(transformer, "hf_quantizer", None) is not None
 
 
-def compute_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
+def loading_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
     """Return the type to load the transformer in ``folder`` with: ``dtype``, or that of an int8 transformer's unquantized weights."""
     if "quantization_config" not in json.loads((folder / "config.json").read_text()):
         return dtype

@@ -58,7 +58,7 @@ def predict(
     residuals: list[torch.Tensor] | None,
     guidance: float | None = None,
 ) -> torch.Tensor:
-    """Return the first C channels of the transformer's output; the others, the variance, are unused. It has no input of guidance.
+    """Return the first C channels of the transformer's output; the others, the variance, are unused. It has no guidance input.
 
     Residuals are passed in an argument that every block gets, not in a variable outside the model: gradient checkpointing runs the blocks
     again in the backward pass, after other calls.

@@ -16,7 +16,7 @@ import diffusers
 import torch
 from diffusers import ModelMixin
 
-from mimdit.backbone.int8 import compute_dtype
+from mimdit.backbone.int8 import loading_dtype
 from mimdit.core.hub import locate
 
 Model = TypeVar("Model", bound=ModelMixin)
@@ -70,7 +70,7 @@ def load_pretrained(
     _check_weights(folder, variant, unreadable)
     try:
         loaded = kind.from_pretrained(
-            folder, variant=variant, use_safetensors=True, torch_dtype=compute_dtype(folder, dtype), output_loading_info=True
+            folder, variant=variant, use_safetensors=True, torch_dtype=loading_dtype(folder, dtype), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:  # diffusers raises any of these for a cut file or a tensor of another shape
         raise ValueError(f"{unreadable}: {error}; copy or save it anew") from error

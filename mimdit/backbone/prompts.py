@@ -18,7 +18,7 @@ from mimdit.core.files import replace_when_whole
 from mimdit.core.rng import send
 
 OTHER = "other"
-"""Stands for the degradation of a text that is of none."""
+"""Placeholder for the degradation of a text that describes none."""
 
 
 class Prompts(NamedTuple):

@@ -49,7 +49,7 @@ def predict(
     residuals: list[torch.Tensor] | None,
     guidance: float | None = None,
 ) -> torch.Tensor:
-    """Return the transformer's output; its timestep is 1000 sigma, and it has no input of guidance."""
+    """Return the transformer's output; its timestep is 1000 sigma, and it has no guidance input."""
     return transformer(
         hidden_states=latents,
         encoder_hidden_states=tokens,

@@ -28,7 +28,7 @@ class Ballot:
     Args:
         pairs: The pairs.
         path: File of the votes; it is created, or continued.
-        study: What is compared.
+        study: The two runs that are compared.
 
     Raises:
         ValueError: The file holds votes on other images, or is damaged.

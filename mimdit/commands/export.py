@@ -19,11 +19,12 @@ from mimdit.conditioner.moe_conditioner import Decisions
 from mimdit.conditioner.pruning import prune
 from mimdit.core.hub import CARD
 from mimdit.distributed.loading import load_trained
-from mimdit.evaluation.metrics import psnr
+from mimdit.evaluation.metrics import PSNR_OF_IDENTICAL, psnr
 from mimdit.evaluation.results import read_results
 from mimdit.restorer.model_card import CardFacts, Measured, write_model_card
 from mimdit.restorer.pipeline import MiMDiTPipeline
 from mimdit.restorer.restorer import Restorer
+from mimdit.restorer.saving import SETTINGS
 from mimdit.restorer.steering import MeasuredGates
 from mimdit.routing.utilization import UtilizationCounts, utilization
 
@@ -101,7 +102,7 @@ def export(
 
 
 def _load(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
-    if (Path(checkpoint) / "restorer.json").is_file():
+    if (Path(checkpoint) / SETTINGS).is_file():
         return Restorer.from_pretrained(checkpoint), "folder"
     return load_trained(checkpoint)
 
@@ -192,7 +193,7 @@ def _measure(restorer: Restorer, data: str, images: int, title: str) -> _Measure
 
 
 def _quality(data: str, before: torch.Tensor, after: torch.Tensor) -> Measured:
-    """Return the means over the degraded images; those that equal their truths, 100 dB, would hide all others."""
-    degraded = before < 100
+    """Return the means over the degraded images; those that equal their truths, `PSNR_OF_IDENTICAL`, would hide all others."""
+    degraded = before < PSNR_OF_IDENTICAL
     degraded = degraded if degraded.any() else torch.ones_like(degraded)
     return Measured(data, int(degraded.sum()), float(before[degraded].mean()), float(after[degraded].mean()))

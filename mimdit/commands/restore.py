@@ -153,7 +153,8 @@ def restore(
         output: Folder to write to; for a single file it may be a file.
         checkpoint: Folder of mimdit export, or a .ckpt of mimdit fit; null is the default that comes with the package, paper the paper's
             set-up in the small, which samples from pure noise.
-        steps: Sampler steps; 0 returns the start itself. Null, here and below, keeps the checkpoint's own setting.
+        steps: Sampler steps; 0 does not run the DiT: it returns the degraded image for start degraded, otherwise the estimate, or the
+            degraded image without an estimate head. Null, here and below, keeps the checkpoint's own setting.
         sampler: euler, or heun, which evaluates the model twice per step.
         start: noise, degraded or estimate.
         sigma_start: Noise level to start from, above 0, at most 1: the higher, the less the result follows the start.
@@ -171,7 +172,8 @@ def restore(
             texts of the identified degradations, by probability, or given, which a prompt implies.
         prompt: Text such as "remove the haze, keep the grain". Without texts by degradation, as for the default weights, its words choose
             the degradations to remove, as only does; the command prints how the prompt is used.
-        text_encoders: Folder or hub id of the SD3 pipeline whose text encoders encode the prompt; null takes the nearest cached text.
+        text_encoders: Folder or hub id of the SD3 or FLUX.1 pipeline, the one that encoded the cached texts, whose text encoders encode
+            the prompt; null takes the nearest cached text.
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.

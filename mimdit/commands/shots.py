@@ -37,7 +37,7 @@ class Shots:
         self._read = lru_cache(maxsize=2 * smooth + 1)(_pixels)
 
     def decisions(self, job: Job) -> Decisions:
-        """Return those of the shot that has ``job`` as a frame.
+        """Return the decisions of the shot that contains ``job``.
 
         Raises:
             UnreadableImageError: None of its frames can be read.

@@ -9,6 +9,7 @@ from mimdit.commands.paired_images import digests, pair_images
 from mimdit.commands.voting_page import page
 from mimdit.commands.web_page import import_gradio, serve
 from mimdit.evaluation.preference import as_json, preference_table
+from mimdit.evaluation.report.runs import check_distinct, named_folder
 from mimdit.evaluation.votes import Study, read_all
 
 
@@ -31,7 +32,7 @@ def collect(
     choice (Zhang et al., CVPR 2018, arXiv 1801.03924) with a third answer (Jenadeleh et al., 2023, arXiv 2305.00220).
 
     Args:
-        a: Folder of run A's images, as mimdit restore writes them; name=folder names the run.
+        a: Folder of run A's images, as mimdit restore writes them; name=folder names the run, otherwise it has the folder's name.
         b: Folder of run B's images, of the same names in the same sub-folders. A first sub-folder is a group of its own in the report.
         votes: File of the votes, JSON lines.
         degraded: Folder of the degraded images of the same names, to show them too.
@@ -41,11 +42,13 @@ def collect(
         port: Port to listen on; 0 for any free one.
 
     Raises:
-        ValueError: Names are in only one folder, images of one name differ in size, one cannot be read, or the file holds other votes.
+        ValueError: Both runs have one name, names are in only one folder, images of one name differ in size, one cannot be read, or the
+            file holds other votes.
     """
     import_gradio("votes collect")
     name = None if voter is None else voter_named(voter)
-    (name_a, folder_a), (name_b, folder_b) = map(_named, (a, b))
+    (name_a, folder_a), (name_b, folder_b) = map(named_folder, (a, b))
+    check_distinct([name_a, name_b])
     pairs = pair_images(folder_a, folder_b, None if degraded is None else Path(degraded))
     pixels_a, pixels_b = digests(pairs)
     if pixels_a == pixels_b:
@@ -74,12 +77,6 @@ def report(votes: list[str], *, json: bool = False) -> None:
     found = read_all([Path(path) for path in votes])
     _print_remarks(found.remarks)
     print(dumps(as_json(found), indent=2) if json else preference_table(found), end="\n" if json else "")
-
-
-def _named(word: str) -> tuple[str, Path]:
-    """Return name and folder of ``name=folder``, or the folder as its own name."""
-    name, equals, place = word.partition("=")
-    return (name, Path(place)) if equals else (word, Path(word))
 
 
 def _print_remarks(remarks: list[str]) -> None:

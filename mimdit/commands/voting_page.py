@@ -45,7 +45,7 @@ class _Visits:
 
     Attributes:
         ballot: The pairs and the file of the votes.
-        voter: Who votes; None if the page asks for the name.
+        voter: Name of the only voter; None if the page has a field for it.
         with_degraded: If true, the degraded image is shown.
         gradio: The module.
     """
@@ -101,7 +101,7 @@ def page(ballot: Ballot, *, voter: str | None = None, with_degraded: bool = Fals
 
     Args:
         ballot: The pairs and the file of the votes.
-        voter: Who votes; None asks for the name.
+        voter: Name of the only voter; None if the page has a field for it.
         with_degraded: If true, the degraded image is shown in the middle; every pair must have one.
 
     Raises:

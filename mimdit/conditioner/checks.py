@@ -29,7 +29,11 @@ def check_options(options: dict[str, Any]) -> None:
             f"use 1..{most}"
         )
     if options["top_k"] < 1 or (options["hidden"] is not None and options["hidden"] < 1):
-        raise ValueError("top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for dim / top_k".format_map(options))
+        raise ValueError(
+            "top_k={top_k} and hidden={hidden} must be at least 1; leave hidden at null for the experts' width over top_k".format_map(
+                options
+            )
+        )
     if options["moe_stride"] < 1:
         raise ValueError(f"moe_stride={options['moe_stride']} must be at least 1; at 1 the experts work on every position")
     if options["moe_dim"] is not None and options["moe_dim"] < 1:

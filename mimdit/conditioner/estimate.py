@@ -139,7 +139,7 @@ class ToneGrid(nn.Module):
         return interpolate_cells(self.of_cells(self.statistics(hidden_states)), size)
 
     def statistics(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return mean and log-std of each cell, ``[B, 2 dim, H / cell, W / cell]``."""
+        """Return mean and log-std, ``log(sqrt(variance + 1e-4))``, of each cell: ``[B, 2 dim, H / cell, W / cell]``."""
         hidden_states = hidden_states.float()
         mean = nn.functional.avg_pool2d(hidden_states, self.cell)
         variance = (nn.functional.avg_pool2d(hidden_states.square(), self.cell) - mean.square()).clamp_min(0)

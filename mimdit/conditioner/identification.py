@@ -12,7 +12,7 @@ from mimdit.core.batch import ATOMS
 from mimdit.routing.router import outside_autocast
 
 TONE_ATOMS = ("haze", "rain", "lowlight")
-"""Degradations that change the tone of the whole image."""
+"""Degradations that change the tone of the whole image; rain does with its veil."""
 
 
 class IdentificationHead(nn.Module):

@@ -68,8 +68,6 @@ class ConvFeedForward(nn.Module):
         expansion: Inner channels per channel.
     """
 
-    reach = 2
-
     def __init__(self, dim: int, expansion: float = 1.0) -> None:
         super().__init__()
         inner = int(dim * expansion)

@@ -92,6 +92,11 @@ class ParameterCounts(NamedTuple):
     active: int
 
 
+def default_hidden(dim: int, moe_dim: int | None, top_k: int) -> int:
+    """Return the inner width of a sub-expert where ``hidden`` is None: the experts' width over ``top_k``."""
+    return max(1, (moe_dim or dim) // top_k)
+
+
 class MoEConditioner(PushToHub, L.LightningModule):
     """MoE-in-MoE conditioner: MiM blocks whose outputs steer a pretrained DiT (paper, section 3).
 
@@ -107,7 +112,8 @@ class MoEConditioner(PushToHub, L.LightningModule):
         patch_size: Latent pixels per conditioner position, in each direction; divides ``token_patch``.
         dim: Width of the conditioner.
         num_blocks: Number M of MiM blocks.
-        hidden: Inner width of one sub-expert; None for dim / top_k, so that a group costs as much as one expert of full width.
+        hidden: Inner width of one sub-expert; None for the experts' width (``moe_dim``, or else ``dim``) over ``top_k``, so that a group
+            costs as much as one expert of full width.
         num_experts: Sub-experts E per group.
         top_k: Sub-experts per image and group, 1..E.
         groups: Expert kind of each group: ``spatial``, ``channel``, ``swin``, ``se``; repeat one for a homogeneous Inter-MoE.
@@ -182,7 +188,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         super().__init__()
         self.config: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__", *_EXECUTION}}
         check_options(self.config)
-        hidden = max(1, (moe_dim or dim) // top_k) if hidden is None else hidden
+        hidden = default_hidden(dim, moe_dim, top_k) if hidden is None else hidden
         self.moe_stride = moe_stride
         self.patch_size, self.fold, self.groups = patch_size, token_patch // patch_size, tuple(groups)
         self.embed = nn.Conv2d(latent_channels * patch_size**2, dim, 3, padding=1)
@@ -224,7 +230,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
 
         Args:
             latents: The degraded latents; h and w multiples of `multiple`.
-            routing: Gates to use instead of the routers' decisions (tiles, steering, tests).
+            routing: Gates to use instead of the routers' decisions, such as those of `uniform_routing`.
             reroute: Router features ``[M, B', F]`` of earlier micro-batches, or an empty list for this batch only; None for no second
                 evaluation. The routers are evaluated once more on those and on the features of this batch, all detached. The resulting
                 record, ``rerouted``, gives balance losses the gradient of the whole accumulation window; the gradient stops at the router

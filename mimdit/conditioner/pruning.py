@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mimdit.conditioner.int8 import is_quantized
-from mimdit.conditioner.moe_conditioner import MoEConditioner
+from mimdit.conditioner.moe_conditioner import MoEConditioner, default_hidden
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def prune(conditioner: MoEConditioner, load_MGE: torch.Tensor, keep: int) -> MoE
         )
     smaller: dict[str, Any] = config | {"num_experts": keep}
     if config["hidden"] is None:
-        smaller["hidden"] = max(1, (config["moe_dim"] or config["dim"]) // config["top_k"])
+        smaller["hidden"] = default_hidden(config["dim"], config["moe_dim"], config["top_k"])
     pruned, state = MoEConditioner(**smaller), conditioner.state_dict()
     for number, (block, loads_GE) in enumerate(zip(conditioner.blocks, load_MGE)):
         for index, (group, load_E) in enumerate(zip(block.inter_moe.groups, loads_GE)):

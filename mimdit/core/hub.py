@@ -79,7 +79,7 @@ def local_folder(name: str | Path, **options: Unpack[HubOptions]) -> Path:
 def locate(
     pretrained: str | Path, patterns: list[str], *, revision: str | None = None, wanted: str = "a folder"
 ) -> tuple[Path, str | None]:
-    """Return a local folder for a folder or hub id, and the hub's commit; of a hub id, the cache is read or some files are downloaded.
+    """Return the local folder for a folder or hub id, and the hub's commit; a repository's files come from the cache or are downloaded.
 
     Args:
         pretrained: A folder, or a hub id ``owner/repository``.

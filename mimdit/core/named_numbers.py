@@ -9,7 +9,7 @@ def parse_named_numbers(text: str, *, option: str, example: str) -> dict[str, fl
     Args:
         text: Such as ``haze=0,channel=2``.
         option: Name of the option, for error messages.
-        example: What to write instead, for error messages.
+        example: Valid form, for error messages.
 
     Raises:
         ValueError: A part is not ``name=number``, or a name comes twice.

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in the luma of sRGB values (ITU-R BT.601)."""
+
 
 def to_linear(image: np.ndarray, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
     """Decode sRGB values in 0..1 to linear light in 0..1, of any shape (IEC 61966-2-1).

@@ -14,6 +14,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from mimdit.core.markdown import markdown_row
 from mimdit.evaluation.votes import Choice, Vote, Votes
 
 LEVEL = 0.95
@@ -25,7 +26,7 @@ class Preference:
     """Answers counted, seen from run A.
 
     Attributes:
-        name: What is counted.
+        name: Name of the count, such as ``all votes``.
         wins: Answers for A.
         losses: Answers for B.
         ties: Answers "no difference".
@@ -38,7 +39,7 @@ class Preference:
 
     @property
     def decided(self) -> int:
-        """Answers that are no ties."""
+        """Number of answers that are not ties."""
         return self.wins + self.losses
 
     @property
@@ -103,8 +104,7 @@ def preference_table(found: Votes) -> str:
         "|---|---:|---:|---:|---|---:|",
     ]
     for each in preferences(found.votes):
-        cells = [each.name.replace("|", "\\|"), str(each.wins), str(each.losses), str(each.ties), _share(each), _p_value(each)]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown_row([each.name, each.wins, each.losses, each.ties, _share(each), _p_value(each)]))
     lines += ["", f"the left side was preferred in {left.wins} of {left.decided} decided votes (p {_p_value(left)})"]
     return "\n".join(lines) + "\n"
 

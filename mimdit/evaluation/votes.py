@@ -85,7 +85,7 @@ class Votes:
     """The content of a file of votes.
 
     Attributes:
-        study: What is compared.
+        study: The two runs that are compared.
         votes: The votes, oldest first; of several by one voter on one image, the last.
         remarks: Sentences on lines that do not count.
     """

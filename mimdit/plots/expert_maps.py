@@ -28,7 +28,7 @@ def expert_map(statistics: Utilization, block: int, *, dpi: int = 90) -> np.ndar
         uint8 ``[H, W, 3]``.
     """
     rows = _row_order(statistics)
-    panels: list[Panel] = [("outer gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
+    panels: list[Panel] = [("Inter-MoE gates", statistics.gate_DMG[rows, block], statistics.groups, 1.0)]
     for index, group in enumerate(statistics.groups):
         shares_DE = statistics.confusion_DMGE[rows, block, index]
         information, chance = float(statistics.information_MG[block, index]), float(statistics.chance_MG[block, index])
@@ -61,7 +61,7 @@ def gates_by_degradation(
     Returns:
         uint8 ``[H, W, 3]``.
     """
-    panels: list[Panel] = [("outer gates", inter_DG, groups, 1.0)]
+    panels: list[Panel] = [("Inter-MoE gates", inter_DG, groups, 1.0)]
     for group, weights_DE in zip(groups, intra_GDE, strict=True):
         if weights_DE.shape[1]:
             names = [f"e{number}" for number in range(weights_DE.shape[1])]

@@ -1,4 +1,4 @@
-"""Corrections scaled by how probable the degradations are: what has no likely one stays as it is. Not in the paper.
+"""Corrections scaled by the probability of the degradations; images without a likely one stay as they are. Not in the paper.
 
 The fine part of a correction (`mimdit.restorer.correction`) gets the largest share that any degradation brings, its tone the largest of
 those that change the tone: a noisy photograph is not made brighter because its noise is certain.
@@ -13,12 +13,12 @@ from collections.abc import Mapping
 
 import torch
 
+from mimdit.conditioner.identification import TONE_ATOMS
 from mimdit.core.batch import ATOMS
 from mimdit.core.named_numbers import parse_named_numbers
 from mimdit.restorer.correction import low_pass
 
-TONE = ("haze", "rain", "lowlight")
-"""Degradations that change the tone; rain does with its veil."""
+_TONE_COLUMNS = [ATOMS.index(atom) for atom in TONE_ATOMS]
 
 
 def check_caution(caution: float | Mapping[str, float]) -> None:
@@ -56,7 +56,7 @@ def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) ->
     """Return the shares in 0..1 of the fine part and of the tone that each image gets, ``fine_B`` and ``tone_B``.
 
     The share that a degradation brings is 1 from a probability of its caution on, 0 up to half of that, and linear between. The fine part
-    gets the largest share that any degradation brings, the tone the largest of `TONE`.
+    gets the largest share that any degradation brings, the tone the largest of `TONE_ATOMS`.
 
     Args:
         identified_BA: Logits of the degradations `mimdit.core.batch.ATOMS`.
@@ -66,7 +66,7 @@ def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) ->
     by_name = caution if isinstance(caution, Mapping) else dict.fromkeys(ATOMS, caution)
     caution_A = torch.tensor([by_name.get(atom, math.inf) for atom in ATOMS], device=identified_BA.device)
     shares_BA = (2 * torch.sigmoid(identified_BA.float()) / caution_A - 1).clamp(0, 1)
-    return shares_BA.amax(dim=1), shares_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+    return shares_BA.amax(dim=1), shares_BA[:, _TONE_COLUMNS].amax(dim=1)
 
 
 def gated(
@@ -91,7 +91,7 @@ def gated(
         caution: Probability in 0..1 from which a degradation is corrected in full, or one for each by name; ``labels`` do not depend on it.
     """
     if by == "labels":
-        fine_B, tone_B = degradation_BA.amax(dim=1), degradation_BA[:, [ATOMS.index(atom) for atom in TONE]].amax(dim=1)
+        fine_B, tone_B = degradation_BA.amax(dim=1), degradation_BA[:, _TONE_COLUMNS].amax(dim=1)
     else:
         assert identified_BA is not None, "check_gated_estimate requires an identification head"
         fine_B, tone_B = shares(identified_BA.detach(), caution)

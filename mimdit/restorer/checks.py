@@ -56,6 +56,20 @@ def check_losses(flow_loss_on: str, flow_norm: str, estimate_norm: str, sigma_mi
             raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 
+def check_weights(flow_weight: float, estimate_weight: float, identify_weight: float, flow_images: int) -> None:
+    """Check that no weight of a loss is negative, and that a loss trains the restorer.
+
+    Raises:
+        ValueError: A value is negative, or all weights are 0.
+    """
+    weights = {"flow_weight": flow_weight, "estimate_weight": estimate_weight, "identify_weight": identify_weight}
+    for name, value in (weights | {"flow_images": flow_images}).items():
+        if value < 0:
+            raise ValueError(f"{name}={value} is negative; use 0 to switch it off")
+    if not any(weights.values()):
+        raise ValueError("no loss trains the restorer; set flow_weight, estimate_weight or identify_weight above 0")
+
+
 def check_heads(
     conditioner: MoEConditioner, flow: FlowMatching, flow_weight: float, estimate_weight: float, identify_weight: float, anchor: str
 ) -> None:

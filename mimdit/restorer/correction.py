@@ -52,7 +52,7 @@ def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: i
         rows: Rows of the result.
         size: Height and width of the whole result.
         scale: Positions of the result per position of ``images``, each of which is repeated before the filter.
-        minus: Images of the same shape that are subtracted first; None is none.
+        minus: Images of the same shape that are subtracted first; None subtracts nothing.
     """
     height, width = size
     down = torch.arange(rows.start - _REACH, rows.stop + _REACH, device=images.device).clamp_(0, height - 1) // scale

@@ -1,4 +1,4 @@
-"""Losses of a restorer's training step, and what of it they reach."""
+"""Losses of a restorer's training step, and freezing of the parameters that no loss reaches."""
 
 from __future__ import annotations
 

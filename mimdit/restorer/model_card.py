@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from mimdit.core.files import replace_when_whole
 from mimdit.core.hub import CARD
+from mimdit.core.markdown import markdown_row
 from mimdit.restorer.saving import BACKBONE
 
 if TYPE_CHECKING:
@@ -148,12 +149,12 @@ def _results(facts: CardFacts) -> str:
     if facts.measured is not None:
         cells = [f"`{Path(facts.measured.data).name}`", str(facts.measured.images)]
         cells += [f"{facts.measured.before:.2f}", f"{facts.measured.after:.2f}"]
-        parts.append(_table(["pairs", "images", "PSNR of the input, dB", "of the result, dB"], 1, [cells]))
+        parts.append(_table(["pairs", "images", "PSNR of the input, dB", "of the result, dB"], [cells]))
     if facts.test_sets:
         metrics = [*dict.fromkeys(name for means in facts.test_sets.values() for name in means["mean_of_images"].get("output", {}))]
         heads = ["test set", "images", *(f"{metric} of the {of}" for metric in metrics for of in ("input", "result"))]
         rows = [[name, *_scores(summary["mean_of_images"], metrics)] for name, summary in facts.test_sets.items()]
-        parts.append(f"Means of images in a test of the weights that were exported:\n\n{_table(heads, 1, rows)}")
+        parts.append(f"Means of images in a test of the weights that were exported:\n\n{_table(heads, rows)}")
     return "\n\n".join(parts) or "Not measured (`mimdit export --data PAIRS` measures, `--results RUN` takes those of a test)."
 
 
@@ -162,7 +163,7 @@ def _scores(means: Mapping[str, Any], metrics: list[str]) -> list[str]:
     return [str(means["images"]), *("-" if value is None else f"{value:.{2 if abs(value) >= 10 else 4}f}" for value in values)]
 
 
-def _table(heads: list[str], left: int, rows: list[list[str]]) -> str:
-    """Return a Markdown table whose first ``left`` columns are words."""
-    rule = ["---"] * left + ["---:"] * (len(heads) - left)
-    return "\n".join(f"|{'|'.join(rule)}|" if cells is rule else f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table whose first column is words and whose others are numbers."""
+    rule = f"|---{'|---:' * (len(heads) - 1)}|"
+    return "\n".join([markdown_row(heads), rule, *map(markdown_row, rows)])

@@ -69,7 +69,7 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
         image: ImageLike | list[Image.Image | np.ndarray],
         num_inference_steps: int | None = None,
         *,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | list[torch.Generator | None] | None = None,
         amount: float = 1.0,
         mask_image: Image.Image | np.ndarray | list[Image.Image | np.ndarray] | None = None,
         feather: int = FEATHER,
@@ -86,8 +86,8 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
             image: Pillow images; arrays ``[H, W, 1 or 3]`` of uint8 or uint16; or a float tensor ``[3, H, W]`` or ``[B, 3, H, W]`` in
                 0..1. Gray, transparency and 16 bits are kept, and an image with an orientation tag is turned upright.
             num_inference_steps: Sampler steps; None for the restorer's own. ``steps`` is another name for it.
-            generator: Source of the noise's seed, drawn anew for each image; a list holds one for each. None for the settings' seed, which
-                is the same for each image. Excludes ``seed``.
+            generator: Source of the noise's seed, drawn anew for each image; a list holds one for each. None, alone or in a list, for the
+                settings' seed, which is the same for each image. Excludes ``seed``.
             amount: Share of the restored image, 0..1; the rest is the original, blended in linear light.
             mask_image: White where the image is restored; black pixels are kept. One for all images, or a list.
             feather: Width of the mask's soft edge in pixels, on its white side.
@@ -124,11 +124,12 @@ class MiMDiTPipeline(PushToHub, DiffusionPipeline):
         restored = []
         with self.progress_bar(total=len(given)) as bar:  # pyright: ignore[reportCallIssue]  (`torch.compiler.disable` has no types)
             for one, source, mask in zip(given, generators, masks, strict=True):
+                own = chosen
                 if source is not None:
-                    chosen = replace(chosen, seed=int(torch.randint(2**63 - 1, (), generator=source, device=source.device)))
+                    own = replace(chosen, seed=int(torch.randint(2**63 - 1, (), generator=source, device=source.device)))
                 pixels, alpha = to_pixels(one)
                 shares = None if mask is None else feathered(to_mask(mask), feather)
-                result = restore_pixels(self.restorer, pixels, chosen, amount=amount, mask=shares, on_step=on_step, **options)
+                result = restore_pixels(self.restorer, pixels, own, amount=amount, mask=shares, on_step=on_step, **options)
                 restored.append(from_pixels(result, alpha, output_type))
                 bar.update()
                 if self._interrupt:
@@ -243,7 +244,7 @@ def _one_each(name: str, given: Any, count: int) -> list:
     return given
 
 
-def _generators(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator | None]:
+def _generators(generator: torch.Generator | list[torch.Generator | None] | None, count: int) -> list[torch.Generator | None]:
     """Return the generator of each of ``count`` images.
 
     Raises:

@@ -31,6 +31,7 @@ from mimdit.restorer.checks import (
     check_parts,
     check_routing_losses,
     check_settings,
+    check_weights,
     tile_of,
 )
 from mimdit.restorer.inference import Progress, Restoration, ignore
@@ -136,6 +137,7 @@ class Restorer(PushToHub, L.LightningModule):
         super().__init__()
         check_parts(backbone, conditioner, flow)
         check_losses(flow_loss_on, flow_norm, estimate_norm, backbone.sigma_min)
+        check_weights(flow_weight, estimate_weight, identify_weight, flow_images)
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
         check_gated_estimate(gate_estimate, estimate_weight, caution, backbone)
@@ -309,7 +311,7 @@ class Restorer(PushToHub, L.LightningModule):
         return {"none": None, "degraded": degraded, "estimate": conditioning.estimate}[self.anchor]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict:
-        """Restore the images ``lq [B, 3, H, W]`` with the flow's settings.
+        """Restore the images ``lq [B, 3, H, W]`` with the restorer's own settings.
 
         Returns:
             ``restored`` and ``estimate`` (None without one), ``[B, 3, H, W]`` in 0..1, ``routing``, and ``identified``, the logits
@@ -367,13 +369,17 @@ class Restorer(PushToHub, L.LightningModule):
         put_back(checkpoint, self.backbone.frozen_state("backbone."), self.backbone.frozen_identity)
 
     def with_conditioner(self, conditioner: MoEConditioner) -> Restorer:
-        """Return a restorer in eval mode with another conditioner and the same backbone, flow and settings.
+        """Return a restorer for inference, in eval mode, with another conditioner, the same backbone and the same sampling settings.
 
-        The measured gates stay only if the conditioner does: they are its own.
+        It is not for training: loss weights and optimizer are the defaults. The measured gates stay only if the conditioner does: they
+        are its own.
         """
+        trains = [(parameter, parameter.requires_grad) for part in (self.backbone, conditioner) for parameter in part.parameters()]
         settings = {"tile": self.tile, "overlap": self.overlap, "seed": self.seed, "anchor": self.anchor}
         settings |= {"prompting": self.prompting, "caution": self.caution}
         other = Restorer(self.backbone, conditioner, self.balance, self.flow, **settings)
+        for parameter, required in trains:  # the new restorer's losses are not this one's
+            parameter.requires_grad_(required)
         if self.output_layer is not None and other.output_layer is not None:
             other.output_layer.load_state_dict(self.output_layer.state_dict())
             other.ema.restart()

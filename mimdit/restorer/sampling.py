@@ -22,7 +22,8 @@ class SamplingSettings:
     """Settings of a restoration, checked when they are made. ``Restorer.sampling_settings(steps=4)`` fills in the restorer's own.
 
     Args:
-        steps: Sampler steps, at least 0. 0 returns the start: the estimate, or the degraded image.
+        steps: Sampler steps, at least 0. 0 does not run the DiT: it returns the degraded image for ``start: degraded``, otherwise the
+            estimate, or the degraded image without an estimate head.
         start: Where sampling begins: ``noise``, ``degraded`` or ``estimate``.
         sigma_start: Noise level to start from, in (0, 1]; not used with ``start: noise``.
         sampler: ``euler``, one evaluation of the DiT per step, or ``heun``, two except in the last step.

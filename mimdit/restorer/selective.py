@@ -31,7 +31,7 @@ from mimdit.restorer.sampling import SamplingSettings
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
 
-TONE = ("haze", "lowlight")
+REMOVABLE_TONE = ("haze", "lowlight")
 """Degradations of the tone; all others belong to the fine part, rain too: unlike in `mimdit.restorer.caution`, its veil stays."""
 
 LIKELY = 0.5
@@ -85,24 +85,24 @@ def restore_only(
         Restored images ``[B, 3, H, W]`` in 0..1, fp32, on the device of ``images``.
     """
     assert settings.only
-    fine = tuple(atom for atom in ATOMS if atom not in TONE)
+    fine = tuple(atom for atom in ATOMS if atom not in REMOVABLE_TONE)
     settings, only = replace(settings, only=None, caution=0.0), settings.only
-    toned = any(atom in TONE for atom in only)
-    stages = 0.4 if toned else 1.0
+    toned = any(atom in REMOVABLE_TONE for atom in only)
+    first_share = 0.4 if toned else 1.0
 
-    whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(stages * fraction))
+    whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(first_share * fraction))
     decisions = whole.conditioning.decisions
     weights = share(_probabilities(whole), only, fine).to(images.device)
-    none = torch.zeros_like(weights)
+    zeros_B = torch.zeros_like(weights)
     restored = whole.sample(**options).to(images.device)
     del whole
-    result = corrected(images, restored, fine_B=weights, tone_B=none)
+    result = corrected(images, restored, fine_B=weights, tone_B=zeros_B)
     if toned:
-        cleaned = corrected(images, restored, fine_B=none + 1, tone_B=none)
+        cleaned = corrected(images, restored, fine_B=zeros_B + 1, tone_B=zeros_B)
         for index in range(len(images)):
             scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
             _add_tone(result[index : index + 1], change, weight, scale)
-            progress((1 - stages) / len(images))
+            progress((1 - first_share) / len(images))
     on_decisions(decisions)
     return result
 
@@ -111,7 +111,7 @@ def _tone_change(
     restorer: Restorer, image: torch.Tensor, settings: SamplingSettings, only: Sequence[str], options: dict[str, Any]
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
     """Return the scale at which ``only`` is most probable in ``image [1, 3, H, W]``, the correction at that size, and its share."""
-    chosen = [ATOMS.index(atom) for atom in only if atom in TONE]
+    chosen = [ATOMS.index(atom) for atom in only if atom in REMOVABLE_TONE]
     found: tuple[float, int, Restoration] | None = None
     for scale in SCALES:
         if scale > 1 and min(image.shape[2:]) < scale * _SMALLEST:
@@ -123,7 +123,7 @@ def _tone_change(
             found = probability, scale, restoration
     assert found is not None
     _, scale, restoration = found
-    weight = share(_probabilities(restoration), only, TONE)
+    weight = share(_probabilities(restoration), only, REMOVABLE_TONE)
     change = restoration.sample(**options).to(image.device).sub_(restoration.images.to(image.device))
     return scale, change, weight.to(image.device)
 

@@ -34,7 +34,7 @@ def decide_for_shot(restorer: Restorer, frames: Sequence[np.ndarray], settings: 
         settings: How to restore; None for the restorer's own settings.
 
     Raises:
-        ValueError: The frames differ in size.
+        ValueError: There are no frames, or they differ in size.
     """
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) != 1:

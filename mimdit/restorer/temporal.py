@@ -11,9 +11,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-RADIUS = 2
-"""Default number of neighbors on each side of a frame."""
-
 _BLOCK = 16
 """Side of the blocks in which noise is measured, in pixels."""
 

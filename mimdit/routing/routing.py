@@ -6,7 +6,7 @@ F router features (mean and log-std of C channels: F = 2C).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -28,7 +28,7 @@ class Gates:
     indices: torch.Tensor
     weights: torch.Tensor
 
-    def map(self, function) -> Gates:
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Gates:
         """Apply ``function`` to every tensor."""
         return Gates(*(function(getattr(self, field.name)) for field in fields(self)))
 
@@ -68,7 +68,7 @@ class Routing:
     features_MBF: torch.Tensor
     groups: tuple[str, ...]
 
-    def map(self, function) -> Routing:
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Routing:
         """Apply ``function`` to every tensor that has a batch axis."""
         return Routing(self.inter.map(function), self.intra.map(function), function(self.features_MBF), self.groups)
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mimdit.routing.token_routing import TokenRouting
-from mimdit.routing.utilization import DEAD_SHARE, normalized_mutual_information
+from mimdit.routing.utilization import UNUSED_SHARE, entropy, normalized_mutual_information, relative_entropy
 
 
 class TokenCounts:
@@ -61,14 +61,15 @@ class TokenCounts:
 
 
 @dataclass(frozen=True)
-class TokenUtilization:
+class TokenStatistics:
     """Statistics of a window of counts; all tensors fp64 on the CPU.
 
+    - ``blocks``: indices of the L blocks in the transformer.
     - ``load_LE``: share of a block's choices that an expert gets; sums to 1 over E.
     - ``load_SLE``: the same in each bin of sigma; NaN in a bin without tokens.
     - ``tokens_S``: tokens per bin.
     - ``max_violation_L``, ``max_violation_SL``: max load times E, minus 1; 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
-    - ``load_entropy_L``: H(load) / log E, 1 when balanced; 0 with one expert.
+    - ``load_entropy_L``: H(load) / log E, 1 when balanced; 1 for a single expert.
     - ``unused_L``: number of experts with less than a tenth of the uniform load.
     - ``information_L``: normalized mutual information of bin and expert: 0 where experts do not depend on sigma, 1 where sigma decides.
     """
@@ -84,7 +85,7 @@ class TokenUtilization:
     information_L: torch.Tensor
 
 
-def token_utilization(counts: TokenCounts) -> TokenUtilization:
+def token_utilization(counts: TokenCounts) -> TokenStatistics:
     """Compute the statistics of a window; over several ranks, reduce it first.
 
     Raises:
@@ -97,14 +98,14 @@ def token_utilization(counts: TokenCounts) -> TokenUtilization:
     hits_LE = hits_SLE.sum(dim=0)
     load_LE = hits_LE / hits_LE.sum(dim=-1, keepdim=True)
     load_SLE = hits_SLE / hits_SLE.sum(dim=-1, keepdim=True)  # 0 / 0 in a bin without tokens
-    return TokenUtilization(
+    return TokenStatistics(
         blocks=counts.blocks,
         load_LE=load_LE,
         load_SLE=load_SLE,
         tokens_S=tokens_S,
         max_violation_L=load_LE.amax(dim=-1) * num_experts - 1,
         max_violation_SL=load_SLE.amax(dim=-1) * num_experts - 1,
-        load_entropy_L=torch.special.entr(load_LE).sum(dim=-1) / torch.tensor(float(max(num_experts, 2))).log(),
-        unused_L=(load_LE < DEAD_SHARE / num_experts).sum(dim=-1),
+        load_entropy_L=relative_entropy(entropy(load_LE), num_experts, single=1.0),
+        unused_L=(load_LE < UNUSED_SHARE / num_experts).sum(dim=-1),
         information_L=normalized_mutual_information(hits_SLE[seen].transpose(0, 1), tokens_S[seen])[0],
     )

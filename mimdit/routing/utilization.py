@@ -20,7 +20,7 @@ import torch.distributed as dist
 from mimdit.core.batch import ATOMS
 from mimdit.routing.routing import Routing
 
-DEAD_SHARE = 0.1
+UNUSED_SHARE = 0.1
 """Fraction of the uniform load 1 / E below which an expert counts as unused."""
 
 
@@ -94,6 +94,7 @@ class UtilizationCounts:
 class Utilization:
     """Statistics of a window of counts; all tensors fp64 on the CPU.
 
+    - ``groups``: labels of the G expert groups; ``images``: number of images in the window.
     - ``load_MGE``: f, the fraction of its gate's choices that an expert gets; sums to 1 over E.
     - ``probability_MGE``: P, mean probability before the selection.
     - ``max_violation_MG``: max n / mean n - 1, 0 when balanced (MaxVio, arXiv 2408.15664 eq. 4).
@@ -152,11 +153,11 @@ def utilization(counts: UtilizationCounts) -> Utilization:
         load_MGE=load_MGE,
         probability_MGE=sums["probs"] / images,
         max_violation_MG=load_MGE.amax(dim=-1) * experts - 1,
-        load_entropy_MG=_relative_entropy(_entropy(load_MGE), experts, single=1.0),
-        image_entropy_MG=_relative_entropy(sums["entropy"] / images, experts, single=0.0),
-        unused_MGE=load_MGE < DEAD_SHARE / experts,
+        load_entropy_MG=relative_entropy(entropy(load_MGE), experts, single=1.0),
+        image_entropy_MG=relative_entropy(sums["entropy"] / images, experts, single=0.0),
+        unused_MGE=load_MGE < UNUSED_SHARE / experts,
         gate_MG=sums["gates"] / images,
-        gate_entropy_M=_relative_entropy(sums["gate_entropy"] / images, len(counts.groups), single=0.0),
+        gate_entropy_M=relative_entropy(sums["gate_entropy"] / images, len(counts.groups), single=0.0),
         joint_DMGE=joint_DMGE,
         gate_DMG=parts["gates"] / images_D[:, None, None],
         information_MG=information_MG,
@@ -189,7 +190,7 @@ def normalized_mutual_information(joint_DE: torch.Tensor, images_D: torch.Tensor
     chosen = hits[..., 0, 0] / images_D.sum()
     used = (experts_E > 0).sum(dim=-1)
     bias = (len(images_D) - 1) * (used - chosen).clamp(min=0) / (2 * chosen * images_D.sum())
-    most = torch.minimum(_entropy(classes_D), _entropy(experts_E))
+    most = torch.minimum(entropy(classes_D), entropy(experts_E))
     # Rounding gives a constant distribution an entropy of about 1e-16, which counts as zero.
     informative = most > 1e-9
     most = torch.where(informative, most, 1.0)
@@ -214,9 +215,9 @@ def _image_rows(routing: Routing) -> torch.Tensor:
         [
             hits_MGBE.movedim(2, 1).flatten(2),
             intra.probs.movedim(2, 1).flatten(2),
-            _entropy(intra.probs).transpose(1, 2),
+            entropy(intra.probs).transpose(1, 2),
             inter.weights,
-            _entropy(inter.probs)[..., None],
+            entropy(inter.probs)[..., None],
         ],
         dim=-1,
     )
@@ -229,21 +230,21 @@ def _split(table_DW: torch.Tensor, shape_MGE: tuple[int, int, int]) -> dict[str,
     num_blocks, *shape = shape_MGE
     size, num_groups = math.prod(shape), shape[0]
     blocks_DMW = table_DW[:, :-1].unflatten(1, (num_blocks, -1))
-    hits, probs, entropy, gates, gate_entropy = blocks_DMW.split([size, size, num_groups, num_groups, 1], dim=-1)
+    hits, probs, image_entropy, gates, gate_entropy = blocks_DMW.split([size, size, num_groups, num_groups, 1], dim=-1)
     return {
         "hits": hits.unflatten(-1, shape),
         "probs": probs.unflatten(-1, shape),
-        "entropy": entropy,
+        "entropy": image_entropy,
         "gates": gates,
         "gate_entropy": gate_entropy[..., 0],
     }
 
 
-def _entropy(probs: torch.Tensor) -> torch.Tensor:
+def entropy(probs: torch.Tensor) -> torch.Tensor:
     """Return the entropy, in nats, over the last axis."""
     return torch.special.entr(probs).sum(dim=-1)
 
 
-def _relative_entropy(entropy: torch.Tensor, choices: int, *, single: float) -> torch.Tensor:
-    """Return entropy over its maximum ``log(choices)``; ``single`` where there is only one choice."""
-    return entropy / math.log(choices) if choices > 1 else torch.full_like(entropy, single)
+def relative_entropy(nats: torch.Tensor, choices: int, *, single: float) -> torch.Tensor:
+    """Return an entropy over its maximum ``log(choices)``; ``single`` where there is only one choice."""
+    return nats / math.log(choices) if choices > 1 else torch.full_like(nats, single)

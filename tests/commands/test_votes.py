@@ -135,7 +135,14 @@ def test_collect_serves_the_page_and_continues(folders, tmp_path, monkeypatch, c
     assert "4 pairs, " in (said := capsys.readouterr().out) and "1 of Ann there already" in said
     shown, progress, _, middle, *_ = functions(served[1].blocks)["load"].fn()
     assert shown.image == first.image and progress == "1 of 4 done" and middle is None
-    assert (read_votes(tmp_path / "new/votes.jsonl").study.a, read_votes(tmp_path / "new/votes.jsonl").study.b) == ("Z", quagga)
+    assert (read_votes(tmp_path / "new/votes.jsonl").study.a, read_votes(tmp_path / "new/votes.jsonl").study.b) == ("Z", folders[1].name)
+
+
+@needs_gradio
+def test_collect_refuses_two_runs_of_one_name(folders, tmp_path):
+    one, two = (f"run={folder}" for folder in folders[:2])
+    with pytest.raises(ValueError, match="two runs are called run; name them"):
+        command.collect(one, two, votes=str(tmp_path / "votes.jsonl"))
 
 
 def test_report_prints_a_table_or_json_and_warns_of_a_truncated_line(tmp_path, capsys):

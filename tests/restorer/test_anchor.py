@@ -289,6 +289,17 @@ def test_another_conditioner_keeps_the_anchor_and_the_output_layer(tmp_path, anc
     assert torch.equal(pruned.restore(images()), expected)
 
 
+def test_another_conditioner_changes_nothing_of_what_trains():
+    backbone = {"trainable": True}
+    restorer = living(
+        backbone=backbone, conditioner=ESTIMATE | {"identify": True}, flow_weight=0.0, estimate_weight=1.0, identify_weight=1.0
+    )
+    before = {name: parameter.requires_grad for name, parameter in restorer.named_parameters()}
+    assert not any(before[name] for name in before if name.startswith("backbone."))
+    restorer.with_conditioner(restorer.conditioner)
+    assert {name: parameter.requires_grad for name, parameter in restorer.named_parameters()} == before
+
+
 @ANCHORS
 @pytest.mark.parametrize("complete", [False, True])
 def test_an_export_restores_what_was_exported(tmp_path, anchor, complete):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from mimdit.conditioner.identification import TONE_ATOMS
 from mimdit.core.batch import ATOMS
-from mimdit.restorer.caution import TONE, check_caution, gated, parse_caution, shares
+from mimdit.restorer.caution import check_caution, gated, parse_caution, shares
 from mimdit.restorer.correction import SIGMA, corrected
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
@@ -40,7 +41,7 @@ def test_the_share_grows_linearly_from_half_of_the_probability_to_all_of_it(caut
         identified_BA[:, index] = torch.tensor([logit(max(share * caution, 1e-9)) for share in expected])
         fine_B, tone_B = shares(identified_BA, caution)
         torch.testing.assert_close(fine_B, torch.tensor([*expected.values()]), rtol=0, atol=1e-5)
-        assert torch.equal(tone_B, fine_B if atom in TONE else torch.zeros_like(fine_B))
+        assert torch.equal(tone_B, fine_B if atom in TONE_ATOMS else torch.zeros_like(fine_B))
 
 
 def test_fine_part_and_tone_have_each_the_likeliest_of_their_degradations():

@@ -221,6 +221,8 @@ def test_a_generator_decides_the_noise_and_moves_on():
     assert np.array_equal(first, again) and not np.array_equal(first, second)
     several = pipe([image, image], generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)], output_type="np").images
     assert np.array_equal(several[0], first) and not np.array_equal(several[1], first)
+    mixed = pipe([image, image], generator=[torch.Generator().manual_seed(5), None], output_type="np").images
+    assert np.array_equal(mixed[0], first) and np.array_equal(mixed[1], pipe(image, output_type="np").images[0])
     with pytest.raises(ValueError, match="generator has 2 items for 1 images"):
         pipe(image, generator=[generator, generator])
 

@@ -99,7 +99,7 @@ def test_parts_are_those_of_the_correction(monkeypatch):
     cleaned = torch.from_numpy(expected).permute(2, 0, 1)[None]
     toned = (given + restorer.restore(cleaned) - cleaned).clamp(0, 1)  # too small to be reduced
     monkeypatch.setattr(
-        selective, "share", lambda probabilities, only, part: torch.full((len(probabilities),), float(part == selective.TONE))
+        selective, "share", lambda probabilities, only, part: torch.full((len(probabilities),), float(part == selective.REMOVABLE_TONE))
     )
     torch.testing.assert_close(restorer.restore(given, only=["haze"]), toned, rtol=0, atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_parts_are_those_of_the_correction(monkeypatch):
 )
 def test_degradations_of_a_part_share_it(probabilities, only, expected):
     given = torch.tensor([[probabilities.get(atom, 0.0) for atom in ATOMS]])
-    fine = [atom for atom in ATOMS if atom not in selective.TONE]
+    fine = [atom for atom in ATOMS if atom not in selective.REMOVABLE_TONE]
     assert share(given, only, fine).tolist() == pytest.approx([expected])
 
 

@@ -9,7 +9,7 @@ from mimdit.conditioner.in_pieces import condition_in_pieces
 from mimdit.restorer.pixels import restore_pixels
 from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.sequence import decide_for_shot, reference_frames
-from mimdit.restorer.temporal import RADIUS, average_still
+from mimdit.restorer.temporal import average_still
 from tests.tiny_models import randomize, tiny_conditioner, tiny_restorer
 
 OPTIONS = {"estimate": True, "tone_powers": [0, 1], "identify": True, "confidence": True}
@@ -49,6 +49,10 @@ def test_a_shots_decisions_are_those_of_its_frames_as_one_tall_image():
 @pytest.mark.parametrize("count, indices", [(1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 3, 6, 9]), (101, [0, 33, 67, 100])])
 def test_reference_frames_are_spread_over_the_shot(count, indices):
     assert reference_frames(count) == indices
+
+
+RADIUS = 2
+"""Default of ``mimdit restore --smooth``."""
 
 
 def flicker(frames):

@@ -110,6 +110,13 @@ def test_information_is_one_where_sigma_decides_and_zero_where_it_does_not():
     assert found == pytest.approx([1, 0], abs=1e-9)
 
 
+def test_the_load_entropy_is_one_where_balanced_and_for_a_single_expert():
+    for experts, chosen, expected in ((3, [0, 1, 2] * 4, 1), (2, [0] * 12, 0), (1, [0] * 12, 1)):
+        counts = TokenCounts()
+        counts.update(TokenRouting(torch.zeros(1, 12, experts), torch.tensor([chosen])[..., None], torch.tensor([0.5]), (0,)))
+        assert abs(float(token_utilization(counts).load_entropy_L) - expected) < 1e-12
+
+
 def test_bins_below_one_are_named():
     with pytest.raises(ValueError, match="bins=0 of sigma must be at least 1"):
         TokenCounts(0)

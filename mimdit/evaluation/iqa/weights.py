@@ -43,7 +43,7 @@ class WeightFile:
         return None
 
     def take(self, folder: Path) -> bool:
-        """Copy it from ``folder``, if it lies there under its name, to its place; return whether it does.
+        """Copy it from ``folder``, if it lies there under its name, to its place; return true if it was there.
 
         Raises:
             ValueError: The folder's file has another checksum.
@@ -82,10 +82,14 @@ class HubFile:
     name: str
 
     @property
+    def _folder(self) -> Path:
+        return Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
+
+    @property
     def place(self) -> Path:
         """Path in the cache, or the folder that it belongs in."""
         found = try_to_load_from_cache(self.repository, self.name)
-        return Path(found) if isinstance(found, str) else Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
+        return Path(found) if isinstance(found, str) else self._folder
 
     def problem(self) -> str | None:
         """Return the reason why the file cannot be used; None if it can."""
@@ -93,12 +97,11 @@ class HubFile:
         return None if isinstance(found, str) else f"needs {self.name} of {self.repository} on the Hugging Face hub in {self.place}"
 
     def take(self, folder: Path) -> bool:
-        """Copy the repository's folder of another hub cache, if ``folder`` holds it, into this one; return whether it does."""
-        target = Path(constants.HF_HUB_CACHE, "models--" + self.repository.replace("/", "--"))
-        source = folder / target.name
+        """Copy the repository's folder of another hub cache, if ``folder`` holds it, into this one; return true if it was there."""
+        source = folder / self._folder.name
         if not source.is_dir():
             return False
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(source, self._folder, symlinks=True, dirs_exist_ok=True)
         return True
 
     def fetch(self) -> None:

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mimdit.core.markdown import markdown_row
 from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Run
 
 _CONFIG_NAME = "config.yaml"
@@ -101,7 +102,7 @@ def ablation_table(runs: Sequence[Run]) -> str:
     ]
     head = ["run", "Inter-MoE", "Intra-MoE", "groups", "E", "k", "routing losses"]
     head += [f"{test_set} {metric}, {average}" for test_set, metric, average in columns]
-    lines = ["## Ablation", "", _bar(head), "|---" * len(head) + "|"]
+    lines = ["## Ablation", "", markdown_row(head), "|---" * len(head) + "|"]
     for run in ordered:
         variant = variants[run.name]
         experts = (
@@ -112,7 +113,7 @@ def ablation_table(runs: Sequence[Run]) -> str:
             " ".join(kinds) if len(kinds) == len(variant.groups) else ", ".join(f"{variant.groups.count(kind)} {kind}" for kind in kinds)
         )
         cells = [run.name, variant.inter, variant.intra, listed, *experts, "on" if variant.balanced else "off"]
-        lines.append(_bar([*cells, *(_cell(run, full, *column) for column in columns)]))
+        lines.append(markdown_row([*cells, *(_cell(run, full, *column) for column in columns)]))
     if full is not None:
         lines += ["", f"In brackets the difference to {full.name}, the full model."]
     return "\n".join(lines) + "\n"
@@ -131,7 +132,3 @@ def _cell(run: Run, full: Run | None, test_set: str, metric: str, average: str) 
     text = f"{mean.value:.{digits}f}"
     other = None if full is None else full.means.get((test_set, "output", metric), {}).get(average)
     return text if other is None or run is full else f"{text} ({mean.value - other.value:+.{digits}f})"
-
-
-def _bar(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"

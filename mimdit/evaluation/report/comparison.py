@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mimdit.core.markdown import markdown_row
 from mimdit.evaluation.report.runs import Run
 from mimdit.evaluation.report.tables import lower_is_better
 from mimdit.evaluation.summary import image_of
@@ -157,7 +158,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
         improved = "-" if each.better is None else f"{each.better} ({100 * each.better / each.images:.0f} %)"
         shown = [f"**{interval}**" if interval.excludes_zero else str(interval) for interval in (each.of_images, each.of_groups)]
         cells = [f"{each.second} - {each.first}", each.test_set, each.metric, str(each.images), *shown, improved]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown_row(cells))
     return "\n".join(lines) + "\n"
 
 

@@ -49,6 +49,23 @@ class Run:
     remarks: list[str] = field(default_factory=list)
 
 
+def named_folder(text: str) -> tuple[str, Path]:
+    """Return name and folder of ``name=folder``, or of a folder, whose name is then that of the folder."""
+    name, equals, place = text.partition("=")
+    folder = Path(place if equals else text)
+    return name if equals else folder.resolve().name, folder
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Check that no two runs share a name.
+
+    Raises:
+        ValueError: Two do.
+    """
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two runs are called {', '.join(doubled)}; name them, such as first=runs/a second=runs/b")
+
+
 def read_run(named: str) -> Run:
     """Read a run's scores.
 
@@ -58,9 +75,8 @@ def read_run(named: str) -> Run:
     Raises:
         ValueError: The folder holds no results, or damaged ones; the message gives the line.
     """
-    name, equals, place = named.partition("=")
-    folder = Path(place if equals else named)
-    run = Run(name if equals else folder.resolve().name, folder, read_results(folder))
+    name, folder = named_folder(named)
+    run = Run(name, folder, read_results(folder))
     for test_set, summary in run.results.summaries.items():
         _add_means(run, test_set, summary)
         _add_remarks(run, test_set, summary)
@@ -77,9 +93,7 @@ def read_runs(named: Sequence[str]) -> list[Run]:
         ValueError: Two runs share a name, or one cannot be read.
     """
     runs = [read_run(each) for each in named]
-    names = [run.name for run in runs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two runs are called {', '.join(doubled)}; name them, such as first=runs/a second=runs/b")
+    check_distinct([run.name for run in runs])
     return runs
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mimdit.core.markdown import markdown_row
 from mimdit.evaluation.iqa.metric import metrics_named
 from mimdit.evaluation.report.published import Published, plain
 from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, Mean, Run
@@ -127,8 +128,8 @@ def to_markdown(tables: Sequence[Table], remarks: Sequence[str]) -> str:
     for table in tables:
         head = ["", *(table.titles.get(column, column) for column in table.columns)]
         rows = [[line.label, *_marked(table, line, "**{}**", "<u>{}</u>")] for line in table.lines]
-        lines = [f"## {table.test_set}: {table.metric} ({_DIRECTIONS[table.lower]})", "", _bar(head), "|---" * len(head) + "|"]
-        parts.append("\n".join([*lines, *map(_bar, rows)]))
+        lines = [f"## {table.test_set}: {table.metric} ({_DIRECTIONS[table.lower]})", "", markdown_row(head), "|---" * len(head) + "|"]
+        parts.append("\n".join([*lines, *map(markdown_row, rows)]))
     sources = dict.fromkeys(f"- {line.label}: {line.source}" for table in tables for line in table.lines)
     parts.append("Sources:\n\n" + "\n".join(sources))
     if remarks:
@@ -172,10 +173,6 @@ RENDERERS: dict[str, Callable[..., str]] = {"md": to_markdown, "tex": to_latex, 
 def _marked(table: Table, line: Line, best: str, second: str) -> list[str]:
     forms: dict[int | None, str] = {1: best, 2: second}
     return [forms.get(table.place(line, column), "{}").format(table.text(line, column)) for column in table.columns]
-
-
-def _bar(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _escaped(text: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 from datamodules.degradations import degrade
 from datamodules.degradations.camera_files import camera_file, file_noise
 from datamodules.degradations.compose import drawn_formula
-from datamodules.degradations.noise import LUMA
+from mimdit.core.srgb import LUMA
 
 GRAY = np.full((256, 256, 3), 0.5, np.float32)
 
