@@ -77,9 +77,9 @@ def report(votes: list[str], *, json: bool = False) -> None:
 
 
 def _named(word: str) -> tuple[str, Path]:
-    """Return name and folder of ``name=folder``, or the folder as its own name."""
+    """Return name and folder of ``name=folder``, or the folder as its own name; a folder may have an equals sign."""
     name, equals, place = word.partition("=")
-    return (name, Path(place)) if equals else (word, Path(word))
+    return (name, Path(place)) if equals and not Path(word).is_dir() else (word, Path(word))
 
 
 def _print_remarks(remarks: list[str]) -> None:

@@ -212,3 +212,9 @@ def test_clicks_in_a_browser_land_in_the_file_and_the_page_stays_blind(address, 
 def fetched(address: str) -> Image.Image:
     with urllib.request.urlopen(address) as answer:
         return Image.open(io.BytesIO(answer.read())).convert("RGB")
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path):
+    (tmp_path / "lr=1").mkdir()
+    assert command._named(f"{tmp_path}/lr=1") == (f"{tmp_path}/lr=1", tmp_path / "lr=1")
+    assert command._named(f"a={tmp_path}/lr=1") == ("a", tmp_path / "lr=1")

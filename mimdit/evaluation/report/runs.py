@@ -58,7 +58,7 @@ def read_run(named: str) -> Run:
     Raises:
         ValueError: The folder holds no results, or damaged ones; the message gives the line.
     """
-    name, equals, place = named.partition("=")
+    name, equals, place = named.partition("=") if not Path(named).is_dir() else (named, "", "")  # folders may have an equals sign
     folder = Path(place if equals else named)
     run = Run(name if equals else folder.resolve().name, folder, read_results(folder))
     for test_set, summary in run.results.summaries.items():

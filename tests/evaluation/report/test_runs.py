@@ -126,3 +126,8 @@ def test_a_damaged_line_is_named(tmp_path, line):
 def test_a_run_without_results_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="holds neither results.jsonl nor results.json; test the run first"):
         read_run(str(tmp_path))
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path):
+    folder = write_run(tmp_path / "lr=1e-4", [row("08Haze", 1, 20.0)])
+    assert read_run(str(folder)).name == "lr=1e-4" and read_run(f"a={folder}").name == "a"
