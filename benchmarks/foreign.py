@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the pairs in pixels")
     arguments = parser.parse_args()
     if arguments.photographs is not None:
-        names = tuple(list_photographs(arguments.photographs, size=arguments.size, split=arguments.split))
+        names = tuple(list_photographs(arguments.photographs, size=arguments.size, split=arguments.split, options=("split", "size")))
         sets = {"photographs": names}
     else:
         sets = {half: names for half, names in HALVES.items() if arguments.half in (half, "both")}

@@ -12,7 +12,7 @@ from datamodules.images.reading import read_upright_size
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Return a key that sorts names by the numbers in them: frame 2 before frame 10."""
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in re.split(r"(\d+)", path.name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in re.split(r"(\d+)", path.name) if part]
 
 
 def find_shots(jobs: list[Job]) -> list[list[Job]]:

@@ -95,13 +95,14 @@ def middle_crop(image: np.ndarray, size: int, name: str) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
-def list_photographs(folder: Path, *, size: int, split: Path | None = None) -> list[str]:
+def list_photographs(folder: Path, *, size: int, split: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
     """List the file names of a folder's photographs, sorted, without hidden files and files that are not images.
 
     Args:
         folder: The folder; its sub-folders are not read.
         size: Side of the crops in pixels; every photograph must be large enough for them.
         split: Text file of the names to keep, one per line; empty lines and lines that start with ``#`` are skipped.
+        options: Options of the caller's that an error may advise: ``split``, ``size``.
 
     Raises:
         ValueError: The folder or the split is missing or empty, the split names a missing file, or a photograph is unreadable or too small.
@@ -122,9 +123,11 @@ def list_photographs(folder: Path, *, size: int, split: Path | None = None) -> l
         except UnreadableImageError as error:
             raise ValueError(f"{folder / name} cannot be read: {error}. Replace or remove it.") from error
         if short * LARGEST_SCALE < size:
+            advice = {"split": "exclude it with --split", "size": "give a smaller --size"}
+            remedies = ", or ".join(["Remove it", *(advice[option] for option in options)])
             raise ValueError(
                 f"{folder / name} has a shorter side of {short} pixels; crops of {size} need at least {np.ceil(size / LARGEST_SCALE):.0f}. "
-                "Remove it, exclude it with --split, or give a smaller --size."
+                f"{remedies}."
             )
     return names
 
@@ -190,7 +193,7 @@ def read_photograph(path: Path) -> np.ndarray:
     try:
         pixels = read_photo(path).pixels
     except UnreadableImageError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Replace or remove it, or exclude it with --split.") from error
+        raise ValueError(f"{path} cannot be read: {error}. Replace or remove it.") from error
     if pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257.0).astype(np.uint8)
     image = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

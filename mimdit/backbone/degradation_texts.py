@@ -29,13 +29,20 @@ _GRAM = 3
 _KEEP = r"(?:keep|leave|leaving|preserve|preserving|retain|maintain)\w*"
 _REMOVE = r"(?:remov|reduc|eliminat|clean|fix|correct|get(?:ting)? rid|dehaz|denois|deblur|derain|brighten|lighten)\w*"
 _NOT = r"(?:don't|do not|never|not)"
+_DROPPED = (
+    r"(?:the|all|any|this|its|it|everything)\b|(?:de)?(?:blur|nois|haz|rain)|grain|jpe?g|compression|artifact|block|"
+    r"fog|mist|smog|streak|low[- ]?light|dark"
+)
+"""What follows the verb drop, not the noun: an article, or a degradation."""
 _EXCEPT = r"(?:except|apart from|aside from|other than|rather than|instead of|without (?:remov|touch|chang|los|affect|harm|hurt)ing)"
 
 _REWRITTEN = (
     (re.compile("[\u2018\u2019]"), "'"),
     (re.compile(r"\b(?:everything|anything|all)(?: else)? but\b"), "everything except"),
     (re.compile(r"\bnothing(?: else)? but\b"), "only"),
+    (re.compile(rf"(?<!the )(?<!a )(?<!rain )(?<!water )\bdrop(?:ping)? (?={_DROPPED})"), "remove "),
     (re.compile(rf"\b{_NOT} {_KEEP}"), "remove"),
+    (re.compile(rf"\b{_KEEP} (?:no|none of)\b"), "remove"),
     (re.compile(rf"\b{_NOT} (?:{_REMOVE}|touch|change)"), "keep"),
 )
 """Expressions and what they are read as, in this order."""
@@ -49,7 +56,8 @@ def clauses(text: str) -> tuple[list[str], list[str]]:
 
     Clauses end at punctuation, at but, yet, while, then, and before every verb that keeps or removes. What stays is in a clause with keep,
     leave, preserve, retain, maintain, except, apart from, other than, rather than, instead of, not, never, or without removing, touching,
-    changing, losing or affecting. "Everything but rain" is everything except rain, "don't remove" keeps, and "without haze" says what goes.
+    changing, losing or affecting. "Everything but rain" is everything except rain, "don't remove" keeps, "leave no noise" and "drop
+    the noise" remove, and "without haze" says what goes.
     """
     text = text.lower()
     for expression, meaning in _REWRITTEN:

@@ -12,6 +12,7 @@ import torch
 
 from datamodules.images import UnreadableImageError, read_photo
 from datamodules.images.finding import list_images
+from datamodules.images.formats import HEAD, looks_like_image
 from mimdit.commands.restore import reason_of, tile_for_free_memory
 from mimdit.core.batch import ATOMS
 from mimdit.core.devices import device_named
@@ -54,6 +55,7 @@ def identify(
     if not 0 <= likely <= 1:
         raise ValueError(f"likely={likely} is no probability; give 0 to 1")
     images = list_images(map(Path, inputs))
+    _check_places({"json": json, "csv": csv}, {source.resolve() for source, _ in images})
     restorer = load_restorer(checkpoint).to(device_named(device))
     check_identifies(restorer)
     settings = restorer.sampling_settings(tile=tile_for_free_memory(restorer.device) if tile == "auto" else tile)
@@ -68,13 +70,13 @@ def identify(
         rows.append((source, found))
         shown = (f"{probability:.2f}{'*' if probability >= likely else ' '}" for probability in found.values())
         print(_line(str(source), shown, width), flush=True)
+    for source, reason in failed:
+        print(f"  {source}: {reason}", file=sys.stderr)
+    print(f"identified {len(rows)}, failed {len(failed)}", file=sys.stderr)
     if json is not None:
         _write(Path(json), as_json(rows, failed, likely=likely, checkpoint=checkpoint))
     if csv is not None:
         _write(Path(csv), as_csv(rows))
-    for source, reason in failed:
-        print(f"  {source}: {reason}", file=sys.stderr)
-    print(f"identified {len(rows)}, failed {len(failed)}", file=sys.stderr)
     if failed:
         sys.exit(1)
 
@@ -124,6 +126,29 @@ def as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def _check_places(options: dict[str, str | None], images: set[Path]) -> None:
+    """Refuse files to write that are images, folders or the same, before any work."""
+    taken: dict[Path, str] = {}
+    for option, given in options.items():
+        if given is None:
+            continue
+        path = Path(given).resolve()
+        if path in taken:
+            raise ValueError(f"{taken[path]} and {option} are both {given}; name two files")
+        if path in images or (path.is_file() and looks_like_image(path, _head(path))):
+            raise ValueError(f"{option}={given} would replace an image; name another file")
+        if path.is_dir():
+            raise ValueError(f"{option}={given} is a folder; name a file in it")
+        if not (there := next(parent for parent in path.parents if parent.exists())).is_dir():
+            raise ValueError(f"{option}={given}: {there} is no folder; name another file")
+        taken[path] = option
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEAD)
+
+
 def _line(name: str, cells: Any, width: int) -> str:
     cut = name if len(name) <= width else f"…{name[1 - width :]}"
     columns = (f"{cell:>{max(5, len(atom))}}" for cell, atom in zip(cells, ATOMS, strict=True))
@@ -133,4 +158,4 @@ def _line(name: str, cells: Any, width: int) -> str:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names keep their bytes

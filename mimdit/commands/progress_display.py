@@ -4,10 +4,14 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
 from mimdit.commands.forecast import Forecast, in_words
+
+_TRIAL = 0.05
+"""Share of the pixels that the forecast counts for: a first small image says little about the others."""
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} megapixels [{elapsed}, {remaining} left]"
 
@@ -27,9 +31,11 @@ class ProgressDisplay:
         self._done = self._number = 0
         self._source, self._size, self._fraction = Path(), 0, 0.0
         self._began = self._image_began = time.monotonic()
+        counted = _TRIAL * pixels if self.forecast.pace > 0 else 0.0
+        self._trial = counted, counted * self.forecast.pace / 1e6
         # smoothing=0: the average speed since the start. The latest speed alone would jump from one part of the work to the next.
         shown = {"unit_scale": 1e-6, "bar_format": _BAR, "dynamic_ncols": True, "smoothing": 0}
-        self._bar = tqdm(total=pixels, disable=not sys.stderr.isatty(), file=sys.stderr, **shown)
+        self._bar = _TrialBar(self._trial, total=pixels, disable=not sys.stderr.isatty(), file=sys.stderr, **shown)
 
     def __enter__(self) -> "ProgressDisplay":
         return self
@@ -59,7 +65,25 @@ class ProgressDisplay:
         self._bar.update(self._done - self._bar.n)
         if self._bar.disable:
             now = time.monotonic()
-            left = (now - self._began) * (self.pixels - self._done) / max(1, self._done)
+            counted, seconds = self._trial
+            left = (seconds + now - self._began) * (self.pixels - self._done) / max(1, counted + self._done)
             outcome = "failed" if failed else f"{self._size / 1e6:.1f} megapixels in {in_words(now - self._image_began)}"
             rest = f", about {in_words(left)} left" if self._number < self.images else ""
             print(f"{self._number} of {self.images}: {self._source}: {outcome}{rest}", file=sys.stderr, flush=True)
+
+
+class _TrialBar(tqdm):
+    """A bar whose time left counts a trial, the pixels and seconds of the forecast, as work that is done."""
+
+    def __init__(self, trial: tuple[float, float], **options: Any) -> None:
+        self._trial = trial  # drawn at once
+        super().__init__(**options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """The values to draw."""
+        values = super().format_dict
+        counted, seconds = self._trial
+        if counted and values["elapsed"]:
+            values["rate"] = (counted + values["n"]) / (seconds + values["elapsed"])
+        return values

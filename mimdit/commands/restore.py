@@ -55,6 +55,8 @@ from mimdit.weights import NAMED
 _BYTES_PER_PIXEL = 2048
 """Working memory per pixel with the embedded default; benchmarks/restore.py prints it."""
 _MEMORY_SHARE = 0.25
+SMOOTH = 2
+"""Neighbors on each side that the still pixels of a sequence's frame are averaged with."""
 _SMALLEST_TILE, _LARGEST_TILE = 256, {"cpu": 1024}
 
 EMBEDDED_NOTICE = (
@@ -74,7 +76,7 @@ class Blending:
         feather: Width of the masks' edge in pixels.
 
     Raises:
-        ValueError: ``amount`` is outside 0..1, ``feather`` is negative, or ``masks`` does not exist.
+        ValueError: ``amount`` is outside 0..1, ``feather`` is negative, or ``masks`` does not exist or is a file that cannot be read.
     """
 
     output: Path
@@ -88,6 +90,11 @@ class Blending:
             raise ValueError(f"feather={self.feather} is negative; use 0 for a hard edge")
         if self.masks is not None and not self.masks.exists():
             raise ValueError(f"mask={self.masks} does not exist; give an image, or a folder of images named as the photographs")
+        if self.masks is not None and not self.masks.is_dir():
+            try:
+                read_photo(self.masks)
+            except (UnreadableImageError, TooLargeImageError, OSError) as error:
+                raise ValueError(f"mask={self.masks} cannot be read: {error}; give another file") from error
 
     def shares(self, job: Job, pixels: np.ndarray) -> np.ndarray | None:
         """Return the shares ``[H, W]`` of a photograph's mask; None without masks.
@@ -99,7 +106,10 @@ class Blending:
             return None
         place = Path(os.path.relpath(job.target, self.output)) if job.target != self.output else Path(job.target.name)
         path = find_mask(self.masks, place.with_suffix(""))
-        photo = read_photo(path)
+        try:
+            photo = read_photo(path)
+        except (UnreadableImageError, TooLargeImageError, OSError) as error:
+            raise UnreadableImageError(f"its mask {path} cannot be read: {error}") from error
         mask = brightness(photo.pixels, photo.alpha)
         if mask.shape != pixels.shape[:2]:
             (height, width), (rows, columns) = mask.shape, pixels.shape[:2]
@@ -127,9 +137,9 @@ def restore(
     text_encoders: str | None = None,
     amount: float = 1.0,
     mask: str | None = None,
-    feather: int = 8,
+    feather: int | None = None,
     sequence: bool = False,
-    smooth: int = 2,
+    smooth: int | None = None,
     explain: bool = False,
     tile: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -177,10 +187,10 @@ def restore(
         amount: Share of the restored image in the result, 0 to 1; the rest is the original, blended in linear light.
         mask: Image of the same size that is white where the photograph is restored; black pixels are kept. Or a folder of masks with the
             photographs' names.
-        feather: Width of the mask's soft edge in pixels, on its white side.
+        feather: Width of the mask's soft edge in pixels, on its white side; null is 8.
         sequence: Treat each folder as the frames of one shot, numbered in their names: gates and tone are decided once, from four frames,
             and still pixels are averaged.
-        smooth: With sequence, frames on each side that a frame's still pixels are averaged with; 0 for none.
+        smooth: With sequence, frames on each side that a frame's still pixels are averaged with; 0 for none, null is 2.
         explain: Also write NAME.gates.png beside each result: the groups and experts in use, with their weights, and the probability of
             each degradation, which is also printed.
         tile: Process images above tile² pixels in pieces of about that area; auto chooses by the free memory.
@@ -198,13 +208,20 @@ def restore(
     planned = plan(map(Path, inputs), Path(output), same_format=same_format)
     jobs = [job for job in planned if share.holds(os.path.relpath(job.target.parent if sequence else job.target, output))]
     _check_quality(quality, planned, same_format)  # not only the part's images, of which there may be none
-    blending = Blending(Path(output), amount, None if mask is None else Path(mask), feather)
+    if explain:
+        _check_charts(planned)
+    blending = Blending(Path(output), amount, None if mask is None else Path(mask), FEATHER if feather is None else feather)
+    _check_effects(feather=feather, mask=mask, smooth=smooth, sequence=sequence)
+    smooth = SMOOTH if smooth is None else smooth
     frames = find_shots(jobs) if sequence else None
     todo = [job for job in jobs if overwrite or job.problem or not job.target.exists()]
     restorer = load_restorer(checkpoint).to(device_named(device))
     chosen = prompting_options(restorer, only, prompting, prompt, text_encoders)
     if sequence and chosen.get("only") is not None:
         raise ValueError(f"only={','.join(chosen['only'])} cannot be given with sequence, whose frames share one decision; leave one out")
+    if caution is not None and chosen.get("only") is not None:
+        only = ",".join(chosen["only"])
+        raise ValueError(f"caution={caution} has no effect with only={only}, which goes by probabilities itself; leave one out")
     settings = restorer.sampling_settings(
         steps=steps, sampler=sampler, start=start, sigma_start=sigma_start, guidance=guidance, seed=seed, color=color,
         caution=None if caution is None else parse_caution(caution),
@@ -213,7 +230,7 @@ def restore(
     )  # fmt: skip
     if compile:
         restorer.compile_blocks()
-    options = {"dtype": dtype, "amount": amount, "mask": mask, "feather": feather, "sequence": sequence, "smooth": smooth}
+    options = {"dtype": dtype, "amount": amount, "mask": mask, "feather": blending.feather, "sequence": sequence, "smooth": smooth}
     properties = _properties(checkpoint, settings, options) if tag else None
     shots = None if frames is None else Shots(restorer, frames, settings, smooth=smooth)
     with _precision(dtype, restorer.device.type):
@@ -307,7 +324,7 @@ def restore_one(
         probabilities = probabilities_of(seen[0])
         said = () if probabilities is None else (as_text(probabilities),)
         chart = gate_chart(seen[0].routing, title=job.source.name, footer=" ".join(said))
-        _write_chart(chart, job.target.with_name(f"{job.target.stem}.gates.png"))
+        _write_chart(chart, _chart_of(job.target))
     with replace_when_whole(job.target) as path:
         path.write_bytes(encode_photo(photo, pixels, job.kind, quality=quality))
     return (*said, *photo.remarks, *lost_in(photo, job.kind))
@@ -367,6 +384,25 @@ def _check_quality(quality: int | None, jobs: list[Job], same_format: bool) -> N
         raise ValueError(f"quality={quality} is out of range; give 1 to 100")
     if not same_format and not any(job.kind.name in QUALITY for job in jobs):
         raise ValueError(f"quality={quality} has no effect on {jobs[0].kind.name}; give --same_format, or an output file such as a.jpg")
+
+
+def _check_effects(*, feather: int | None, mask: str | None, smooth: int | None, sequence: bool) -> None:
+    if feather is not None and mask is None:
+        raise ValueError(f"feather={feather} has no effect without a mask; give --mask, or leave it out")
+    if smooth is not None and not sequence:
+        raise ValueError(f"smooth={smooth} has no effect without --sequence; give that too, or leave it out")
+
+
+def _check_charts(jobs: list[Job]) -> None:
+    """Refuse charts that would replace an image or its result."""
+    taken = {path.resolve() for job in jobs for path in (job.source, job.target)}
+    for job in jobs:
+        if (chart := _chart_of(job.target)).resolve() in taken:
+            raise ValueError(f"the chart of {job.source} would replace the image {chart}; rename that image, or leave out --explain")
+
+
+def _chart_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.gates.png")
 
 
 def _properties(checkpoint: str | None, settings: SamplingSettings, options: dict[str, object]) -> dict[str, str]:

@@ -1,12 +1,15 @@
 """``mimdit shards …``: write folders of shards and inspect them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.conversion.plan_file import PLAN_NAME as CONVERSION_PLAN
 from datamodules.degradations import CLEAN, FORMULA_SETS, GROUPS
 from datamodules.degradations.codecs import CODECS
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
+from datamodules.shards.folder import clear_folder, shards_in
 from datamodules.shards.joining import join_folders
 from datamodules.shards.latents import LatentRecord
 from datamodules.synthetic.codec_set import codec_recipes
@@ -78,6 +81,7 @@ def quickstart(
     late["groups"] = (groups, None)
     samples |= {name: value for name, (value, default) in late.items() if value != default}  # folders of earlier versions lack them
     _check(samples, shard_size, workers)
+    _check_crops(photograph_share, retone, clean_detail)
     recorded, chosen = {}, None
     if photographs is not None:
         of_crops = {"share": photograph_share, "retone": retone, "clean_detail": clean_detail}
@@ -127,7 +131,7 @@ def codecs(
     codecs = list(CODECS) if codecs is None else list(codecs)
     severities = [0.0, 0.5, 1.0] if severities is None else list(severities)
     samples = {"codecs": codecs, "severities": severities, "size": size, "draws": draws, "seed": seed}
-    names = list_photographs(folder, size=size)
+    names = list_photographs(folder, size=size, options=("size",))
     recipes = codec_recipes(names, **samples)
     options = {"schema": SCHEMA, **samples, "photographs": photographs_digest(folder, names)}
     _agree(destination, [destination], options, overwrite)
@@ -139,12 +143,7 @@ def _photographs(
     folder: Path, split: str | None, *, size: int, share: float, retone: float, clean_detail: float
 ) -> tuple[Photographs, dict[str, Any]]:
     """Select a folder's photographs; return them and the options recorded in the index."""
-    for name, value in {"photograph_share": share, "retone": retone}.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it is a fraction and must lie in 0..1.")
-    if clean_detail < 0:
-        raise ValueError(f"clean_detail is {clean_detail}; it must be at least 0.")
-    names = list_photographs(folder, size=size, split=None if split is None else Path(split))
+    names = list_photographs(folder, size=size, split=None if split is None else Path(split), options=("split", "size"))
     recorded = {"photograph_share": share, "retone": retone, "photographs": names, "photographs_sha256": photographs_digest(folder, names)}
     if clean_detail != LEAST_DETAIL:  # folders of earlier versions lack it
         recorded["clean_detail"] = clean_detail
@@ -220,9 +219,19 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")
 
 
+def _check_crops(share: float, retone: float, clean_detail: float) -> None:
+    for name, value in {"photograph_share": share, "retone": retone}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it is a fraction and must lie in 0..1.")
+    if not 0 <= clean_detail < math.inf:
+        raise ValueError(f"clean_detail is {clean_detail}; it must be a finite number of at least 0, such as 0.005.")
+
+
 def _agree(destination: Path, folders: list[Path], options: dict[str, Any], overwrite: bool) -> None:
-    """Record the options before the first shard; refuse a folder with other options, or clear it if ``overwrite``."""
+    """Record the options before the first shard; refuse shards with other options or of other commands, or clear them if so told."""
     plan = destination / _PLAN
+    # Found before the plan is read: a process that works here at the same time wrote its plan first.
+    foreign = [folder for folder in folders if shards_in(folder) or (folder / INDEX_NAME).exists() or (folder / CONVERSION_PLAN).exists()]
     if plan.is_file():
         recorded = json.loads(plan.read_text())
         if recorded == options:
@@ -235,9 +244,14 @@ def _agree(destination: Path, folders: list[Path], options: dict[str, Any], over
                 "--overwrite=true."
             )
         plan.unlink()
-        for folder in folders:
-            for old in [folder / INDEX_NAME, *(side for tar in folder.glob("*-??????.tar") for side in (tar.with_suffix(".json"), tar))]:
-                old.unlink(missing_ok=True)
+        foreign = folders
+    elif foreign and not overwrite:
+        raise ValueError(
+            f"{foreign[0]} holds shards, but {plan} is missing, so they belong to something else. Give another folder, or "
+            "--overwrite=true, which removes them."
+        )
+    for folder in foreign:
+        clear_folder(folder, CONVERSION_PLAN)
     destination.mkdir(parents=True, exist_ok=True)
     with replace_when_whole(plan) as path:
         path.write_text(json.dumps(options, indent=1) + "\n")

@@ -25,7 +25,7 @@ def load_trained(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
     """
     path = Path(checkpoint)
     if not path.exists():
-        raise ValueError(f"{checkpoint} is not a checkpoint file; give a .ckpt that mimdit fit wrote")
+        raise ValueError(f"{checkpoint} does not exist; give a .ckpt that mimdit fit wrote, or a folder of mimdit export")
     hparams = read_hyper_parameters(path)
     name = hparams.get("_class_path")
     kinds = {f"{kind.__module__}.{kind.__name__}": kind for kind in MODULES.values()} | MODULES
@@ -51,11 +51,16 @@ def load_restorer(checkpoint: str | None) -> Restorer:
     ``embedded``, the same as None, and ``paper`` are those that come with the package.
 
     Raises:
-        ValueError: ``checkpoint`` cannot be read, or holds a module other than a restorer.
+        ValueError: ``checkpoint`` does not exist, cannot be read, or holds a module other than a restorer.
     """
     if checkpoint is None or checkpoint in NAMED:
         return Restorer.from_pretrained(checkpoint or "embedded")
     path = Path(checkpoint)
+    if not path.exists():
+        named = ", ".join(NAMED)
+        raise ValueError(
+            f"checkpoint={checkpoint} does not exist; give a .ckpt of mimdit fit, a folder of mimdit export, or one of {named}"
+        )
     if path.is_dir() and path.suffix != ".ckpt" and not (path / INDEX).exists():
         return Restorer.from_pretrained(checkpoint)
     module, name = load_trained(checkpoint)

@@ -81,3 +81,22 @@ def test_the_time_left_falls_evenly_within_an_image(monkeypatch):
             ends.append(clock.now + 60 * int(minutes) + int(rest))
         display.end()
     assert ends == pytest.approx([100] * 10, abs=1)  # where all work counted alike, the first was 25 s and the last but one 125 s
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_tiny_first_image_does_not_set_the_time_left(monkeypatch, capsys, terminal):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress_display, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("tqdm.std.time", lambda: clock.now)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with ProgressDisplay(4, 3_000_001, Forecast(10.0)) as display:
+        for pixels, seconds, left in ((1, 0.25, 35), (1_000_000, 20, 38), (1_000_000, 20, 19)):
+            display.begin(Path("a.png"), pixels)
+            clock.now += seconds
+            display.end()
+            if terminal:
+                minutes, rest = re.search(r"(\d+):(\d+) left", str(display._bar)).groups()
+                assert 60 * int(minutes) + int(rest) == pytest.approx(left, abs=1)
+            else:
+                said = int(re.search(r"about (\d+) s left", capsys.readouterr().err)[1])
+                assert said == pytest.approx(left, abs=1)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +97,38 @@ def test_large_images_are_read_in_pieces_with_the_same_answer(model, monkeypatch
     [
         (["nowhere"], "nowhere does not exist"),
         (["in", "--likely", "2"], "likely=2.0 is no probability; give 0 to 1"),
+        (["in", "--csv", "in/../in/a.png"], "csv=in/../in/a.png would replace an image; name another file"),
+        (["in/sub", "--json", "in/a.png"], "json=in/a.png would replace an image"),
+        (["in", "--json", "a.txt", "--csv", "./a.txt"], "json and csv are both ./a.txt; name two files"),
+        (["in", "--csv", "in"], "csv=in is a folder; name a file in it"),
+        (["in", "--csv", "in/a.png/a.csv"], "in/a.png is no folder"),
     ],
-    ids=["missing", "likely"],
+    ids=["missing", "likely", "input", "image", "same", "folder", "parent"],
 )
-def test_mistakes_are_told_in_one_paragraph(model, capsys, args, message):
+def test_mistakes_are_told_in_one_paragraph(model, monkeypatch, capsys, args, message):
+    before = Path("in/a.png").read_bytes()
+    monkeypatch.setattr(command, "load_restorer", None)  # not reached
     assert run(*args) == 2 and message in capsys.readouterr().err
+    assert Path("in/a.png").read_bytes() == before
+
+
+def test_the_images_that_failed_are_told_though_the_file_cannot_be_written(model, monkeypatch, capsys):
+    Path("in/b.png").write_bytes(encoded("PNG")[:-20])
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command, "_write", full)
+    assert run("in", "--csv", "a.csv") == 2
+    assert "in/b.png: its PNG data is damaged" in capsys.readouterr().err
+
+
+def test_a_name_in_another_encoding_keeps_its_bytes(model):
+    name = os.fsencode("in/") + b"\xe4.png"
+    Path(os.fsdecode(name)).write_bytes(encoded("PNG"))
+    assert run("in", "--csv", "a.csv", "--json", "a.json") == 0
+    assert name in Path("a.csv").read_bytes()
+    assert os.fsdecode(name) in [image["file"] for image in json.loads(Path("a.json").read_text())["images"]]
 
 
 def test_weights_without_a_head_are_refused_with_a_remedy(model, monkeypatch, capsys):

@@ -116,6 +116,13 @@ def test_explain_prints_the_probabilities_of_the_degradations_and_adds_them_to_t
     assert heights[1] > heights[0]
 
 
+def test_a_chart_that_would_replace_a_result_is_refused(stub, tmp_path, capsys):
+    put(tmp_path / "in", a__png=encoded("PNG"), a__gates__png=encoded("PNG"))
+    assert run("in", "out", "--explain") == 2 and not (tmp_path / "out").exists()
+    assert "the chart of in/a.png would replace the image out/a.gates.png; rename that image" in capsys.readouterr().err
+    assert run("in", "out") == 0
+
+
 def test_without_a_terminal_each_image_has_one_line(stub, tmp_path, capsys):
     put(tmp_path / "in", a__png=encoded("PNG"), b__png=encoded("PNG"), c__png=encoded("PNG")[:-20])
     assert run("in", "out") == 1
@@ -327,11 +334,15 @@ def test_a_sequence_has_one_decision_a_folder_whatever_is_already_there(tmp_path
         (("in", "out", "--prompting", "detected"), "prompting: detected needs texts by degradation"),
         (("in", "out", "--text_encoders", "gone"), "text_encoders=gone encode a prompt; give one"),
         (("in", "out", "--only", "haze", "--sequence"), "only=haze cannot be given with sequence"),
+        (("in", "out", "--smooth=2"), "smooth=2 has no effect without --sequence"),
+        (("in", "out", "--feather=8"), "feather=8 has no effect without a mask"),
+        (("in", "out", "--caution=0.5", "--only", "haze"), "caution=0.5 has no effect with only=haze"),
+        (("in", "out", "--caution=0.5", "--prompt", "haze"), "caution=0.5 has no effect with only=haze"),
         (("in", "out", "--part", "9/8"), "part is '9/8'; give i/n with 1 <= i <= n"),
         (("in", "out", "--amount=2"), "amount=2.0 is outside 0..1"),
         (("in", "out", "--feather=-1"), "feather=-1 is negative"),
         (("in", "out", "--mask=gone.png"), "mask=gone.png does not exist"),
-        (("in", "out", "--checkpoint", "gone.ckpt"), "gone.ckpt is not a checkpoint file"),
+        (("in", "out", "--checkpoint", "gone.ckpt"), "checkpoint=gone.ckpt does not exist; give a .ckpt"),
     ],
 )
 def test_a_users_mistake_is_an_error_before_anything_is_written(tmp_path, monkeypatch, capsys, args, words):

@@ -90,6 +90,15 @@ def test_a_mask_has_the_size_of_the_upright_image(tmp_path, capsys):
     assert "40x24 pixels, the image 24x40" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_damaged_mask_is_named_as_the_mask(tmp_path, capsys):
+    put(tmp_path / "in" / "a.png", encoded("PNG"))
+    put(tmp_path / "masks" / "a.png", to_png(half()[..., None])[:-20])
+    assert run("in", "out", "--mask", "masks") == 1
+    assert "in/a.png: its mask masks/a.png cannot be read: its PNG data is damaged" in " ".join(capsys.readouterr().err.split())
+    assert run("in", "out", "--mask", "masks/a.png") == 2  # once, not for each photograph
+    assert "mask=masks/a.png cannot be read: its PNG data is damaged" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_mask_is_turned_upright(tmp_path):
     put(tmp_path / "a.png", encoded("PNG"))
     Image.fromarray(half()).save("turned.png", exif=exif(3))  # upside down: white is on the left

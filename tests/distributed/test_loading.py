@@ -22,6 +22,13 @@ def test_a_name_stands_for_a_folder_of_the_package(name, steps, tmp_path, monkey
         load_restorer("./paper")
 
 
+def test_a_misspelled_name_is_told_with_the_choices():
+    with pytest.raises(
+        ValueError, match="papre does not exist; give a .ckpt of mimdit fit, a folder of mimdit export, or one of embedded, paper"
+    ):
+        load_restorer("papre")
+
+
 def test_the_papers_set_up_lights_a_dark_photograph_from_pure_noise():
     restorer = Restorer.from_pretrained("paper")
     clean = photograph_crop(TEST[0], 192).astype(np.float32) / 255

@@ -197,6 +197,12 @@ def test_the_prompt_of_settings_goes_with_their_prompting(file):
         ("remove everything apart from the rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
         ("remove all but the noise", ("blur", "jpeg", "haze", "rain", "raindrop", "lowlight")),
         ("remove nothing but the rain", ("rain",)),
+        ("leave no noise behind", ("noise",)),
+        ("keep none of the fog and keep the grain", ("haze",)),
+        ("drop the noise", ("noise",)),
+        ("drop noise and haze", ("noise", "haze")),
+        ("do not drop the noise", ("blur", "jpeg", "haze", "rain", "raindrop", "lowlight")),
+        ("remove the drop", ("raindrop",)),
         ("keep nothing but the rain", ("blur", "noise", "jpeg", "haze", "raindrop", "lowlight")),
     ],
 )

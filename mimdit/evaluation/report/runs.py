@@ -50,10 +50,11 @@ class Run:
 
 
 def named_folder(text: str) -> tuple[str, Path]:
-    """Return name and folder of ``name=folder``, or of a folder, whose name is then that of the folder."""
+    """Return name and folder of ``name=folder``, or of a folder, which may have an equals sign; its name is then the folder's."""
     name, equals, place = text.partition("=")
-    folder = Path(place if equals else text)
-    return name if equals else folder.resolve().name, folder
+    if equals and not Path(text).is_dir():
+        return name, Path(place)
+    return Path(text).resolve().name, Path(text)
 
 
 def check_distinct(names: Sequence[str]) -> None:

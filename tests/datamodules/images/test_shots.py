@@ -22,6 +22,12 @@ def test_each_folder_is_a_shot_in_the_order_of_its_numbers(tmp_path):
     assert names == [["F1.png", "f2.png", "f10.png"], ["0001.png", "0002-1.png", "0002.png"]]
 
 
+def test_a_superscript_is_a_letter_and_not_a_number(tmp_path):
+    frames(tmp_path / "in", "²1.png", "²10.png", "²2.png")
+    (shot,) = find_shots(plan([tmp_path / "in"], tmp_path / "out"))
+    assert [job.source.name for job in shot] == ["²1.png", "²2.png", "²10.png"]
+
+
 def test_frames_of_two_sizes_and_frames_that_cannot_be_read_are_named(tmp_path):
     frames(tmp_path / "in", "1.png", "2.png")
     frames(tmp_path / "in", "3.png", size=(6, 5))

@@ -52,6 +52,19 @@ def test_other_options_in_the_same_folder_and_unknown_ones_are_refused(photograp
         assert words in capsys.readouterr().err
 
 
+def test_another_conversion_is_kept_and_the_remedies_exist(photographs, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "index.json").write_text("of a conversion")
+    given = ["shards", "codecs", str(photographs), str(tmp_path / "set"), "--workers=1", "--codecs=[jpeg]"]
+    with pytest.raises(SystemExit):
+        cli.main([*given, "--size=64"])
+    assert "set holds shards, but" in capsys.readouterr().err and (tmp_path / "set" / "index.json").read_text() == "of a conversion"
+    with pytest.raises(SystemExit):
+        cli.main([*given, "--size=160"])
+    said = capsys.readouterr().err
+    assert "Remove it, or give a smaller --size." in said and "--split" not in said
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -90,6 +90,8 @@ def test_a_split_restricts_the_list(folder):
 def test_a_photograph_too_small_is_named(folder):
     with pytest.raises(ValueError, match=r"a\.jpg.*120 pixels.*at least 134"):
         list_photographs(folder, size=120)
+    with pytest.raises(ValueError, match=r"Remove it, or exclude it with --split, or give a smaller --size\.$"):
+        list_photographs(folder, size=120, options=("split", "size"))
 
 
 def test_an_unreadable_file_is_named(folder):

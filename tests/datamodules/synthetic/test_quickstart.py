@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 
 import cv2
 import numpy as np
@@ -123,9 +124,38 @@ def test_the_command_keeps_what_is_there_and_refuses_other_options(tmp_path, cap
     assert {folder.name for folder in tmp_path.iterdir()} == {"train", "validation", "test", "plan.json"}
 
 
+@pytest.mark.parametrize("name", ["00Clean-000000.tar", "index.json", "plan.jsonl"])
+def test_shards_that_the_command_did_not_plan_are_kept_unless_overwritten(tmp_path, name):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / name).write_bytes(b"of a conversion")
+    with pytest.raises(ValueError, match=r"train holds shards, but \S+plan.json is missing.*another folder, or --overwrite=true"):
+        quickstart(str(tmp_path), **SMALL)
+    assert content(tmp_path / "train") == {name: b"of a conversion"} and not (tmp_path / "plan.json").exists()
+    quickstart(str(tmp_path), **SMALL, overwrite=True)
+    assert ShardIndex.load(tmp_path / "train").samples == 3 and not (tmp_path / "train" / "plan.jsonl").exists()
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    quickstart(str(tmp_path), **SMALL)
+    before = content(tmp_path / "train")
+    for path in [tmp_path / "train" / "index.json", next((tmp_path / "train").glob("*.tar"))]:
+        path.unlink()
+    quickstart(str(tmp_path), **SMALL)
+    assert content(tmp_path / "train") == before
+
+
 @pytest.mark.parametrize(
     "option",
     [
+        {"clean": math.nan},
+        {"min_severity": math.nan},
+        {"max_severity": math.nan},
+        {"severities": [math.nan]},
+        {"photograph_share": math.nan},
+        {"retone": math.nan},
+        {"clean_detail": math.nan},
+        {"clean_detail": math.inf},
+        {"clean_detail": -0.1},
         {"train_images": 0},
         {"workers": 0},
         {"clean": 1.5},

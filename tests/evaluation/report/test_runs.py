@@ -7,7 +7,7 @@ import torch
 
 from callbacks import Quality, Scores
 from mimdit.evaluation.report import Mean, read_run
-from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN
+from mimdit.evaluation.report.runs import GROUP_MEAN, IMAGE_MEAN, named_folder
 from mimdit.evaluation.summary import summarize
 from tests.callbacks.dummy import DummyRestorer, samples, trainer
 from tests.evaluation.report.made_results import GATES, row, write_run
@@ -126,3 +126,15 @@ def test_a_damaged_line_is_named(tmp_path, line):
 def test_a_run_without_results_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="holds neither results.jsonl nor results.json; test the run first"):
         read_run(str(tmp_path))
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path):
+    folder = write_run(tmp_path / "lr=1e-4", [row("08Haze", 1, 20.0)])
+    assert read_run(str(folder)).name == "lr=1e-4" and read_run(f"a={folder}").name == "a"
+
+
+def test_a_run_may_be_named_and_its_folder_may_have_an_equals_sign(tmp_path):
+    (tmp_path / "lr=1").mkdir()
+    assert named_folder(f"{tmp_path}/lr=1") == ("lr=1", tmp_path / "lr=1")
+    assert named_folder(f"a={tmp_path}/lr=1") == ("a", tmp_path / "lr=1")
+    assert named_folder(f"{tmp_path}/missing") == ("missing", tmp_path / "missing")
