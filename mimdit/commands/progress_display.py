@@ -81,8 +81,8 @@ class _TrialBar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """The values to draw."""
-        values = super().format_dict
+        """Return the values to draw."""
+        values = dict(super().format_dict)
         counted, seconds = self._trial
         if counted and values["elapsed"]:
             values["rate"] = (counted + values["n"]) / (seconds + values["elapsed"])
