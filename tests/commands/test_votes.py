@@ -112,7 +112,11 @@ def test_collect_names_what_does_not_fit(folders, tmp_path, capsys):
     zebra, quagga, _ = map(str, folders)
     votes = ["--votes", str(tmp_path / "votes.jsonl")]
     (folders[0] / "only.png").write_bytes((folders[0] / f"{NAMES[0]}.png").read_bytes())
-    for words, message in (([zebra, quagga], f"only in {zebra}: only"), ([zebra, zebra], "hold equal images; give the results")):
+    for words, message in (
+        ([zebra, quagga], f"only in {zebra}: only"),
+        ([zebra, f"again={zebra}"], "hold equal images; give the results"),
+        ([zebra, zebra], "two runs are called zebra"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             cli.main(["votes", "collect", *words, *votes])
         assert message in capsys.readouterr().err
