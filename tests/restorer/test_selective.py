@@ -41,13 +41,12 @@ def test_the_tone_goes_and_the_noise_stays(embedded, tone):
     gains, controls = [], []
     for seed in (1, 3, 5):
         both, noisy, _ = mixture(tone, seed)
-        only, full = embedded.restore(both, only=[tone]), embedded.restore(both)
+        only, full = embedded.restore(both, only=[tone]), embedded.restore(both, caution=0.5)
         gains.append((psnr(only, noisy) - psnr(both, noisy)).item())
         controls.append((psnr(full, noisy) - psnr(both, noisy)).item())
         assert found(embedded, only, "noise") >= found(embedded, both, "noise") - 0.01
         assert found(embedded, full, "noise") < 0.6  # the control removes it
-    assert min(gains) > {"haze": 1, "lowlight": 5}[tone]  # of haze under noise these weights remove little in one scene of the three
-    assert sum(gains) / 3 > 4.5
+    assert min(gains) > 5
     assert sum(controls) / 3 < 0.7
 
 
