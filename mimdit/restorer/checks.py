@@ -123,6 +123,20 @@ def check_gated_estimate(gate: str, estimate_weight: float, caution: float | Map
         raise ValueError("gate_estimate: identified needs a caution above 0, which says how much of a correction passes; or use labels")
 
 
+def check_cleaned(share: float, estimate_weight: float, backbone: DiTBackbone) -> None:
+    """Check the share of cleaned images, and that there are a trained estimate and one latent a pixel to clean them with.
+
+    Raises:
+        ValueError: It is out of range, the estimate is not trained, or a latent is not a pixel.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"cleaned_share={share} is outside 0..1; 0 cleans no image")
+    if share and estimate_weight == 0:
+        raise ValueError("cleaned_share > 0 cleans images by the estimate; set estimate_weight too, or use cleaned_share: 0")
+    if share and not backbone.codec.pointwise:
+        raise ValueError("cleaned_share splits off the tone in pixels, but this backbone's latents are not pixels; use 0")
+
+
 def check_routing_losses(conditioner: MoEConditioner, weights: dict[str, float]) -> None:
     """Check that the routers have the prototypes that some routing losses need.
 

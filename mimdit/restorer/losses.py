@@ -11,6 +11,7 @@ from mimdit.backbone.inner_experts import expert_losses
 from mimdit.conditioner.moe_conditioner import Conditioning
 from mimdit.core.batch import Batch, draw_names
 from mimdit.restorer.caution import gated
+from mimdit.restorer.cleaned import clean_in_some_steps
 from mimdit.restorer.flow_loss import flow_loss
 from mimdit.routing.routing import Routing
 from mimdit.routing.token_routing import TokenRouting
@@ -49,27 +50,29 @@ def step_losses(restorer: Restorer, batch: Batch, *, last: bool, micro_batches: 
     """
     draws = draw_names(batch, restorer.global_step)
     degraded, clean = restorer.backbone.encode_side(batch, "lq"), restorer.backbone.encode_side(batch, "gt", draws)
+    degradation = batch["degradation"]
+    if restorer.cleaned_share:
+        degraded, degradation = clean_in_some_steps(restorer, degraded, degradation)
     reroute = restorer.routing_window.reroute() if last and restorer.balance.active else None
     conditioning = restorer.conditioner(degraded, reroute=reroute)
     losses: dict[str, torch.Tensor] = {}
     tokens: list[TokenRouting] = []
     if restorer.flow_weight:
         losses["flow"] = restorer.flow_weight * flow_loss(
-            restorer, degraded, clean, conditioning, draws, degradation=batch["degradation"], on_tokens=tokens.append
+            restorer, degraded, clean, conditioning, draws, degradation=degradation, on_tokens=tokens.append
         )
     if restorer.estimate_weight:
         assert conditioning.estimate is not None, "check_heads requires an estimate"
         estimate = conditioning.estimate
         if restorer.gate_estimate != "none":
-            degradation, identified = batch["degradation"], conditioning.identified
-            estimate = gated(degraded, estimate, degradation, identified, by=restorer.gate_estimate, caution=restorer.caution)
+            estimate = gated(degraded, estimate, degradation, conditioning.identified, by=restorer.gate_estimate, caution=restorer.caution)
         losses["estimate"] = restorer.estimate_weight * estimate_loss(estimate, clean, restorer.estimate_norm)
         if restorer.harm_weight:
             losses["harm"] = restorer.harm_weight * harm_loss(estimate, degraded, clean)
     if restorer.identify_weight:
-        losses["identify"] = restorer.identify_weight * identify_loss(conditioning.identified, batch["degradation"])
+        losses["identify"] = restorer.identify_weight * identify_loss(conditioning.identified, degradation)
     if restorer.balance.active:
-        losses |= _routing_losses(restorer, conditioning, batch["degradation"], last, micro_batches)
+        losses |= _routing_losses(restorer, conditioning, degradation, last, micro_batches)
     losses |= expert_losses(restorer.backbone.moe, tokens)
     return StepLosses(losses, conditioning.routing, tokens)
 

@@ -24,6 +24,7 @@ from mimdit.core.hub import HubOptions, PushToHub, local_folder
 from mimdit.flow import FlowMatching, OnStep
 from mimdit.restorer.checks import (
     check_caution_head,
+    check_cleaned,
     check_gated_estimate,
     check_harm,
     check_heads,
@@ -85,6 +86,9 @@ class Restorer(PushToHub, L.LightningModule):
         gate_estimate: ``none``, or the share of the estimate's correction that its loss sees: ``identified``, what ``caution`` would let
             through; ``labels``, the same if all degradations were identified with certainty: nothing in images that need nothing, no tone
             where only noise was added. So the estimate hedges less about them. Needs one latent a pixel. Not in the paper.
+        cleaned_share: Share in 0..1 of the steps in which noisy and JPEG-compressed images come without the fine part of the estimate's
+            correction, as ``only`` and ``caution`` see them when they decide the tone. Needs a trained estimate and one latent a pixel.
+            Not in the paper.
         harm_weight: Weight of the penalty on estimates that are worse than the degraded image (`mimdit.training.losses.harm_loss`): the
             larger, the surer the model must be to change something. Not in the paper.
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
@@ -123,6 +127,7 @@ class Restorer(PushToHub, L.LightningModule):
         estimate_weight: float = 0.0,
         estimate_norm: str = "rmse",
         gate_estimate: str = "none",
+        cleaned_share: float = 0.0,
         harm_weight: float = 0.0,
         ema_decay: float = 0.999,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -141,6 +146,7 @@ class Restorer(PushToHub, L.LightningModule):
         check_heads(conditioner, flow, flow_weight, estimate_weight, identify_weight, anchor)
         check_harm(harm_weight, estimate_weight)
         check_gated_estimate(gate_estimate, estimate_weight, caution, backbone)
+        check_cleaned(cleaned_share, estimate_weight, backbone)
         check_routing_losses(conditioner, balance.weights)
         check_trained(prompting, backbone.prompts)
         check_caution_head(caution, conditioner)
@@ -154,7 +160,7 @@ class Restorer(PushToHub, L.LightningModule):
         self.flow_images = flow_images or None
         self.identify_weight = identify_weight
         self.estimate_weight, self.estimate_norm, self.harm_weight = estimate_weight, estimate_norm, harm_weight
-        self.gate_estimate = gate_estimate
+        self.gate_estimate, self.cleaned_share = gate_estimate, cleaned_share
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if test_tile is not None and test_tile < 1:
             raise ValueError(f"test_tile={test_tile} must be at least 1; use null to restore whole images")

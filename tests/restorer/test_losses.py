@@ -85,6 +85,7 @@ ABLATIONS = {
     "with estimate": ESTIMATE,
     "estimate alone": ESTIMATE | {"flow_weight": 0.0},
     "estimate gated": ESTIMATE | {"flow_weight": 0.0, "gate_estimate": "labels"},
+    "estimate, cleaned images": ESTIMATE | {"flow_weight": 0.0, "cleaned_share": 0.5},
     "idle estimate": {"conditioner": {"estimate": True, "tone_powers": [0, 1]}},
     "from estimate": FROM_ESTIMATE,
     "from estimate, untrained": FROM_ESTIMATE | {"estimate_weight": 0.0},
