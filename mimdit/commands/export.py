@@ -27,6 +27,7 @@ from mimdit.restorer.restorer import Restorer
 from mimdit.restorer.saving import SETTINGS
 from mimdit.restorer.steering import MeasuredGates
 from mimdit.routing.utilization import UtilizationCounts, utilization
+from mimdit.weights import NAMED
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -53,7 +54,8 @@ def export(
     trained). Of a backbone with adapters, only the adapters are written, in fp32, in the format of diffusers.
 
     Args:
-        checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder, or a restorer's folder.
+        checkpoint: A checkpoint of ``mimdit fit``, a single file or a sharded folder, a restorer's folder, or ``embedded`` or ``paper`` for
+            the weights of the package.
         folder: The folder to write.
         average: If true, write a restorer's averaged weights; if false, the weights of the last step.
         complete: Also write the frozen backbone, so that the folder needs nothing else and diffusers reads it as a pipeline.
@@ -102,7 +104,7 @@ def export(
 
 
 def _load(checkpoint: str) -> tuple[DiTBackbone | Restorer, str]:
-    if (Path(checkpoint) / SETTINGS).is_file():
+    if checkpoint in NAMED or (Path(checkpoint) / SETTINGS).is_file():
         return Restorer.from_pretrained(checkpoint), "folder"
     return load_trained(checkpoint)
 

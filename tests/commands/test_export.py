@@ -106,8 +106,9 @@ def test_a_complete_folder_needs_nothing_else(tmp_path, dtype):
     assert torch.equal(restored, model.restore(images)) == (dtype == "bfloat16")
 
 
-def test_a_folder_exported_again_keeps_its_measured_gates(tmp_path):
-    cli.main(["export", str(EMBEDDED_RESTORER), str(tmp_path / "again")])
+@pytest.mark.parametrize("checkpoint", [str(EMBEDDED_RESTORER), "embedded"])
+def test_a_folder_or_the_packages_weights_exported_again_keep_their_measured_gates(tmp_path, checkpoint):
+    cli.main(["export", checkpoint, str(tmp_path / "again")])
     again, embedded = (Restorer.from_pretrained(folder).measured_gates for folder in (tmp_path / "again", EMBEDDED_RESTORER))
     assert again.as_json() == embedded.as_json()
 
