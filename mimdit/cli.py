@@ -32,6 +32,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "plan": "mimdit.commands.plan:plan",
     "restore": "mimdit.commands.restore:restore",
     "identify": "mimdit.commands.identify:identify",
+    "refit": "mimdit.commands.refit:refit",
     "report": "mimdit.commands.report:report",
     "votes": {
         "collect": "mimdit.commands.votes:collect",

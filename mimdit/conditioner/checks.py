@@ -44,5 +44,12 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"tone_widths={options['tone_widths']} must be at least 1 each; leave it empty for one layer of 2 dim")
     if options["tone_grid"] < 0:
         raise ValueError(f"tone_grid={options['tone_grid']} is negative; use 0 for one tone curve for the whole image")
+    if options["identify_width"] < 1:
+        raise ValueError(f"identify_width={options['identify_width']} must be at least 1; 128 is the default")
+    if options["identify_statistics"] and not (options["identify"] and options["latent_channels"] == 3):
+        raise ValueError(
+            "identify_statistics: true reads the pixels' statistics; it needs identify: true and a backbone whose latents are pixels "
+            f"(latent_channels=3, not {options['latent_channels']})"
+        )
     if options["confidence"] and not (options["identify"] and options["estimate"]):
         raise ValueError("confidence: true scales the estimate by the identification; it needs identify: true and estimate: true")

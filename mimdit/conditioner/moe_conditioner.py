@@ -22,6 +22,7 @@ from mimdit.conditioner.checks import check_options
 from mimdit.conditioner.estimate import EstimateHead
 from mimdit.conditioner.experts import SwinAttention
 from mimdit.conditioner.identification import IdentificationHead, presence_scales
+from mimdit.conditioner.image_statistics import image_statistics
 from mimdit.conditioner.injection import ResidualProjection, TimestepScale
 from mimdit.conditioner.int8 import is_quantized, quantize_experts
 from mimdit.conditioner.inter_moe import DEFAULT_GROUPS, InterMoE
@@ -134,6 +135,9 @@ class MoEConditioner(PushToHub, L.LightningModule):
         tone_grid: Positions per cell, in each direction, of a grid on which the tone may vary (haze grows with distance); 0 for one tone
             curve for the whole image.
         identify: If true, predict the degradations that are present. Not in the paper.
+        identify_statistics: If true, the identification also reads statistics of the image (`mimdit.conditioner.image_statistics`), which
+            depend less on what the image shows; needs ``identify`` and pixel latents. Not in the paper.
+        identify_width: Inner width of the identification.
         confidence: If true, scale the estimate's corrections by the probability that there is something to correct; needs ``identify``.
             Not in the paper.
         router: ``linear`` (the paper) or ``prototype``, cosines to one learned prototype per expert (`PrototypeRouter`). Not in the paper.
@@ -177,6 +181,8 @@ class MoEConditioner(PushToHub, L.LightningModule):
         tone_all_blocks: bool = False,
         tone_grid: int = 0,
         identify: bool = False,
+        identify_statistics: bool = False,
+        identify_width: int = 128,
         confidence: bool = False,
         router: str = "linear",
         temperature: float = 0.1,
@@ -206,7 +212,8 @@ class MoEConditioner(PushToHub, L.LightningModule):
         tone = {"tone_powers": tuple(tone_powers), "tone_histogram": tone_histogram, "tone_grid": tone_grid}
         tone |= {"tone_widths": tuple(tone_widths), "tone_blocks": num_blocks if tone_all_blocks else 0, "feed_forward": feed_forward}
         self.estimate_head = EstimateHead(latent_channels, dim, patch_size, **tone) if estimate else None
-        self.identification = IdentificationHead(2 * dim * (num_blocks + 1)) if identify else None
+        read = {"width": identify_width, "statistics": identify_statistics}
+        self.identification = IdentificationHead(2 * dim * (num_blocks + 1), **read) if identify else None
         self.confidence = confidence
         self.checkpointing = checkpointing
         if compile:
@@ -266,9 +273,11 @@ class MoEConditioner(PushToHub, L.LightningModule):
         inter, intra = (nothing, nothing) if routing is None else (routing.inter.unbind(), routing.intra.unbind())
         return list(zip(inter, intra, nothing if gains_MG is None else gains_MG, strict=True))
 
-    def identify(self, features: list[torch.Tensor]) -> torch.Tensor | None:
-        """Return logits ``[B, A]`` for the features ``[B, F]`` before each block and after the last; None without such a head."""
-        return None if self.identification is None else self.identification(features)
+    def identify(self, latents: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor | None:
+        """Return logits ``[B, A]`` for latents, and features ``[B, F]`` before each block and after the last; None without such a head."""
+        if self.identification is None:
+            return None
+        return self.identification(features, image_statistics(latents) if self.identification.statistics else None)
 
     def decide_for(
         self, latents: torch.Tensor, features: list[torch.Tensor], decisions: Decisions | None = None
@@ -283,7 +292,7 @@ class MoEConditioner(PushToHub, L.LightningModule):
         if decisions is not None:
             return decisions.identified, decisions.tone
         tone = None if self.estimate_head is None else self.estimate_head.tone
-        return self.identify(features), None if tone is None else tone.decide(latents, features)
+        return self.identify(latents, features), None if tone is None else tone.decide(latents, features)
 
     def scales(self, identified: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the factors of the estimate's tone and detail corrections; None for full corrections."""
