@@ -50,7 +50,7 @@ def image_statistics(latents: torch.Tensor) -> torch.Tensor:
     is bounded. No gradient reaches the latents.
 
     Args:
-        latents: Images of at least 32 x 32 pixels.
+        latents: Images of at least 8 x 8 pixels.
     """
     pool = _Pool(len(latents))
     cut = ((_windows(latents).float() + 1) / 2).clamp(0, 1)
@@ -160,6 +160,7 @@ def _block_grid(opponent: torch.Tensor, luma: torch.Tensor, pool: _Pool) -> list
     found = []
     for axis in (3, 2):
         profile = opponent.diff(dim=axis).abs().mean(dim=5 - axis).unflatten(0, (pool.batch, -1)).mean(dim=1)  # [B, 3, w - 1 or h - 1]
+        profile = functional.pad(profile, (0, max(0, _GRID - profile.shape[2])), mode="replicate")  # images of 8 or 16 pixels
         for period, kept in ((8, slice(None)), (_GRID, slice(1, None))):
             phases = profile[:, kept, : profile.shape[2] // period * period].unflatten(2, (-1, period)).mean(dim=2)
             phases = (phases / (phases.mean(dim=2, keepdim=True) + 1e-5)).sort(dim=2).values
@@ -203,7 +204,8 @@ def _product(values: torch.Tensor, down: int, across: int) -> torch.Tensor:
 
 
 def _cells(values: torch.Tensor, side: int) -> torch.Tensor:
-    return functional.avg_pool2d(values, side)
+    """Return means of cells, of the whole where it is smaller than a cell."""
+    return functional.avg_pool2d(values, [min(side, extent) for extent in values.shape[2:]])
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:

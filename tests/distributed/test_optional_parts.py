@@ -22,7 +22,8 @@ def anchored() -> Restorer:
     restorer = tiny_restorer(
         backbone={"trainable": True, "prediction": "sample"},
         conditioner={
-            "estimate": True, "tone_powers": [1], "identify": True, "confidence": True, "moe_dim": 12, "feed_forward": "conv",
+            "estimate": True, "tone_powers": [1], "identify": True, "identify_statistics": True, "confidence": True,
+            "moe_dim": 12, "feed_forward": "conv",
         },
         anchor="estimate",
         identify_weight=1.0,
