@@ -32,7 +32,6 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "plan": "mimdit.commands.plan:plan",
     "restore": "mimdit.commands.restore:restore",
     "identify": "mimdit.commands.identify:identify",
-    "refit": "mimdit.commands.refit:refit",
     "report": "mimdit.commands.report:report",
     "votes": {
         "collect": "mimdit.commands.votes:collect",
@@ -44,6 +43,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "inspect": "mimdit.commands.checkpoint:inspect",
         "consolidate": "mimdit.commands.checkpoint:consolidate",
         "export": "mimdit.commands.export:export",
+        "refit": "mimdit.commands.refit:refit",
     },
     "shards": {
         "quickstart": "mimdit.commands.shards:quickstart",

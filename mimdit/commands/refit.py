@@ -1,4 +1,4 @@
-"""``mimdit refit``: a better identification for finished weights, in minutes."""
+"""``mimdit checkpoint refit``: a better identification for finished weights, in minutes."""
 
 from __future__ import annotations
 

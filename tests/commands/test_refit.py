@@ -1,4 +1,4 @@
-"""``mimdit refit``."""
+"""``mimdit checkpoint refit``."""
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ def pairs(tmp_path, monkeypatch):
 
 def test_the_new_head_knows_what_it_was_shown_and_the_rest_stays(pairs, capsys):
     few = ["--epochs", "20", "--members", "2", "--width", "16", "--cleaned_share", "0"]
-    cli.main(["refit", "embedded", pairs, "refit", *few])
+    cli.main(["checkpoint", "refit", "embedded", pairs, "refit", *few])
     said = capsys.readouterr().out
     assert "27 images fitted, 3 held out: mean average precision" in said and "wrote refit" in said
     before, after = Restorer.from_pretrained(), Restorer.from_pretrained("refit")
@@ -50,5 +50,5 @@ def test_the_new_head_knows_what_it_was_shown_and_the_rest_stays(pairs, capsys):
 )
 def test_bad_options_are_named(pairs, capsys, options, named):
     with pytest.raises(SystemExit):
-        cli.main(["refit", str(EMBEDDED_RESTORER), pairs, "refit", *options])
+        cli.main(["checkpoint", "refit", str(EMBEDDED_RESTORER), pairs, "refit", *options])
     assert named in " ".join(capsys.readouterr().err.split())
