@@ -51,3 +51,12 @@ _NAMES = [
 
 GROUPS: dict[str, tuple[str, ...]] = {name: atoms_of_group(name) for name in (CLEAN, *_NAMES)}
 """Atoms of FoundIR's twenty test groups (arXiv 2412.01427) and of `CLEAN`, by name."""
+
+
+def is_new_mixture(name: str) -> bool:
+    """Return true if a name without digits, such as ``Haze_Noise``, is of two or more atoms that none of `GROUPS` combines."""
+    try:
+        atoms = atoms_of_group(name)
+    except ValueError:
+        return False
+    return not name[:1].isdigit() and len(atoms) > 1 and atoms not in GROUPS.values()

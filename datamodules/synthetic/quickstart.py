@@ -91,13 +91,14 @@ def train_recipes(
 ) -> list[Recipe]:
     """Plan the training samples: a fraction ``clean`` undegraded, the rest over ``groups``, those of one atom twice as likely.
 
-    ``groups`` are degraded groups of FoundIR's; None is all of them.
+    ``groups`` are degraded groups of FoundIR's, and mixtures that it has not; None is all of FoundIR's.
 
     Undegraded images teach the model to leave clean images unchanged. Severities are uniform in ``min_severity``..``max_severity``. A
     fraction of the samples is made from ``photographs`` instead of scenes, with the same groups, severities and seeds. Not in the paper.
     """
     degraded = [group for group in GROUPS if group != CLEAN and (groups is None or group in groups)]
-    odds = np.array([2.0 if len(GROUPS[group]) == 1 else 1.0 for group in degraded])
+    degraded += [group for group in groups or () if group not in GROUPS]
+    odds = np.array([2.0 if len(atoms_of_group(group)) == 1 else 1.0 for group in degraded])
     recipes = []
     for number in range(images):
         rng = named_rng(seed, "train", number)

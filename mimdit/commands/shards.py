@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.conversion.plan_file import PLAN_NAME as CONVERSION_PLAN
-from datamodules.degradations import CLEAN, FORMULA_SETS, GROUPS
+from datamodules.degradations import CLEAN, FORMULA_SETS, GROUPS, is_new_mixture
 from datamodules.degradations.codecs import CODECS
 from datamodules.shards import INDEX_NAME, SCHEMA, ShardError, ShardIndex
 from datamodules.shards.folder import clear_folder, shards_in
@@ -63,7 +63,8 @@ def quickstart(
         clean_detail: Least detail of the crops that stay undegraded, as RMS of the lightness gradient per pixel, at least 0; fog, night
             and soft backgrounds are mostly below the 0.02 that holds for all other crops.
         split: Text file with the names of the photographs to use, one per line; null is all of the folder.
-        groups: Degraded groups of the training images, such as 05Noise; null is all of FoundIR's. Single degradations come twice as often.
+        groups: Degraded groups of the training images, such as 05Noise, or mixtures that FoundIR has not, such as Haze_Noise; null is
+            all of FoundIR's. Single degradations come twice as often.
         formulas: Formulas of the training images' degradations: one of each kind, several, several with codecs other than JPEG and WebP, or
             several with noise as cameras leave it in their files; validation and test always use the original ones.
         shard_size: Maximum number of pairs per shard.
@@ -212,8 +213,9 @@ def _check(samples: dict[str, Any], shard_size: int, workers: int) -> None:
     groups = samples.get("groups")
     if groups is not None and not groups:
         raise ValueError("groups is empty; name at least one group, or leave it out for all.")
-    if unknown := [group for group in groups or () if group not in GROUPS or group == CLEAN]:
-        raise ValueError(f"groups names {unknown[0]!r}; choose from {', '.join(group for group in GROUPS if group != CLEAN)}.")
+    if unknown := [group for group in groups or () if (group not in GROUPS or group == CLEAN) and not is_new_mixture(group)]:
+        known = ", ".join(group for group in GROUPS if group != CLEAN)
+        raise ValueError(f"groups names {unknown[0]!r}; choose from {known}, or combine degradations as none of these, such as Haze_Noise.")
     severities = samples["severities"]
     if not severities or not all(0 <= severity <= 1 for severity in severities):
         raise ValueError(f"severities is {severities}; give at least one, each in 0..1.")

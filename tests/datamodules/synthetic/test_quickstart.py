@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.decoding import decode_pair
-from datamodules.degradations import CLEAN, GROUPS
+from datamodules.degradations import CLEAN, GROUPS, degrade
 from datamodules.shards import ShardIndex, read_shard
 from datamodules.synthetic.photographs import TEST, VALIDATION, load_photograph, photograph_crop, random_crop
 from datamodules.synthetic.quickstart import (
@@ -221,6 +221,22 @@ def test_only_the_named_groups_are_made(tmp_path):
     for groups, message in (([], "groups is empty"), (["00Clean"], "names '00Clean'"), (["Noise"], "names 'Noise'; choose from 01Blur")):
         with pytest.raises(ValueError, match=message):
             quickstart(str(tmp_path / "other"), **SMALL, groups=groups)
+
+
+def test_mixtures_that_foundir_has_not_are_made_by_name(tmp_path):
+    mixed = train_recipes(200, size=32, clean=0.0, seed=0, groups=["08Haze", "Haze_Noise"])
+    assert 110 < sum(recipe.group == "08Haze" for recipe in mixed) < 160 and {recipe.group for recipe in mixed} == {"08Haze", "Haze_Noise"}
+    quickstart(str(tmp_path / "mixed"), **{**SMALL, "train_images": 8, "clean": 0.0}, groups=["Haze_Noise"])
+    index = ShardIndex.load(tmp_path / "mixed" / "train")
+    assert {shard.group for shard in index.shards} == {"Haze_Noise"} and index.samples == 8
+    sample = next(iter(read_shard(index.path(index.shards[0]), samples=8)))
+    fields, pair = json.loads(sample.json), decode_pair(sample)
+    assert fields["atoms"] == ["noise", "haze"]
+    expected = degrade(pair.gt.astype(np.float32) / 255, "noise_haze", severity=fields["severity"], seed=fields["seed"])
+    np.testing.assert_array_equal(pair.lq, np.round(expected * 255).astype(np.uint8))
+    for group, message in {"Noise_Haze_Fog": "or combine degradations .*such as Haze_Noise", "Haze_Rain": "'Haze_Rain'"}.items():
+        with pytest.raises(ValueError, match=message):
+            quickstart(str(tmp_path / "other"), **SMALL, groups=[group])
 
 
 def test_undegraded_crops_may_have_less_detail(tmp_path):
