@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mimdit.conditioner.identification import IdentificationHead, normalized
 from mimdit.conditioner.image_statistics import NUM_STATISTICS, image_statistics
@@ -125,28 +126,33 @@ def fit_head(examples: Examples, options: FitOptions) -> IdentificationHead:
         members = [_fit_member(inputs_IF, examples.degradation_IA, options) for _ in range(options.members)]
     num_features = inputs_IF.shape[1] - NUM_STATISTICS
     head = IdentificationHead(num_features, width=options.members * options.width, statistics=True)
-    first, last = [[member[place] for member in members] for place in (1, 4)]
     state = {
         "center": center,
         "spread": spread,
-        "network.0.weight": torch.cat([layer.weight for layer in first]),
-        "network.0.bias": torch.cat([layer.bias for layer in first]),
-        "network.2.weight": torch.cat([layer.weight for layer in last], dim=1) / len(members),
-        "network.2.bias": torch.stack([layer.bias for layer in last]).mean(dim=0),
+        "network.0.weight": torch.cat([member.first.weight for member in members]),
+        "network.0.bias": torch.cat([member.first.bias for member in members]),
+        "network.2.weight": torch.cat([member.last.weight for member in members], dim=1) / len(members),
+        "network.2.bias": torch.stack([member.last.bias for member in members]).mean(dim=0),
     }
     head.load_state_dict(state)
     return head.eval()
 
 
-def _fit_member(inputs_IF: torch.Tensor, degradation_IA: torch.Tensor, options: FitOptions) -> nn.Sequential:
+class _Member(nn.Module):
+    """Network with dropout on normalized inputs ``[I, F]``; its logits are ``[I, A]``."""
+
+    def __init__(self, num_inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.first, self.last, self.dropout = nn.Linear(num_inputs, width), nn.Linear(width, len(ATOMS)), dropout
+
+    def forward(self, inputs_IF: torch.Tensor) -> torch.Tensor:
+        inner = functional.silu(self.first(functional.dropout(inputs_IF, self.dropout / 3, self.training)))
+        return self.last(functional.dropout(inner, self.dropout, self.training))
+
+
+def _fit_member(inputs_IF: torch.Tensor, degradation_IA: torch.Tensor, options: FitOptions) -> _Member:
     """Fit one network on normalized inputs; the learning rate falls linearly to zero."""
-    network = nn.Sequential(
-        nn.Dropout(options.dropout / 3),
-        nn.Linear(inputs_IF.shape[1], options.width),
-        nn.SiLU(),
-        nn.Dropout(options.dropout),
-        nn.Linear(options.width, len(ATOMS)),
-    )
+    network = _Member(inputs_IF.shape[1], options.width, options.dropout)
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     steps = options.epochs * -(-len(inputs_IF) // _BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
