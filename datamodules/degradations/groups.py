@@ -59,4 +59,4 @@ def is_new_mixture(name: str) -> bool:
         atoms = atoms_of_group(name)
     except ValueError:
         return False
-    return not name[:1].isdigit() and len(atoms) > 1 and atoms not in GROUPS.values()
+    return not any(map(str.isdigit, name)) and len(atoms) > 1 and atoms not in GROUPS.values()

@@ -16,7 +16,7 @@ import torch
 from mimdit.conditioner.identification import TONE_ATOMS
 from mimdit.core.batch import ATOMS
 from mimdit.core.named_numbers import parse_named_numbers
-from mimdit.restorer.correction import low_pass
+from mimdit.restorer.correction import tone_of
 
 _TONE_COLUMNS = [ATOMS.index(atom) for atom in TONE_ATOMS]
 
@@ -96,6 +96,6 @@ def gated(
         assert identified_BA is not None, "check_gated_estimate requires an identification head"
         fine_B, tone_B = shares(identified_BA.detach(), caution)
     change = restored.float() - degraded.float()
-    tone = low_pass(change, slice(0, change.shape[2]), change.shape[2:])
+    tone = tone_of(change)
     fine_B, tone_B = (share_B.to(change)[:, None, None, None] for share_B in (fine_B, tone_B))
     return degraded.float() + fine_B * (change - tone) + tone_B * tone

@@ -14,7 +14,7 @@ import torch
 
 from mimdit.core.batch import ATOMS
 from mimdit.core.rng import keyed_generator
-from mimdit.restorer.correction import low_pass
+from mimdit.restorer.correction import tone_of
 
 if TYPE_CHECKING:
     from mimdit.restorer.restorer import Restorer
@@ -42,8 +42,7 @@ def clean_in_some_steps(restorer: Restorer, degraded: torch.Tensor, degradation_
         estimate = restorer.conditioner(degraded).estimate
         assert estimate is not None, "check_cleaned requires an estimate"
         change = estimate.float() - degraded.float()
-        tone = low_pass(change, slice(0, change.shape[2]), change.shape[2:])
-        cleaned = (degraded.float() + change - tone).clamp(-1, 1).to(degraded.dtype)
+        cleaned = (degraded.float() + change - tone_of(change)).clamp(-1, 1).to(degraded.dtype)
     columns = [ATOMS.index(atom) for atom in CLEANED]
     chosen_B = degradation_BA[:, columns].amax(dim=1) > 0
     remaining_BA = degradation_BA.clone()

@@ -44,6 +44,11 @@ def corrected(images: torch.Tensor, restored: torch.Tensor, *, fine_B: torch.Ten
     return result
 
 
+def tone_of(change: torch.Tensor) -> torch.Tensor:
+    """Return the tone of whole changes ``[B, C, H, W]``, fp32, in one piece; the rest is the fine part."""
+    return low_pass(change, slice(0, change.shape[2]), change.shape[2:])
+
+
 def low_pass(images: torch.Tensor, rows: slice, size: Sequence[int], *, scale: int = 1, minus: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``rows`` of images after a Gaussian of standard deviation `SIGMA`, cut off at three of them, edges replicated.
 

@@ -46,7 +46,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How the networks are fitted: number, inner width, epochs, dropout after the first layer, peak learning rate, weight decay, seed."""
+    """Options of a fit: networks, inner width, epochs, dropout after the first layer, first learning rate, weight decay and seed."""
 
     members: int = 3
     width: int = 128
@@ -71,8 +71,8 @@ def collect(restorer: Restorer, batches: Iterable[Batch], *, cleaned_share: floa
     Args:
         restorer: A restorer with an identification and pixel latents.
         batches: Batches of one size each.
-        cleaned_share: Probability with which a noisy or JPEG-compressed image is also an example without that, as ``only`` and ``caution``
-            see it when they decide its tone.
+        cleaned_share: Probability with which a noisy or JPEG-compressed image is also an example without that, as ``only`` decides its
+            tone.
         seed: Seed of the choice.
 
     Raises:

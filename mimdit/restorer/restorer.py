@@ -87,8 +87,7 @@ class Restorer(PushToHub, L.LightningModule):
             through; ``labels``, the same if all degradations were identified with certainty: nothing in images that need nothing, no tone
             where only noise was added. So the estimate hedges less about them. Needs one latent a pixel. Not in the paper.
         cleaned_share: Share in 0..1 of the steps in which noisy and JPEG-compressed images come without the fine part of the estimate's
-            correction, as ``only`` and ``caution`` see them when they decide the tone. Needs a trained estimate and one latent a pixel.
-            Not in the paper.
+            correction, as ``only`` decides their tone. Needs a trained estimate and one latent a pixel. Not in the paper.
         harm_weight: Weight of the penalty on estimates that are worse than the degraded image (`mimdit.training.losses.harm_loss`): the
             larger, the surer the model must be to change something. Not in the paper.
         ema_decay: Decay of the moving average of the trainable weights, in [0, 1).
