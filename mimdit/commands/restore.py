@@ -171,7 +171,7 @@ def restore(
         guidance: Strength of the prompt; 1 is the prompt itself.
         seed: Seed of the noise, which is drawn for the whole image.
         color: Match the colors of the estimate: wavelet, below the details; adain, mean and standard deviation of each channel.
-        caution: Probability, 0 to 1, from which a degradation is corrected in full; below, the correction shrinks, to none at half of it.
+        caution: Probability, 0 to 1, from which a degradation is corrected in full; below, the correction shrinks, to none at 0.8 of it.
             For the tone only haze, rain and darkness count. 0 corrects everything in full. Or one for each degradation, such as
             noise=0.5,rain=0.7; those not named do not count.
         steer: Factors of the gates: channel=0 disables the channel group, haze=0 removes the measured effect of haze; separate several with

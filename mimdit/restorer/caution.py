@@ -18,6 +18,9 @@ from mimdit.core.batch import ATOMS
 from mimdit.core.named_numbers import parse_named_numbers
 from mimdit.restorer.correction import tone_of
 
+START = 0.8
+"""Fraction of a caution up to which nothing is corrected: most photographs should be corrected in full or not at all."""
+
 _TONE_COLUMNS = [ATOMS.index(atom) for atom in TONE_ATOMS]
 
 
@@ -55,8 +58,8 @@ def parse_caution(text: str) -> float | dict[str, float]:
 def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the shares in 0..1 of the fine part and of the tone that each image gets, ``fine_B`` and ``tone_B``.
 
-    The share that a degradation brings is 1 from a probability of its caution on, 0 up to half of that, and linear between. The fine part
-    gets the largest share that any degradation brings, the tone the largest of `TONE_ATOMS`.
+    The share that a degradation brings is 1 from a probability of its caution on, 0 up to `START` of that, and linear between. The fine
+    part gets the largest share that any degradation brings, the tone the largest of `TONE_ATOMS`.
 
     Args:
         identified_BA: Logits of the degradations `mimdit.core.batch.ATOMS`.
@@ -65,7 +68,7 @@ def shares(identified_BA: torch.Tensor, caution: float | Mapping[str, float]) ->
     assert caution, "without caution there is nothing to scale"
     by_name = caution if isinstance(caution, Mapping) else dict.fromkeys(ATOMS, caution)
     caution_A = torch.tensor([by_name.get(atom, math.inf) for atom in ATOMS], device=identified_BA.device)
-    shares_BA = (2 * torch.sigmoid(identified_BA.float()) / caution_A - 1).clamp(0, 1)
+    shares_BA = ((torch.sigmoid(identified_BA.float()) / caution_A - START) / (1 - START)).clamp(0, 1)
     return shares_BA.amax(dim=1), shares_BA[:, _TONE_COLUMNS].amax(dim=1)
 
 

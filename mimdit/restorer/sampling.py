@@ -34,7 +34,7 @@ class SamplingSettings:
             or without one the degraded image. For samplers whose colors drift; haze and darkness are colors too, so matching the degraded
             image brings them back.
         caution: Probability, in 0..1, from which a degradation is corrected in full; below, its share of the correction shrinks, to none at
-            half of it, and the largest share counts. For the tone only haze, rain and darkness count (`mimdit.restorer.caution`). 0
+            four fifths of it, and the largest share counts. For the tone only haze, rain and darkness count (`mimdit.restorer.caution`). 0
             corrects every image in full; other values need an identification head. A mapping such as ``{"noise": 0.5, "rain": 0.7}`` has
             one, above 0, for each degradation, and those without one do not count. Not used with ``only``, which scales the correction by
             probability itself. Not in the paper.

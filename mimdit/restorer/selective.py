@@ -4,9 +4,9 @@ AutoDIR (arXiv 2310.10123) restores one degradation at a time, chosen by text, w
 restorer with an identification head is divided, without training, into two parts:
 
 - **fine**: the correction of the image above a Gaussian low-pass. Noise, JPEG blocks, rain, drops and blur are in it.
-- **tone**: haze and darkness. It is decided on the image without the fine part, because noise hides haze from the restorer, and at that
-  size, the image's own or one of `SCALES` times smaller, at which the degradations to remove are most probable: the detail that goes with
-  the noise is missing at full size, and hardly at a smaller one.
+- **tone**: haze and darkness. It is decided on the image without the fine part, because noise hides haze from the restorer. Darkness is
+  decided at full size. Haze is decided at that size, the image's own or one of `SCALES` times smaller, at which it stands out most: without
+  the detail that goes with the noise, a hazy image at full size is easily taken for a dark one. The tone is corrected `PASSES` times.
 
 The result is the image plus those parts, so that noise which stays keeps its amplitude. Each part is scaled by `share`.
 
@@ -35,10 +35,13 @@ REMOVABLE_TONE = ("haze", "lowlight")
 """Degradations of the tone; all others belong to the fine part, rain too: unlike in `mimdit.restorer.caution`, its veil stays."""
 
 LIKELY = 0.5
-"""Probability from which another degradation of a part counts as present."""
+"""Probability from which a degradation counts as present."""
 
 SCALES = (1, 2, 3, 4)
-"""Factors by which the image is reduced to decide its tone."""
+"""Factors by which the image is reduced to decide how much haze there is."""
+
+PASSES = 3
+"""Times that the tone is corrected, each time by what is still found: at once, the restorer hedges."""
 
 _SMALLEST = 32
 """Side in pixels below which an image is not reduced."""
@@ -47,18 +50,19 @@ _SMALLEST = 32
 def share(probabilities_BA: torch.Tensor, only: Sequence[str], part: Sequence[str]) -> torch.Tensor:
     """Return how much of a part's correction belongs to the degradations ``only``, ``[B]`` in 0..1.
 
-    It is the sum of their probabilities, divided by the same sum with all other likely degradations of the part where that exceeds 1:
-    degradations of one part are not distinguished; they share it.
+    Each degradation counts 1 from a probability of `LIKELY` on and less in proportion below; of the others only the likely ones count. The
+    share is the count of ``only``, divided by that of all where that exceeds 1: degradations of one part are not distinguished; they share
+    it.
 
     Args:
         probabilities_BA: Probabilities of `mimdit.core.batch.ATOMS`.
         only: Names of the degradations to remove.
         part: Names of the degradations in the part.
     """
-    chosen = [ATOMS.index(atom) for atom in part if atom in only]
-    others_BA = probabilities_BA[:, [ATOMS.index(atom) for atom in part if atom not in only]]
-    chosen_B, others_B = probabilities_BA[:, chosen].sum(dim=1), others_BA.where(others_BA >= LIKELY, 0).sum(dim=1)
-    return chosen_B / (chosen_B + others_B).clamp_min(1)
+    counts_BA = (probabilities_BA / LIKELY).clamp_max(1)
+    chosen_B = counts_BA[:, [ATOMS.index(atom) for atom in part if atom in only]].sum(dim=1)
+    others_BA = counts_BA[:, [ATOMS.index(atom) for atom in part if atom not in only]]
+    return chosen_B / (chosen_B + others_BA.floor().sum(dim=1)).clamp_min(1)
 
 
 @torch.no_grad()
@@ -100,9 +104,11 @@ def restore_only(
     if toned:
         cleaned = corrected(images, restored, fine_B=zeros_B + 1, tone_B=zeros_B)
         for index in range(len(images)):
-            scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
-            _add_tone(result[index : index + 1], change, weight, scale)
-            progress((1 - first_share) / len(images))
+            for _ in range(PASSES):
+                scale, change, weight = _tone_change(restorer, cleaned[index : index + 1], settings, only, options)
+                _add_tone(result[index : index + 1], change, weight, scale)
+                _add_tone(cleaned[index : index + 1], change, weight, scale)
+                progress((1 - first_share) / (len(images) * PASSES))
     on_decisions(decisions)
     return result
 
@@ -110,17 +116,17 @@ def restore_only(
 def _tone_change(
     restorer: Restorer, image: torch.Tensor, settings: SamplingSettings, only: Sequence[str], options: dict[str, Any]
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Return the scale at which ``only`` is most probable in ``image [1, 3, H, W]``, the correction at that size, and its share."""
-    chosen = [ATOMS.index(atom) for atom in only if atom in REMOVABLE_TONE]
+    """Return the scale at which the tone of ``image [1, 3, H, W]`` is decided, the correction at that size, and its share."""
+    sign_A = torch.tensor([0.0 if atom not in REMOVABLE_TONE else 1.0 if atom in only else -1.0 for atom in ATOMS])
     found: tuple[float, int, Restoration] | None = None
-    for scale in SCALES:
+    for scale in SCALES if "haze" in only else (1,):
         if scale > 1 and min(image.shape[2:]) < scale * _SMALLEST:
             break
         reduced = image if scale == 1 else torch.nn.functional.avg_pool2d(image, scale, ceil_mode=True)
         restoration = Restoration(restorer, reduced, settings)
-        probability = float(_probabilities(restoration)[0, chosen].sum())
-        if found is None or probability > found[0]:
-            found = probability, scale, restoration
+        margin = float(_probabilities(restoration)[0].cpu() @ sign_A)
+        if found is None or margin > found[0]:
+            found = margin, scale, restoration
     assert found is not None
     _, scale, restoration = found
     weight = share(_probabilities(restoration), only, REMOVABLE_TONE)
