@@ -41,7 +41,7 @@ SCALES = (1, 2, 3, 4)
 """Factors by which the image is reduced to decide how much haze there is."""
 
 PASSES = 3
-"""Times that the tone is corrected, each time by what is still found: at once, the restorer hedges."""
+"""Times that the tone is corrected, each time by what is still found: in one pass the restorer corrects too little."""
 
 _SMALLEST = 32
 """Side in pixels below which an image is not reduced."""
@@ -92,7 +92,7 @@ def restore_only(
     fine = tuple(atom for atom in ATOMS if atom not in REMOVABLE_TONE)
     settings, only = replace(settings, only=None, caution=0.0), settings.only
     toned = any(atom in REMOVABLE_TONE for atom in only)
-    first_share = 0.4 if toned else 1.0
+    first_share = 1 / (1 + PASSES) if toned else 1.0
 
     whole = Restoration(restorer, images, settings, progress=lambda fraction: progress(first_share * fraction))
     decisions = whole.conditioning.decisions
@@ -116,15 +116,19 @@ def restore_only(
 def _tone_change(
     restorer: Restorer, image: torch.Tensor, settings: SamplingSettings, only: Sequence[str], options: dict[str, Any]
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Return the scale at which the tone of ``image [1, 3, H, W]`` is decided, the correction at that size, and its share."""
-    sign_A = torch.tensor([0.0 if atom not in REMOVABLE_TONE else 1.0 if atom in only else -1.0 for atom in ATOMS])
+    """Return the scale at which the tone of ``image [1, 3, H, W]`` is decided, the correction at that size, and its share.
+
+    With haze it is the scale at which the probability of ``only`` exceeds that of the other degradations of the tone most.
+    """
+    signs = {ATOMS.index(atom): 1 if atom in only else -1 for atom in REMOVABLE_TONE}
     found: tuple[float, int, Restoration] | None = None
     for scale in SCALES if "haze" in only else (1,):
         if scale > 1 and min(image.shape[2:]) < scale * _SMALLEST:
             break
         reduced = image if scale == 1 else torch.nn.functional.avg_pool2d(image, scale, ceil_mode=True)
         restoration = Restoration(restorer, reduced, settings)
-        margin = float(_probabilities(restoration)[0].cpu() @ sign_A)
+        probabilities_A = _probabilities(restoration)[0]
+        margin = sum(sign * float(probabilities_A[column]) for column, sign in signs.items())
         if found is None or margin > found[0]:
             found = margin, scale, restoration
     assert found is not None

@@ -42,12 +42,13 @@ def fine(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("tone", ["haze", "lowlight"])
 def test_the_tone_goes_and_the_noise_stays(embedded, tone):
-    """The control, in full at caution 0.5, may correct the tone too; what sets it apart is the fine part, where the noise was."""
+    """The control, in full at caution 0.5, may light what is dark and noisy; what sets it apart is the fine part, where the noise was."""
     for seed in (1, 3, 5):
         both, noisy, _ = mixture(tone, seed)
         only, full = embedded.restore(both, only=[tone]), embedded.restore(both, caution=0.5)
         gain, control = ((psnr(result, noisy) - psnr(both, noisy)).item() for result in (only, full))
         assert gain > 5 and gain > control + 1
+        assert tone == "lowlight" or control < 0.7  # noise hides the haze from it
         assert psnr(fine(only), fine(noisy)).item() > psnr(fine(both), fine(noisy)).item() - 3
         assert psnr(fine(full), fine(noisy)).item() < psnr(fine(both), fine(noisy)).item() - 5
         assert found(embedded, only, "noise") >= found(embedded, both, "noise") - 0.01
